@@ -1,0 +1,131 @@
+"""The options of a preprocessing job, checked when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any, Literal, get_args
+
+from beam_jobs.decode import DEFAULT_MAX_PIXELS
+from beam_jobs.naming import compile_patient_pattern
+from tfrecords.errors import InputError
+
+Split = Literal["folder", "patient"]
+Labels = Literal["binary", "cause"]
+Encoding = Literal["source", "png", "raw"]
+RungEncoding = Literal["png", "raw"]
+Duplicates = Literal["keep", "drop", "fail"]
+
+NOT_IN_RESULT = ("input", "output", "images_root", "tfds_data_dir", "overwrite", "max_reject_fraction", "patient_salt")
+"""Options that change where and whether a data set is written, but not one byte of it; the salt is a secret."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessConfig:
+    """What to make a data set from, and how.
+
+    Attributes:
+      input: a folder, a .zip, a .csv/.tsv/.jsonl table, or `tfds:NAME`.
+      output: directory of the data set.
+      split: `folder` keeps the source's splits, `patient` makes new ones; None decides by the source.
+      fractions: of train, val and test images under `patient`; they sum to 1.
+      val_fraction: under `folder`, the share of training patients to carve out for validation where the
+        source's own validation split is missing or holds less than half of that; 0 never carves.
+      labels: `binary` takes the classes as the source names them, `cause` normal, bacterial, viral.
+      classes: label names in order; None takes those found, normal first, then by alphabet.
+      encoding: of the full-resolution images: `source` keeps verified JPEG and PNG files, else PNG;
+        `png`; or `raw` pixels.
+      sizes: short sides of the smaller rungs, pixels.
+      rung_encoding: of the smaller rungs.
+      shard_mb: size to aim at for a full-resolution shard, 2**20 bytes.
+      duplicates: what to do about images with equal pixels.
+      max_reject_fraction: share of images, in [0, 1], that may be unreadable before the job fails.
+      max_megapixels: images with more are rejected undecoded.
+      seed: of the split, the order and the shards.
+      name: first part of the shards' file names.
+      patient_pattern: regular expression over the path; its first group is the patient key.
+      patient_salt: secret that DICOM patient ids are hashed with.
+      images_root: for a table, the directory its paths are relative to.
+      tfds_data_dir: for `tfds:NAME`, TFDS's data directory.
+      overwrite: replace the data set, or the unfinished job, that the output holds.
+    """
+
+    input: str
+    output: str
+    split: Split | None = None
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    val_fraction: float = 0.1
+    labels: Labels = "binary"
+    classes: tuple[str, ...] | None = None
+    encoding: Encoding = "source"
+    sizes: tuple[int, ...] = ()
+    rung_encoding: RungEncoding = "raw"
+    shard_mb: float = 128.0
+    duplicates: Duplicates = "keep"
+    max_reject_fraction: float = 0.0
+    max_megapixels: float = DEFAULT_MAX_PIXELS / 1e6
+    seed: int = 0
+    name: str = "cxr"
+    patient_pattern: str | None = None
+    patient_salt: str | None = None
+    images_root: str | None = None
+    tfds_data_dir: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for option, kind in (
+            ("labels", Labels),
+            ("encoding", Encoding),
+            ("rung_encoding", RungEncoding),
+            ("duplicates", Duplicates),
+        ):
+            _check(getattr(self, option) in get_args(kind), option, f"one of {', '.join(get_args(kind))}", self)
+        _check(self.split in (None, *get_args(Split)), "split", f"one of {', '.join(get_args(Split))}", self)
+        _check(
+            len(self.fractions) == 3
+            and all(0 <= part <= 1 for part in self.fractions)
+            and math.isclose(sum(self.fractions), 1, abs_tol=1e-6)
+            and self.fractions[0] > 0,
+            "fractions",
+            "three numbers TRAIN,VAL,TEST in [0, 1] that sum to 1, the first above 0",
+            self,
+        )
+        _check(0 <= self.val_fraction < 1, "val_fraction", "a number in [0, 1)", self)
+        _check(0 <= self.max_reject_fraction <= 1, "max_reject_fraction", "a number in [0, 1]", self)
+        _check(self.shard_mb > 0, "shard_mb", "a number above 0", self)
+        _check(self.max_megapixels > 0, "max_megapixels", "a number above 0", self)
+        _check(all(size >= 8 for size in self.sizes), "sizes", "short sides of at least 8 pixels", self)
+        _check(len(set(self.sizes)) == len(self.sizes), "sizes", "each size once", self)
+        _check(
+            self.classes is None or len(set(self.classes)) == len(self.classes) >= 2,
+            "classes",
+            "at least two different names",
+            self,
+        )
+        _check(self.classes is None or self.labels == "binary", "classes", "no --classes with --labels cause", self)
+        # TFDS tells data set, split and shard number apart by these signs
+        _check(re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, "name", "lower-case letters, digits and _", self)
+        if self.patient_pattern is not None:
+            compile_patient_pattern(self.patient_pattern)
+
+    @property
+    def max_pixels(self) -> int:
+        """The limit on width x height."""
+        return round(self.max_megapixels * 1e6)
+
+    @property
+    def salt(self) -> str:
+        """What DICOM patient ids are hashed with."""
+        return self.patient_salt if self.patient_salt is not None else f"cxr-stream-{self.seed}"
+
+    def result_options(self) -> dict[str, Any]:
+        """The options that change what is written, as JSON types."""
+        options = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_RESULT}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def _check(holds: bool, option: str, expected: str, config: PreprocessConfig) -> None:
+    if not holds:
+        flag = "--" + option.replace("_", "-")
+        raise InputError(f"{flag}: expected {expected}; received {getattr(config, option)!r}")

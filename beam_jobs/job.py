@@ -1,0 +1,456 @@
+"""The preprocessing job from end to end: list, read headers, plan, write shards, audit, publish."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import importlib.metadata
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import blake3
+
+from beam_jobs import pipeline as beam_pipeline
+from beam_jobs.audit import AuditImage, audit, split_order
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.index import (
+    IndexRow,
+    fingerprint_listing,
+    read_rows,
+    write_tasks,
+)
+from beam_jobs.index import result_path as index_result_path
+from beam_jobs.planning import Plan, PlannedImage, make_plan
+from beam_jobs.shard_writer import ShardResult, ShardSettings, WrittenImage, read_finished
+from beam_jobs.sources import Source, SourceImage, materialize_tfds, open_source
+from beam_jobs.workspace import Workspace
+from tfrecords.console import format_bytes
+from tfrecords.errors import InputError, OutputError
+from tfrecords.manifest import Manifest, Rung, Split, read_manifest, write_atomically
+from tfrecords.schema import SCHEMA_VERSION
+from tfrecords.shards import AUDIT_NAME, MANIFEST_NAME, REJECTS_NAME
+from tfrecords.tfds_metadata import write_tfds_metadata
+
+SIZE_STEP = 64
+"""Width of a cell of the size histogram, pixels."""
+TFDS_PREFIX = "tfds:"
+_DISTRIBUTIONS = ("cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pydicom")
+_WORST = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class JobSummary:
+    """What a job did.
+
+    Attributes:
+      manifest: of the data set.
+      audit: what was found, see `beam_jobs.audit`.
+      rejects: (path, reason) of images that are not in the data set.
+      own_patients: images that nothing names a patient of.
+      seconds: that the job took.
+      kept_shards: shards that an earlier, interrupted run had finished.
+      already_complete: the output held this very data set; nothing was done.
+    """
+
+    manifest: Manifest
+    audit: dict[str, Any]
+    rejects: tuple[tuple[str, str], ...]
+    own_patients: int
+    seconds: float
+    kept_shards: int = 0
+    already_complete: bool = False
+
+
+def preprocess(config: PreprocessConfig, beam_arguments: Sequence[str] = (), quiet: bool = False) -> JobSummary:
+    """Makes a data set.
+
+    Args:
+      config: what to make.
+      beam_arguments: options for Beam, such as `--runner=FlinkRunner`; all local cores without.
+      quiet: show no progress bars.
+
+    Raises:
+      InputError: the source or an option cannot be used, or too many images cannot be read.
+      OutputError: the output directory cannot be used.
+    """
+    began = time.monotonic()
+    workspace = Workspace(config.output)
+    if not config.input.startswith(TFDS_PREFIX):
+        open_source(config.input, config.images_root)  # a missing input must not leave an empty output behind
+    with workspace.locked():
+        source = _open_source(config, workspace)
+        listing = _list(source, config)
+        job = {
+            "options": config.result_options(),
+            "listing": fingerprint_listing(listing, with_times=False),
+            "times": fingerprint_listing(listing, with_times=True),
+            "salt": blake3.blake3(config.salt.encode()).hexdigest()[:16],
+            "versions": _versions(),
+        }
+        if not config.overwrite and (manifest := _read_same(workspace, job)):
+            report = json.loads((workspace.output / AUDIT_NAME).read_text(encoding="utf-8"))
+            rejects = _read_rejects(workspace.output / REJECTS_NAME)
+            return JobSummary(manifest, report, rejects, report["own_patients"], 0.0, already_complete=True)
+        workspace.begin(job, config.overwrite)
+        kept = 0
+        if not workspace.is_built():
+            kept = _build(config, workspace, source, listing, job, beam_arguments, quiet)
+        workspace.publish()
+        manifest = read_manifest(workspace.output)
+        report = json.loads((workspace.output / AUDIT_NAME).read_text(encoding="utf-8"))
+        rejects = _read_rejects(workspace.output / REJECTS_NAME)
+        return JobSummary(manifest, report, rejects, report["own_patients"], time.monotonic() - began, kept)
+
+
+def _open_source(config: PreprocessConfig, workspace: Workspace) -> Source:
+    if config.input.startswith(TFDS_PREFIX):
+        name = config.input.removeprefix(TFDS_PREFIX)
+        return materialize_tfds(name, workspace.archive, config.tfds_data_dir)
+    return open_source(config.input, config.images_root)
+
+
+def _list(source: Source, config: PreprocessConfig) -> list[SourceImage]:
+    listing = list(source.list())
+    if not listing:
+        raise InputError(f"the input {config.input} has no images")
+    return listing
+
+
+def _read_same(workspace: Workspace, job: dict[str, Any]) -> Manifest | None:
+    """The finished data set of the output, where it is what `job` would make."""
+    manifest = None if workspace.is_built() else workspace.finished()
+    if manifest and manifest.options == job["options"] and manifest.source["listing"] == job["listing"]:
+        return manifest
+    return None
+
+
+def _build(
+    config: PreprocessConfig,
+    workspace: Workspace,
+    source: Source,
+    listing: list[SourceImage],
+    job: dict[str, Any],
+    beam_arguments: Sequence[str],
+    quiet: bool,
+) -> int:
+    """Writes the data set into the build directory; returns how many shards were finished before."""
+    options = beam_pipeline.make_options(beam_arguments, beam_pipeline.usable_cores())
+    context = beam_pipeline.WorkerContext(source, str(workspace.progress))
+    rows = _read_headers(config, workspace, context, listing, options, quiet)
+    rejects = [(row.image.path, row.reject) for row in rows if row.reject]
+    _check_rejects(rejects, len(listing), config)  # early: most broken files have broken headers
+    usable = [row for row in rows if not row.reject]
+    dropped: list[tuple[str, str]] = []
+    if config.duplicates != "keep":
+        usable, dropped, undecodable = _handle_duplicates(config, workspace, context, usable, options, quiet)
+        rejects += undecodable
+        _check_rejects(rejects, len(listing), config)
+    plan = make_plan(usable, config)
+    settings = ShardSettings(
+        str(workspace.build),
+        str(workspace.results),
+        config.name,
+        config.encoding,
+        config.sizes,
+        config.rung_encoding,
+        plan.bit_depth,
+        plan.multi_label,
+        config.max_pixels,
+    )
+    finished = [read_finished(settings, shard) is not None for shard in plan.shards]
+    _check_disk(workspace, plan, settings, finished)
+    results = _write_shards(workspace, context, plan, settings, options, quiet)
+    rejects += [reject for result in results for reject in result.rejects]
+    _check_rejects(rejects, len(listing), config)
+    _finish(config, workspace, source, job, plan, usable, results, sorted(rejects), sorted(dropped))
+    return sum(finished)
+
+
+def _read_headers(
+    config: PreprocessConfig,
+    workspace: Workspace,
+    context: beam_pipeline.WorkerContext,
+    listing: list[SourceImage],
+    options: Any,
+    quiet: bool,
+) -> list[IndexRow]:
+    # sorted, so that task files are the same whatever order the source was listed in
+    ordered = sorted(listing, key=lambda image: image.path)
+    tasks = write_tasks(workspace.index, (IndexRow(image, None) for image in ordered))
+    beam_pipeline.run_tasks(
+        beam_pipeline.ScanImages(context, config.max_pixels, config.salt),
+        tasks,
+        beam_pipeline.in_one_process(options),
+        workspace.progress,
+        len(listing),
+        "reading headers",
+        quiet,
+    )
+    return [row for task in tasks for row in read_rows(index_result_path(task))]
+
+
+def _handle_duplicates(
+    config: PreprocessConfig,
+    workspace: Workspace,
+    context: beam_pipeline.WorkerContext,
+    rows: list[IndexRow],
+    options: Any,
+    quiet: bool,
+) -> tuple[list[IndexRow], list[tuple[str, str]], list[tuple[str, str]]]:
+    """Fails or drops where pixels are equal: (rows that stay, dropped, undecodable), the latter with reasons.
+
+    Only images of equal size can have equal pixels, so only those are decoded here.
+    """
+    by_size = collections.Counter(_upright_size(row) for row in rows)
+    candidates = [row for row in rows if by_size[_upright_size(row)] > 1]
+    tasks = write_tasks(workspace.hashes, candidates)
+    if tasks:
+        beam_pipeline.run_tasks(
+            beam_pipeline.HashPixels(context, config.max_pixels),
+            tasks,
+            options,
+            workspace.progress,
+            len(candidates),
+            "finding duplicates",
+            quiet,
+        )
+    hashed = [row for task in tasks for row in read_rows(index_result_path(task))]
+    undecodable = [(row.image.path, row.reject) for row in hashed if row.reject]
+    groups: dict[str, list[IndexRow]] = collections.defaultdict(list)
+    for row in hashed:
+        if row.pixel_hash:
+            groups[row.pixel_hash].append(row)
+    repeated = [sorted(group, key=_keep_order) for group in groups.values() if len(group) > 1]
+    if repeated and config.duplicates == "fail":
+        shown = "; ".join(" = ".join(row.image.path for row in group) for group in repeated[:_WORST])
+        raise InputError(
+            f"--duplicates fail: {sum(len(group) - 1 for group in repeated)} images repeat the pixels of another: "
+            f"{shown}. Remove them from the source, or use --duplicates drop."
+        )
+    dropped = []
+    for group in repeated:
+        labels = {row.image.labels for row in group}
+        if len(labels) > 1:
+            raise InputError(
+                f"--duplicates drop: {' and '.join(row.image.path for row in group)} have the same pixels and different "
+                f"labels ({', '.join('|'.join(names) for names in sorted(labels))}), so no one can tell which to "
+                "keep. Remove the wrong one from the source, or use --duplicates keep."
+            )
+        dropped += [(row.image.path, f"the same pixels as {group[0].image.path}") for row in group[1:]]
+    gone = {path for path, _ in dropped} | {path for path, _ in undecodable}
+    return [row for row in rows if row.image.path not in gone], dropped, undecodable
+
+
+def _upright_size(row: IndexRow) -> tuple[int, int]:
+    header = row.header
+    if header is None:
+        return (0, 0)
+    size = (header.width, header.height)
+    return size[::-1] if header.orientation >= 5 else size
+
+
+def _keep_order(row: IndexRow) -> tuple[int, str]:
+    """Of equal images, the one in test stays before val before train, so that no test set shrinks."""
+    return (-split_order(row.image.split or "train")[0], row.image.path)
+
+
+def _write_shards(
+    workspace: Workspace,
+    context: beam_pipeline.WorkerContext,
+    plan: Plan,
+    settings: ShardSettings,
+    options: Any,
+    quiet: bool,
+) -> list[ShardResult]:
+    workspace.plan.mkdir(exist_ok=True)
+    workspace.results.mkdir(exist_ok=True)
+    tasks = []
+    # largest first: dealt out in turn, the workers then get nearly equal bytes
+    for shard in sorted(plan.shards, key=lambda shard: -shard.bytes):
+        tasks.append(workspace.plan / f"{shard.split}-{shard.index:05d}.json")
+        write_atomically(tasks[-1], shard.to_json())
+    images = sum(len(shard.images) for shard in plan.shards)
+    beam_pipeline.run_tasks(
+        beam_pipeline.WriteShards(context, settings), tasks, options, workspace.progress, images, "writing shards", quiet
+    )
+    results = [read_finished(settings, shard) for shard in plan.shards]
+    missing = [f"{shard.split} {shard.index}" for shard, result in zip(plan.shards, results, strict=True) if not result]
+    if missing:
+        raise OutputError(f"the runner ended without writing {len(missing)} shards ({missing[0]} the first); run it again")
+    return [result for result in results if result]
+
+
+def _check_rejects(rejects: Sequence[tuple[str, str | None]], total: int, config: PreprocessConfig) -> None:
+    share = len(rejects) / total
+    if len(rejects) == total:
+        raise InputError(
+            f"none of the {total} images of {config.input} can be read; the first: {rejects[0][0]}: {rejects[0][1]}"
+        )
+    if share > config.max_reject_fraction:
+        worst = "".join(f"\n  {path}: {reason}" for path, reason in sorted(rejects)[:_WORST])
+        more = f"\n  and {len(rejects) - _WORST} more" if len(rejects) > _WORST else ""
+        needed = math.ceil(share * 10_000) / 10_000
+        raise InputError(
+            f"{len(rejects)} of {total} images cannot be used ({share:.2%}), more than --max-reject-fraction "
+            f"{config.max_reject_fraction:g} allows:{worst}{more}\n"
+            f"Mend or remove them, or go on without them: --max-reject-fraction {needed:g}"
+        )
+
+
+def _check_disk(workspace: Workspace, plan: Plan, settings: ShardSettings, finished: Sequence[bool]) -> None:
+    """Refuses a job that cannot fit on the disk, before it has filled it."""
+    todo = [image for shard, done in zip(plan.shards, finished, strict=True) if not done for image in shard.images]
+    needed = sum(_estimate_output(image, settings) for image in todo)
+    free = shutil.disk_usage(workspace.output).free
+    if needed > free:
+        raise OutputError(
+            f"the disk is too full: the data set needs about {format_bytes(needed)} and {workspace.output} has "
+            f"{format_bytes(free)} free. Free some space, choose another --output, or fewer --sizes."
+        )
+
+
+def _estimate_output(image: PlannedImage, settings: ShardSettings) -> int:
+    depth = settings.bit_depth // 8
+    # a rung's long side is not known here; a chest X-ray is at most about 1.5 times as wide as high
+    return image.bytes + sum(min(image.pixels, round(1.5 * size * size)) * depth for size in settings.sizes)
+
+
+def _finish(
+    config: PreprocessConfig,
+    workspace: Workspace,
+    source: Source,
+    job: dict[str, Any],
+    plan: Plan,
+    rows: Sequence[IndexRow],
+    results: Sequence[ShardResult],
+    rejects: list[tuple[str, str]],
+    dropped: list[tuple[str, str]],
+) -> None:
+    """Writes audit, rejects, TFDS metadata and, last, the manifest, all still in the build directory."""
+    planned = {image.path: image for image in plan.images}
+    written = [image for result in results for image in result.images]
+    headers = {row.image.path: row for row in rows}
+    report = audit(
+        [
+            AuditImage(
+                image.path,
+                planned[image.path].split,
+                planned[image.path].patient,
+                planned[image.path].labels,
+                image.pixel_hash,
+                headers[image.path].header,  # type: ignore[arg-type]
+                headers[image.path].image.bytes,
+            )
+            for image in written
+        ],
+        plan.labels,
+        plan.notes,
+    )
+    report["own_patients"] = plan.own_patients
+    if plan.own_patients:
+        report["warnings"].append(
+            f"PATIENTS: nothing names the patient of {plan.own_patients} images, so each counts as a patient of its own "
+            "and one patient may stand in several splits; see --patient-pattern, or a table with a `patient` column"
+        )
+    manifest = _make_manifest(config, source, job, plan, results)
+    for rung in manifest.rungs:
+        write_tfds_metadata(workspace.build / rung, manifest, rung)
+    write_atomically(workspace.build / AUDIT_NAME, json.dumps(report, indent=2, sort_keys=True) + "\n")
+    lines = [{"path": path, "kind": "unreadable", "reason": reason} for path, reason in rejects]
+    lines += [{"path": path, "kind": "duplicate", "reason": reason} for path, reason in dropped]
+    write_atomically(workspace.build / REJECTS_NAME, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(workspace.build / MANIFEST_NAME, manifest.to_json())
+
+
+def _make_manifest(
+    config: PreprocessConfig, source: Source, job: dict[str, Any], plan: Plan, results: Sequence[ShardResult]
+) -> Manifest:
+    planned = {image.path: image for image in plan.images}
+    written = [image for result in results for image in result.images]
+    by_split: dict[str, list[PlannedImage]] = collections.defaultdict(list)
+    for image in written:
+        by_split[planned[image.path].split].append(planned[image.path])
+    names = list(dict.fromkeys(shard.split for shard in plan.shards))
+    splits = {}
+    for name in names:
+        counts = collections.Counter(index for image in by_split[name] for index in image.labels)
+        splits[name] = Split(
+            len(by_split[name]),
+            len({image.patient for image in by_split[name]}),
+            {label: counts[index] for index, label in enumerate(plan.labels)},
+        )
+    rungs = {}
+    for rung, (size, encoding) in _rungs_of(config).items():
+        shards = {
+            name: tuple(
+                result.files[rung] for shard, result in zip(plan.shards, results, strict=True) if shard.split == name
+            )
+            for name in names
+        }
+        rungs[rung] = Rung(size, encoding, shards)
+    channels = {image.channels for image in written}
+    return Manifest(
+        name=config.name,
+        labels=plan.labels,
+        multi_label=plan.multi_label,
+        bit_depth=plan.bit_depth,
+        channels=channels.pop() if len(channels) == 1 else 0,
+        splits=splits,
+        rungs=rungs,
+        sizes=_size_histogram(written),
+        pixels=_pixel_statistics([image for image in written if planned[image.path].split == "train"]),
+        source={"kind": source.kind, "listing": job["listing"], "pixels": _fingerprint(written, planned)},
+        options=job["options"],
+        versions=job["versions"],
+    )
+
+
+def _rungs_of(config: PreprocessConfig) -> dict[str, tuple[int | None, str]]:
+    return ShardSettings(
+        "", "", config.name, config.encoding, config.sizes, config.rung_encoding, 8, False, config.max_pixels
+    ).rungs
+
+
+def _size_histogram(images: Sequence[WrittenImage]) -> dict[str, Any]:
+    cells = collections.Counter((image.height // SIZE_STEP, image.width // SIZE_STEP) for image in images)
+    histogram: dict[str, Any] = {"step": SIZE_STEP, "counts": [[*cell, count] for cell, count in sorted(cells.items())]}
+    for side in ("height", "width"):
+        values = [getattr(image, side) for image in images]
+        histogram[side] = {"min": min(values), "mean": round(sum(values) / len(values), 2), "max": max(values)}
+    histogram["pixels"] = sum(image.height * image.width for image in images)
+    return histogram
+
+
+def _pixel_statistics(images: Sequence[WrittenImage]) -> dict[str, float]:
+    mean = math.fsum(image.mean for image in images) / len(images)
+    square = math.fsum(image.variance + image.mean**2 for image in images) / len(images)
+    return {"mean": round(mean, 9), "std": round(math.sqrt(max(0.0, square - mean**2)), 9)}
+
+
+def _fingerprint(written: Sequence[WrittenImage], planned: dict[str, PlannedImage]) -> str:
+    """BLAKE3 over what the data set says: path, pixels, labels, patient and split of every image."""
+    hasher = blake3.blake3()
+    for image in sorted(written, key=lambda image: image.path):
+        plan = planned[image.path]
+        hasher.update(json.dumps([image.path, image.pixel_hash, plan.labels, plan.patient, plan.split]).encode())
+    return hasher.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"schema": str(SCHEMA_VERSION)}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _read_rejects(path: Path) -> tuple[tuple[str, str], ...]:
+    with open(path, encoding="utf-8") as file:
+        return tuple((row["path"], row["reason"]) for row in map(json.loads, file))

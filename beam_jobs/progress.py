@@ -1,0 +1,122 @@
+"""How far the workers are, seen from the driver while Beam's local runner blocks.
+
+Each worker process keeps one small file of `images bytes` in a folder of the work directory; the driver
+adds them up. A worker on another machine that shares the file system is seen as well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+WRITE_EVERY = 0.2
+POLL_EVERY = 0.25
+"""Seconds between two writes of a worker, and two looks of the driver."""
+
+
+class ProgressWriter:
+    """Counts images and bytes in a worker, and writes the sums out now and then; may be called by many threads.
+
+    Args:
+      folder: the progress folder.
+      driver: (host name, process id) of the driver: a worker on the same host whose driver has died ends
+        too, within an image, instead of writing on unseen.
+    """
+
+    def __init__(self, folder: Path, driver: tuple[str, int]):
+        self._path = folder / f"{uuid.uuid4().hex}.txt"
+        self._driver = driver[1] if driver[0] == socket.gethostname() else None
+        self._images = self._bytes = 0
+        self._written = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, images: int, size: int) -> None:
+        """Counts `images` images of `size` bytes as done."""
+        with self._lock:
+            self._images += images
+            self._bytes += size
+            if time.monotonic() - self._written >= WRITE_EVERY:
+                self.flush()
+
+    def flush(self) -> None:
+        """Writes the sums out."""
+        if self._driver is not None and not _is_alive(self._driver):
+            os._exit(1)  # an orphan; sys.exit would only end this thread
+        self._written = time.monotonic()
+        try:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(f"{self._images} {self._bytes}")
+            temporary.replace(self._path)
+        except OSError:
+            return  # progress is for looking at; a full disk is reported by whoever writes a shard
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def read_progress(folder: Path) -> tuple[int, int]:
+    """(images, bytes) that all workers together have done."""
+    images = size = 0
+    for path in folder.glob("*.txt"):
+        try:
+            done, done_bytes = path.read_text().split()
+        except (OSError, ValueError):
+            continue
+        images += int(done)
+        size += int(done_bytes)
+    return images, size
+
+
+def run_with_bar(work: Callable[[], Any], folder: Path, total: int, description: str, quiet: bool = False) -> Any:
+    """Runs `work` in a thread while a progress bar shows what the workers report.
+
+    Args:
+      work: what to run; its result or exception is passed on.
+      folder: the progress folder; emptied first.
+      total: images in all.
+      description: of the bar.
+      quiet: show no bar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink(missing_ok=True)
+    outcome: list[Any] = []
+
+    def target() -> None:
+        try:
+            outcome.extend((work(), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=target, daemon=True)
+    # A line a second where nobody watches a terminal, but not a file full of them
+    every = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=total, desc=description, unit=" images", disable=quiet, mininterval=every, smoothing=0.1) as bar:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_EVERY)
+            images, size = read_progress(folder)
+            bar.set_postfix_str(f"{size / 2**20:.0f} MB", refresh=False)
+            bar.update(min(images, total) - bar.n)
+        if outcome[1] is None:
+            bar.update(total - bar.n)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result

@@ -1,0 +1,287 @@
+"""One shard, from reading its images to the renamed files of every rung. Plain functions; no Beam here."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from beam_jobs.decode import DecodedImage, decode
+from beam_jobs.planning import PlannedImage, ShardPlan
+from beam_jobs.sources import Source
+from tfrecords import codec
+from tfrecords.errors import ImageError, OutputError
+from tfrecords.framing import RecordWriter
+from tfrecords.manifest import Shard
+from tfrecords.schema import Record, RecordSchema
+from tfrecords.shards import FULL_RUNG, rung_name, shard_path
+
+THREADS = 2
+"""Images a worker prepares at once: one may wait for the disk while another is decoded."""
+LOOK_AHEAD = 4
+"""Images read and decoded ahead of the one being written; bounds a worker's memory."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSettings:
+    """What a worker needs to know to write any shard of a job.
+
+    Attributes:
+      build: directory that the rungs' folders are made in.
+      results: directory of the shard results.
+      name: data set name.
+      encoding: `source`, `png` or `raw`, of the full images.
+      sizes: short sides of the smaller rungs, pixels.
+      rung_encoding: `png` or `raw`.
+      bit_depth: 8 or 16; images of 8 bits are raised to 16 by x 257.
+      multi_label: records hold any number of labels.
+      max_pixels: limit on width x height.
+    """
+
+    build: str
+    results: str
+    name: str
+    encoding: str
+    sizes: tuple[int, ...]
+    rung_encoding: str
+    bit_depth: int
+    multi_label: bool
+    max_pixels: int
+
+    @property
+    def rungs(self) -> dict[str, tuple[int | None, str]]:
+        """(size, encoding) of every rung, full resolution first."""
+        smaller = {rung_name(size): (size, self.rung_encoding) for size in self.sizes}
+        return {FULL_RUNG: (None, self.encoding), **smaller}
+
+    def schema(self, rung: str) -> RecordSchema:
+        """The feature table of one rung."""
+        return RecordSchema(raw=self.rungs[rung][1] == "raw", multi_label=self.multi_label)
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenImage:
+    """What became known of an image by decoding it.
+
+    Attributes:
+      path: in the source.
+      height, width, channels: of the pixels, upright.
+      pixel_hash: see `tfrecords.codec.hash_pixels`.
+      mean: of the pixels, in [0, 1] of full scale.
+      variance: of the pixels, in the same unit squared.
+      encoding: `jpeg`, `png` or `raw`, of the full image.
+    """
+
+    path: str
+    height: int
+    width: int
+    channels: int
+    pixel_hash: str
+    mean: float
+    variance: float
+    encoding: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """A finished shard: its files by rung, its images in order, and (path, reason) of those left out."""
+
+    files: dict[str, Shard]
+    images: tuple[WrittenImage, ...]
+    rejects: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> str:
+        """The result as JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardResult:
+        """The result that `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(
+            {rung: Shard(**shard) for rung, shard in fields["files"].items()},
+            tuple(WrittenImage(**image) for image in fields["images"]),
+            tuple((path, reason) for path, reason in fields["rejects"]),
+        )
+
+
+def result_path(settings: ShardSettings, plan: ShardPlan) -> Path:
+    """Where a shard's result lies; it is written after the shard's files are in place."""
+    return Path(settings.results, f"{plan.split}-{plan.index:05d}.json")
+
+
+def read_finished(settings: ShardSettings, plan: ShardPlan) -> ShardResult | None:
+    """The result of a shard that is finished and whose files are there in full, else None."""
+    try:
+        result = ShardResult.from_json(result_path(settings, plan).read_text(encoding="utf-8"))
+        sizes = {rung: path.stat().st_size for rung, path in _paths(settings, plan).items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result if sizes == {rung: shard.bytes for rung, shard in result.files.items()} else None
+
+
+def write_shard(
+    settings: ShardSettings, plan: ShardPlan, source: Source, report: Callable[[int, int], None]
+) -> ShardResult:
+    """Writes one shard in every rung, unless it is finished already.
+
+    The files are written under temporary names and renamed when whole; the result file comes last. What a
+    run writes is a function of its arguments alone, so a second worker on the same shard does no harm.
+
+    Args:
+      settings: of the job.
+      plan: the shard.
+      source: to read images from.
+      report: called with (images, source bytes) as they are done.
+
+    Raises:
+      OutputError: the disk is full or cannot be written.
+    """
+    cv2.setNumThreads(1)  # the workers are the parallelism
+    if finished := read_finished(settings, plan):
+        report(len(plan.images), sum(image.bytes for image in plan.images))
+        return finished
+    paths = _paths(settings, plan)
+    temporary = {rung: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for rung, path in paths.items()}
+    images: list[WrittenImage] = []
+    rejects: list[tuple[str, str]] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            writers = {}
+            for rung, path in temporary.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                writers[rung] = RecordWriter(stack.enter_context(open(path, "wb", buffering=1 << 20)))
+            for image, prepared in _prepare_ahead(settings, plan, source):
+                if isinstance(prepared, ImageError):
+                    rejects.append((image.path, str(prepared)))
+                else:
+                    written, payloads = prepared
+                    images.append(written)
+                    for rung, payload in payloads.items():
+                        writers[rung].write(payload)
+                report(1, image.bytes)
+        for rung, path in temporary.items():
+            path.replace(paths[rung])
+        files = {rung: Shard(writer.records, writer.bytes, writer.checksum) for rung, writer in writers.items()}
+        result = ShardResult(files, tuple(images), tuple(rejects))
+        target = result_path(settings, plan)
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        unfinished.write_text(result.to_json(), encoding="utf-8")
+        unfinished.replace(target)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise OutputError(
+                f"the disk is full: {os.strerror(error.errno)} while writing {paths[FULL_RUNG].name} below "
+                f"{settings.build}. Free some space and run the same command again: finished shards are kept."
+            ) from error
+        raise
+    finally:
+        for path in temporary.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return result
+
+
+def _paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:
+    return {
+        rung: shard_path(Path(settings.build), rung, settings.name, plan.split, plan.index, plan.count)
+        for rung in settings.rungs
+    }
+
+
+Prepared = tuple[WrittenImage, dict[str, bytes]]
+
+
+def _prepare_ahead(
+    settings: ShardSettings, plan: ShardPlan, source: Source
+) -> Iterator[tuple[PlannedImage, Prepared | ImageError]]:
+    """Yields the images of a shard in order, prepared by threads a few images ahead."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: collections.deque[tuple[PlannedImage, Future[Prepared | ImageError]]] = collections.deque()
+        for image in plan.images:
+            waiting.append((image, pool.submit(_prepare, settings, image, source)))
+            if len(waiting) > LOOK_AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+def _prepare(settings: ShardSettings, image: PlannedImage, source: Source) -> Prepared | ImageError:
+    """Reads, decodes, checks, downscales and serializes one image."""
+    try:
+        data = source.read(image.path)
+        decoded = decode(data, settings.max_pixels)
+    except ImageError as error:
+        return error
+    pixels = decoded.pixels
+    if settings.bit_depth == 16 and pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.uint16) * 257
+    payloads = {}
+    full: Record | None = None
+    for rung, (size, encoding) in settings.rungs.items():
+        shown = pixels if size is None else codec.area_downscale(pixels, size)
+        stored, stored_as = _store(shown, encoding, decoded, data, pixels)
+        height, width, channels = shown.shape
+        record = Record(
+            image=stored,
+            encoding=stored_as,
+            height=height,
+            width=width,
+            channels=channels,
+            bit_depth=settings.bit_depth,
+            label=image.labels if settings.multi_label else image.labels[0],
+            cause=image.cause,
+            patient=image.patient,
+            path=image.path,
+            pixel_hash=full.pixel_hash if full and shown is pixels else codec.hash_pixels(shown),
+        )
+        full = full or record
+        payloads[rung] = settings.schema(rung).serialize(record)
+    if full is None:
+        raise ValueError("a job has the full-resolution rung")
+    mean, variance = _statistics(pixels)
+    return WrittenImage(
+        image.path, full.height, full.width, full.channels, full.pixel_hash, mean, variance, full.encoding
+    ), payloads
+
+
+def _store(
+    shown: np.ndarray, encoding: str, decoded: DecodedImage, data: bytes, pixels: np.ndarray
+) -> tuple[bytes, str]:
+    """(bytes, encoding) to store pixels with; the source's own file where `encoding` and the file allow it."""
+    if encoding == "source":
+        if decoded.keepable and pixels.dtype == decoded.pixels.dtype:
+            return data, decoded.keepable
+        encoding = "png"
+    return codec.encode(shown, encoding), encoding
+
+
+def _statistics(pixels: np.ndarray) -> tuple[float, float]:
+    """(mean, variance) over all pixels and channels, in [0, 1] of full scale."""
+    full_scale = float(np.iinfo(pixels.dtype).max)
+    means, deviations = (values[:, 0] / full_scale for values in cv2.meanStdDev(pixels))
+    mean = means.mean()
+    return float(mean), float((deviations**2 + means**2).mean() - mean**2)
+
+
+def describe(result: ShardResult) -> dict[str, Any]:
+    """What Beam's metrics and log lines say of a shard: images, rejects and bytes."""
+    return {
+        "images": len(result.images),
+        "rejects": len(result.rejects),
+        "bytes": sum(shard.bytes for shard in result.files.values()),
+    }

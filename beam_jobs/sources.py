@@ -1,0 +1,406 @@
+"""Where images come from: folders, a zip, a table, or a TFDS data set.
+
+A source lists its images (`SourceImage`: a path and what the source says about it) and reads one image's
+bytes by that path. It is small, frozen and picklable, so that every worker holds one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import os
+import posixpath
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from tfrecords.errors import ImageError, InputError, MissingExtraError
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Folder and table names that mean a split, in lower case, and the name it gets in the data set."""
+
+IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
+"""Files and folders that operating systems leave about; names that begin with a dot are ignored too."""
+
+_TABLE_COLUMNS = ("path", "label", "patient", "split", "cause")
+_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}
+_MAX_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceImage:
+    """One image as the source names it.
+
+    Attributes:
+      path: relative to the source, with forward slashes; unique in the source.
+      bytes: size of the file.
+      modified: modification time in nanoseconds where the source has one, else 0.
+      labels: class names; exactly one, except in a multi-label table.
+      split: `train`, `val`, `test`, or another name a table gives; None where the source has no splits.
+      patient: patient key, where the source states it.
+      cause: cause of the finding, where the source states it.
+    """
+
+    path: str
+    bytes: int
+    modified: int
+    labels: tuple[str, ...]
+    split: str | None = None
+    patient: str | None = None
+    cause: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """`split/class/*` or `class/*` below a directory; a single folder that holds all is looked through."""
+
+    kind: ClassVar[str] = "folder"
+    root: str
+
+    def list(self) -> Iterator[SourceImage]:
+        """Yields every file below the class folders, in no particular order."""
+        entries = {path: (size, modified) for path, size, modified in _walk(self.root)}
+        for path, split, label in _read_layout(entries, self.root):
+            size, modified = entries[path]
+            yield SourceImage(path, size, modified, (label,), split)
+
+    def read(self, path: str, limit: int = -1) -> bytes:
+        """The bytes of one file, at most `limit` of them where that is not negative.
+
+        Raises:
+          ImageError: it cannot be read.
+        """
+        return _read_file(Path(self.root, path), limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipSource:
+    """The same layouts inside a zip file, read without unpacking it."""
+
+    kind: ClassVar[str] = "zip"
+    root: str
+
+    def list(self) -> Iterator[SourceImage]:
+        """Yields every member below the class folders, in no particular order."""
+        members = _open_zip(self.root).infolist()
+        climbing = [member.filename for member in members if _climbs(member.filename)]
+        if climbing:
+            raise InputError(f"{self.root} has members whose path climbs out of the archive: {_name_some(climbing)}")
+        entries = {
+            member.filename: member.file_size
+            for member in members
+            if not member.is_dir() and not _is_ignored(member.filename)
+        }
+        for path, split, label in _read_layout(entries, self.root):
+            yield SourceImage(path, entries[path], 0, (label,), split)
+
+    def read(self, path: str, limit: int = -1) -> bytes:
+        """The bytes of one member, at most `limit` where that is not negative; the CRC of a whole one is checked.
+
+        Raises:
+          ImageError: it is damaged or encrypted.
+        """
+        try:
+            with _open_zip(self.root).open(path) as member:
+                return member.read(limit)
+        except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
+            raise ImageError(f"cannot be read from the zip: {error}") from error
+        except Exception as error:  # zlib.error and lzma.LZMAError have no common base but Exception
+            raise ImageError(f"damaged zip member: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSource:
+    """A CSV, TSV or JSON-lines table with `path,label` and optionally `patient,split,cause`.
+
+    Attributes:
+      root: directory that the paths are relative to, and that none may leave.
+      table: the table file.
+    """
+
+    kind: ClassVar[str] = "table"
+    root: str
+    table: str
+
+    def list(self) -> Iterator[SourceImage]:
+        """Yields one image a row, in the order of the table."""
+        seen: dict[str, int] = {}
+        missing: list[str] = []
+        root = os.path.realpath(self.root)
+        for line, row in self._rows():
+            path, label = row.get("path") or "", row.get("label")
+            where = f"{self.table}, line {line}"
+            if not path:
+                raise InputError(f"{where}: the path is empty")
+            if label is None:
+                raise InputError(f"{where}: there is no label")
+            full = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+            if os.path.commonpath([root, full]) != root:
+                raise InputError(
+                    f"{where}: the path {path!r} climbs out of {self.root}. "
+                    "Give --images-root a directory that holds all images."
+                )
+            relative = Path(os.path.normpath(path))
+            path = (relative.relative_to(self.root) if relative.is_absolute() else relative).as_posix()
+            if path in seen:
+                raise InputError(
+                    f"{where}: {path} stands in line {seen[path]} already. "
+                    "Give an image one row; several labels go into one cell, separated by '|'."
+                )
+            seen[path] = line
+            try:
+                status = Path(full).stat()
+            except OSError:
+                status = None
+            if status is None or not stat.S_ISREG(status.st_mode):
+                missing.append(f"{path} (line {line})")
+                continue
+            labels = tuple(dict.fromkeys(part.strip() for part in label.split("|") if part.strip()))
+            split = (row.get("split") or "").strip()
+            yield SourceImage(
+                path,
+                status.st_size,
+                status.st_mtime_ns,
+                labels,
+                SPLIT_NAMES.get(split.lower(), split) or None,
+                (row.get("patient") or "").strip() or None,
+                (row.get("cause") or "").strip().lower() or None,
+            )
+        if missing:
+            raise InputError(f"{self.table} names {len(missing)} files that do not exist: {_name_some(missing)}")
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yields (line number, row) with column names in lower case."""
+        try:
+            with open(self.table, encoding="utf-8-sig", newline="") as file:
+                delimiter = _TABLE_SUFFIXES[Path(self.table).suffix.lower()]
+                yield from _csv_rows(file, self.table, delimiter) if delimiter else _json_rows(file, self.table)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.table} is not UTF-8 text: {error}") from error
+        except csv.Error as error:
+            raise InputError(f"{self.table} is not a valid table: {error}") from error
+        except OSError as error:
+            raise InputError(f"cannot read {self.table}: {error.strerror}") from error
+
+    def read(self, path: str, limit: int = -1) -> bytes:
+        """The bytes of one file, at most `limit` of them where that is not negative.
+
+        Raises:
+          ImageError: it cannot be read.
+        """
+        return _read_file(Path(self.root, path), limit)
+
+
+Source = FolderSource | ZipSource | TableSource
+
+
+def open_source(location: str, images_root: str | None = None) -> Source:
+    """The source that a command line names: a directory, a zip, or a table.
+
+    `tfds:NAME` is turned into a zip first, see `materialize_tfds`.
+
+    Args:
+      location: path of it.
+      images_root: for a table, the directory its paths are relative to; its own directory by default.
+
+    Raises:
+      InputError: there is nothing there, or nothing of these.
+    """
+    path = Path(location)
+    if not path.exists():
+        raise InputError(f"the input {location} does not exist; expected a folder, a .zip or a .csv/.tsv/.jsonl table")
+    if path.is_dir():
+        return FolderSource(os.fspath(path))
+    if path.suffix.lower() in _TABLE_SUFFIXES:
+        return TableSource(os.path.normpath(images_root) if images_root else os.fspath(path.parent), os.fspath(path))
+    if zipfile.is_zipfile(path):
+        return ZipSource(os.fspath(path))
+    raise InputError(
+        f"the input {location} is neither a folder, nor a zip file, nor a table ending in "
+        f"{', '.join(_TABLE_SUFFIXES)}. If it is a zip, it is damaged: download it again."
+    )
+
+
+def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> ZipSource:
+    """Writes an image-classification data set of TFDS into an uncompressed zip of `split/class/*` files.
+
+    The encoded images are copied as they are, so nothing is lost. A zip that exists is kept: it is renamed
+    into place only when whole.
+
+    Args:
+      name: what `tfds.builder` takes, such as `patch_camelyon` or `my_data/config:1.0.0`.
+      archive: where to write the zip.
+      data_dir: TFDS's data directory; its default otherwise.
+
+    Raises:
+      InputError: no such data set, or not one of image classification, or it cannot be had (no network).
+      MissingExtraError: tensorflow-datasets or TensorFlow is not installed.
+    """
+    if archive.exists():
+        return ZipSource(os.fspath(archive))
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+        from tqdm import tqdm
+    except ImportError as error:
+        raise MissingExtraError("reading from TFDS", error.name or "tensorflow-datasets", "train") from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises a dozen unrelated types for a wrong name or no network
+        raise InputError(f"cannot load the TFDS data set '{name}': {type(error).__name__}: {error}") from error
+    features = builder.info.features
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
+    image, label = features.get(image_key), features.get(label_key)
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise InputError(
+            f"the TFDS data set '{name}' is not one of image classification: expected an Image and a ClassLabel, "
+            f"received {image_key}: {image!r:.60}, {label_key}: {label!r:.60}"
+        )
+    extra = {"uint16": "png"}.get(str(image.np_dtype), "img")
+    temporary = archive.with_name(f".{archive.name}.{os.getpid()}.tmp")
+    total = builder.info.splits.total_num_examples
+    with (
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
+        tqdm(total=total, desc=f"reading {name}", unit=" images") as bar,
+    ):
+        for split in builder.info.splits:
+            examples = builder.as_dataset(
+                split=split, decoders={image_key: tfds.decode.SkipDecoding()}, read_config=tfds.ReadConfig(try_autocache=False)
+            )
+            for index, example in enumerate(examples):
+                data = example[image_key]
+                member = f"{split}/{label.int2str(int(example[label_key]))}/{index:08d}.{extra}"
+                info = zipfile.ZipInfo(member)  # a fixed date: the same data gives the same zip
+                target.writestr(info, data.numpy() if data.dtype == tf.string else tf.io.encode_png(data).numpy())
+                bar.update()
+    temporary.replace(archive)
+    return ZipSource(os.fspath(archive))
+
+
+def _walk(root: str) -> Iterator[tuple[str, int, int]]:
+    """Yields (relative path, bytes, modification time) of every file below a directory."""
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
+                for entry in entries:
+                    path = posixpath.join(folder, entry.name)
+                    if _is_ignored(entry.name):
+                        continue
+                    if entry.is_dir():
+                        stack.append(path)
+                    else:
+                        status = entry.stat()
+                        yield path, status.st_size, status.st_mtime_ns
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+
+
+def _read_layout(paths: dict, root: str) -> Iterator[tuple[str, str | None, str]]:
+    """Yields (path, split or None, class) for each path of a `split/class/*` or `class/*` tree."""
+    if not paths:
+        raise InputError(f"the input {root} is empty; expected split/class/image or class/image files")
+    depth = _common_depth(paths)
+    parts = {path: path.split("/")[depth:] for path in paths}
+    tops = {names[0] for names in parts.values()}
+    has_splits = all(top.lower() in SPLIT_NAMES for top in tops)
+    need = 3 if has_splits else 2
+    stray = sorted(path for path, names in parts.items() if len(names) < need)
+    if stray:
+        if {top for top in tops if top.lower() in SPLIT_NAMES} and not has_splits:
+            others = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
+            raise InputError(f"{root} has split folders beside {_name_some(others)}; expected only splits, or only classes")
+        raise InputError(
+            f"{root}: expected {'split/class/image' if has_splits else 'class/image or split/class/image'} files, "
+            f"received {_name_some(stray)}, which {'lies' if len(stray) == 1 else 'lie'} in no class folder"
+        )
+    for path, names in parts.items():
+        split = SPLIT_NAMES[names[0].lower()] if has_splits else None
+        yield path, split, names[need - 2]
+
+
+def _common_depth(paths: dict) -> int:
+    """How many leading folders all paths share, unless they are a split or the only class."""
+    folders = [path.split("/")[:-1] for path in paths]
+    depth = 0
+    while all(len(names) > depth + 1 for names in folders):
+        tops = {names[depth] for names in folders}
+        if len(tops) > 1 or next(iter(tops)).lower() in SPLIT_NAMES:
+            break
+        depth += 1
+    return depth
+
+
+def _is_ignored(path: str) -> bool:
+    return any(name.startswith(".") or name.lower() in IGNORED_NAMES for name in path.split("/"))
+
+
+def _climbs(path: str) -> bool:
+    parts = re.split(r"[/\\]", path)
+    return ".." in parts or path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path) is not None
+
+
+def _name_some(names: list[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    """The archive, opened once a process; `zipfile` locks its file object, so threads may share it."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"cannot open the zip {path}: {error}") from error
+
+
+def _csv_rows(file: io.TextIOBase, table: str, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(file, delimiter=delimiter)
+    columns = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
+    absent = {"path", "label"} - set(columns.values())
+    if absent:
+        raise InputError(
+            f"{table}: the column{'s' if len(absent) > 1 else ''} {' and '.join(sorted(absent))} "
+            f"{'are' if len(absent) > 1 else 'is'} missing; the first line must name the columns "
+            f"path,label and optionally patient,split,cause; received {', '.join(columns) or 'an empty file'}"
+        )
+    for row in reader:
+        if None in row or None in row.values():
+            raise InputError(f"{table}, line {reader.line_num}: expected {len(columns)} cells, as in the first line")
+        yield reader.line_num, {columns[name]: value for name, value in row.items()}
+
+
+def _json_rows(file: io.TextIOBase, table: str) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{table}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{table}, line {number}: expected an object with path and label, received {line:.60}")
+        label = row.get("label")
+        if isinstance(label, list):
+            row["label"] = "|".join(map(str, label))
+        yield number, {key: str(row[key]) for key in _TABLE_COLUMNS if row.get(key) is not None}

@@ -1,0 +1,67 @@
+"""Packaging of cxr-stream. Beam stages this file to remote workers (`--setup_file ./setup.py`)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+BASE = [
+    "numpy>=2.1,<2.5",
+    "protobuf>=6.31.1,<7",
+    "google-crc32c>=1.6",
+    "blake3>=1.0",
+    "simplejpeg>=1.8",
+    "opencv-python-headless>=4.10",
+    "pillow>=12.1.1,<13",
+    "tqdm>=4.66",
+    "tabulate>=0.9",
+]
+EXTRAS = {
+    # What runs the preprocessing job and its workers: no TensorFlow.
+    "beam": ["apache-beam>=2.77,<3", "scikit-learn>=1.6"],
+    # What reads data sets and trains: no Beam.
+    "train": [
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<4",
+        "tensorboard>=2.21",
+        "tensorflow-datasets>=4.9.10",
+        "scikit-learn>=1.6",
+    ],
+    "dicom": [
+        "pydicom>=3.0",
+        "pylibjpeg>=2.0",
+        "pylibjpeg-openjpeg>=2.4",
+        "pylibjpeg-rle>=2.1",
+        "python-gdcm>=3.0.24",
+    ],
+    "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "ruff>=0.15",
+        "mypy>=1.15",
+    ],
+}
+EXTRAS["tune"] = [*EXTRAS["train"], "keras-tuner>=1.4.8"]
+EXTRAS["all"] = sorted({need for name in ("beam", "train", "tune", "dicom") for need in EXTRAS[name]})
+
+setup(
+    name="cxr-stream",
+    version="0.1.0",
+    description="Chest X-rays at full resolution: Apache Beam to TFRecords, tf.data to Keras, KerasTuner over both",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["beam_jobs*", "tfrecords*", "trainer*", "tuner*"]),
+    py_modules=["cxr"],
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cxr=cxr:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)

@@ -1,0 +1,163 @@
+"""What a data set says of itself: `manifest.json`, written last and atomically.
+
+Everything in it is a pure function of the source, the options and the software versions, so two runs of
+the same job write the same bytes; times and machine names are not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tfrecords.errors import DatasetError
+from tfrecords.schema import SCHEMA_VERSION, RecordSchema
+from tfrecords.shards import FULL_RUNG, MANIFEST_NAME, shard_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard file: how many records, how many bytes, and the BLAKE3 of those bytes."""
+
+    records: int
+    bytes: int
+    blake3: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """One resolution of the data set.
+
+    Attributes:
+      size: pixels on the short side at most, or None for full resolution.
+      encoding: `source`, `png` or `raw`.
+      shards: shard files by split, in order.
+    """
+
+    size: int | None
+    encoding: str
+    shards: dict[str, tuple[Shard, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split: number of images and patients, and images by label name."""
+
+    images: int
+    patients: int
+    labels: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All that a reader needs to know before it opens a shard.
+
+    Attributes:
+      name: data set name, the first part of every shard's file name.
+      labels: label names; a record's label is an index into them.
+      multi_label: records hold any number of labels instead of one.
+      bit_depth: 8 or 16, the same for all records.
+      channels: 1 where every image is grey, 3 where every image is colour, 0 where there are both.
+      splits: by name; `train`, `val`, `test` as far as they exist.
+      rungs: by folder name; always has `full`.
+      sizes: histogram of full-resolution sizes: `step` in pixels and `counts`, rows of
+        [height // step, width // step, images]; and minimum, mean and maximum of `height` and `width`.
+      pixels: `mean` and `std` of the pixels of the training split, in [0, 1] of full scale, each image
+        weighing the same whatever its size.
+      pixel_hash: how records' `pixel_hash` was computed.
+      source: kind and fingerprint of what the data set was made from.
+      options: the options of the job that change the result.
+      versions: of the software that wrote it.
+      schema_version: of the feature table.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    multi_label: bool
+    bit_depth: int
+    channels: int
+    splits: dict[str, Split]
+    rungs: dict[str, Rung]
+    sizes: dict[str, Any]
+    pixels: dict[str, float]
+    source: dict[str, Any]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    pixel_hash: str = "blake3"
+    schema_version: int = SCHEMA_VERSION
+
+    def schema(self, rung: str = FULL_RUNG) -> RecordSchema:
+        """The feature table of one rung."""
+        return RecordSchema(raw=self.rungs[rung].encoding == "raw", multi_label=self.multi_label)
+
+    def shard_paths(self, root: Path, rung: str, split: str) -> list[Path]:
+        """The shard files of one split of one rung, in order, for a data set at `root`."""
+        count = len(self.rungs[rung].shards[split])
+        return [shard_path(root, rung, self.name, split, index, count) for index in range(count)]
+
+    def to_json(self) -> str:
+        """The content of manifest.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, path: object = MANIFEST_NAME) -> Manifest:
+        """Reads the content of manifest.json.
+
+        Raises:
+          DatasetError: not JSON, of another schema version, or with missing or unknown entries.
+        """
+        try:
+            fields = json.loads(text)
+            version = fields["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path} is not a data set manifest: {error!r}") from error
+        if version != SCHEMA_VERSION:
+            raise DatasetError(
+                f"{path} has schema version {version!r}; this version of cxr-stream reads {SCHEMA_VERSION}. "
+                "Read it with the version that wrote it, or run `cxr preprocess` again."
+            )
+        try:
+            fields["labels"] = tuple(fields["labels"])
+            fields["splits"] = {name: Split(**split) for name, split in fields["splits"].items()}
+            fields["rungs"] = {name: _rung_from_json(rung) for name, rung in fields["rungs"].items()}
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{path} is damaged: {error}") from error
+
+
+def _rung_from_json(fields: dict[str, Any]) -> Rung:
+    shards = {split: tuple(Shard(**shard) for shard in shards) for split, shards in fields["shards"].items()}
+    return Rung(fields["size"], fields["encoding"], shards)
+
+
+def read_manifest(root: str | Path) -> Manifest:
+    """Reads the manifest of the data set at `root`.
+
+    Raises:
+      DatasetError: `root` is not a finished data set, or not one that this version can read.
+    """
+    path = Path(root) / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if not Path(root).is_dir():
+            raise DatasetError(f"{root} is not a directory; expected a data set written by `cxr preprocess`") from error
+        raise DatasetError(
+            f"{root} is not a data set: it has no {MANIFEST_NAME}, which `cxr preprocess` writes last. "
+            "If a job was stopped half-way, run it again: it continues where it stopped."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    return Manifest.from_json(text, path)
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Writes a small text file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,41 @@
+"""How the files of a data set are named and where they lie.
+
+    DIR/manifest.json           written last: a directory without it is not a data set
+    DIR/audit.json              what the audit found
+    DIR/rejects.jsonl           one line for each image that is not in the data set, with the reason
+    DIR/full/  DIR/512/ ...     one folder a rung: TFDS metadata and the shards
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MANIFEST_NAME = "manifest.json"
+AUDIT_NAME = "audit.json"
+REJECTS_NAME = "rejects.jsonl"
+FULL_RUNG = "full"
+
+_SHARD = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.tfrecord-(?P<index>\d{5})-of-(?P<count>\d{5})")
+
+
+def shard_name(dataset: str, split: str, index: int, count: int) -> str:
+    """File name of shard `index` (from 0) of `count`, as TFDS expects it."""
+    if not 0 <= index < count <= 99_999:
+        raise ValueError(f"shard index {index} of {count}: expected 0 <= index < count <= 99999")
+    return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file name is one that `shard_name` gives."""
+    return _SHARD.fullmatch(name) is not None
+
+
+def rung_name(size: int | None) -> str:
+    """Folder of a rung: `full`, or the length of its short side in pixels."""
+    return FULL_RUNG if size is None else str(size)
+
+
+def shard_path(root: Path, rung: str, dataset: str, split: str, index: int, count: int) -> Path:
+    """Path of one shard of a data set at `root`."""
+    return root / rung / shard_name(dataset, split, index, count)
