@@ -177,7 +177,9 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
     group_names = np.asarray(groups)
     sides = [len(set(group_names[target == side])) for side in (False, True)]
     if min(sides) < MIN_PATIENTS:
-        return {"skipped": f"needs at least {MIN_PATIENTS} patients on either side; there are {sides[0]} and {sides[1]}"}
+        return {
+            "skipped": f"needs at least {MIN_PATIENTS} patients on either side; there are {sides[0]} and {sides[1]}"
+        }
     if len(target) > MAX_IMAGES:
         chosen = np.random.default_rng(0).choice(len(target), MAX_IMAGES, replace=False)
         features, target, group_names = features[chosen], target[chosen], group_names[chosen]

@@ -105,7 +105,9 @@ class PreprocessConfig:
         )
         _check(self.classes is None or self.labels == "binary", "classes", "no --classes with --labels cause", self)
         # TFDS tells data set, split and shard number apart by these signs
-        _check(re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, "name", "lower-case letters, digits and _", self)
+        _check(
+            re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, "name", "lower-case letters, digits and _", self
+        )
         if self.patient_pattern is not None:
             compile_patient_pattern(self.patient_pattern)
 

@@ -232,7 +232,11 @@ def _over_black(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _merge_equal_channels(pixels: np.ndarray) -> np.ndarray:
     """One channel where three are equal everywhere."""
-    if pixels.shape[2] == 3 and np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2]):
+    if (
+        pixels.shape[2] == 3
+        and np.array_equal(pixels[..., 0], pixels[..., 1])
+        and np.array_equal(pixels[..., 1], pixels[..., 2])
+    ):
         return np.ascontiguousarray(pixels[..., :1])
     return pixels
 
@@ -253,11 +257,10 @@ def _apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _keepable(data: bytes, header: ImageHeader, merged: np.ndarray, stored_channels: int) -> str | None:
     if header.orientation != 1:
         return None
+    as_stored = merged.shape[2] == stored_channels
     if header.format == "JPEG" and header.mode in ("L", "RGB"):
-        if merged.shape[2] == stored_channels or np.array_equal(codec.decode_jpeg(data, 1), merged):
-            return "jpeg"
-    elif header.format == "PNG" and merged.shape[2] == stored_channels:
-        # bit depth and colour type of the IHDR chunk; a tRNS chunk would be alpha
-        if (data[24], data[25]) in ((8, 0), (8, 2), (16, 0), (16, 2)) and b"tRNS" not in data[: data.find(b"IDAT")]:
-            return "png"
+        return "jpeg" if as_stored or np.array_equal(codec.decode_jpeg(data, 1), merged) else None
+    # bit depth and colour type of the IHDR chunk: grey or RGB; a tRNS chunk would be alpha
+    if header.format == "PNG" and as_stored and data[24] in (8, 16) and data[25] in (0, 2):
+        return "png" if b"tRNS" not in data[: data.find(b"IDAT")] else None
     return None

@@ -46,7 +46,7 @@ NOTICE = """\
 Licence: CC BY 4.0. Please cite Kermany, Goldbaum, Cai et al., "Identifying Medical Diagnoses and Treatable Diseases by
 Image-Based Deep Learning", Cell 172(5), 2018; data: Mendeley Data, doi 10.17632/rscbjbr9sj."""
 TIMEOUT = (10, 60)  # seconds to connect, and between two reads
-CHUNK = 1 << 20
+CHUNK = 1 << 14  # bytes a read; what a read has not finished is lost with the connection
 MIN_PROGRESS = 1 << 20  # bytes that an attempt must bring for a lost connection to be taken up again at once
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--zip", type=Path, metavar="FILE", help=f"use this copy of {ZIP_NAME}; download nothing")
     parser.add_argument("--url", default=URL, help="a mirror of the zip (default: Mendeley Data)")
     parser.add_argument(
-        *("--keep-zip", "--no-keep-zip"),
+        "--keep-zip",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="keep the downloaded zip in DIR/.download after unpacking (default: keep)",
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(NOTICE)
     if (work / ZIP_NAME).exists():
         print(f"The zip is kept as {work / ZIP_NAME}; it can be deleted.")
-    print(f"Next: cxr preprocess --input {shlex.quote(str(args.to))} --output DIR")
+    print(f"Next: cxr preprocess --input {shlex.quote(str(args.to))} --output OUT")
     return EXIT_OK
 
 
@@ -153,7 +153,11 @@ def _transfer(url: str, archive: Path) -> None:
         except requests.RequestException as error:
             if _size(part) - before >= MIN_PROGRESS:
                 continue
-            kept = f" {format_bytes(size)} are kept; the same command continues there." if (size := _size(part)) else ""
+            kept = (
+                f" {format_bytes(size)} are kept; the same command continues there if the server can."
+                if (size := _size(part))
+                else ""
+            )
             raise InputError(
                 f"cannot download {url}: {_reason(error)}.{kept} To place the file by hand, save it as {archive} "
                 "(or pass --zip FILE) and run the same command again"
@@ -172,12 +176,14 @@ def _size(path: Path) -> int:
 def _reason(error: Exception) -> str:
     """What a person can use of an error of requests: `[Errno 111] Connection refused`."""
     inner = error.args[0] if error.args else error
-    text = " ".join(str(getattr(inner, "reason", None) or inner).split())
+    cause = getattr(inner, "reason", None) or inner
+    first = cause.args[0] if isinstance(cause, Exception) and cause.args else cause
+    text = " ".join(str(first if isinstance(first, str) else cause).split())
     return re.sub(r"^(<[^>]*>|\w+\([^)]*\)): ", "", text)[:300] or type(error).__name__
 
 
 def _transfer_some(url: str, part: Path) -> bool:
-    """One request. True when `part` is whole, False to ask again; raises requests.RequestException when it breaks off."""
+    """One request: True when `part` is whole, False to ask again. A broken one raises requests.RequestException."""
     import requests
     from tqdm import tqdm
 
@@ -244,9 +250,9 @@ def _list_members(archive: Path) -> dict[str, zipfile.ZipInfo]:
     for info in infos:
         if info.filename.startswith("/") or ".." in re.split(r"[/\\]", info.filename):
             raise InputError(f"{archive} is not the published file: its member {info.filename!r} climbs out of DIR")
-        if not info.is_dir() and (relative := _relative(info.filename)):
-            if members.setdefault(relative, info).CRC != info.CRC:
-                raise InputError(f"{archive} is not the published file: it holds two different {relative}")
+        relative = None if info.is_dir() else _relative(info.filename)
+        if relative and members.setdefault(relative, info).CRC != info.CRC:
+            raise InputError(f"{archive} is not the published file: it holds two different {relative}")
     if not members:
         raise InputError(f"{archive} holds no images below train/ or test/; expected {ZIP_NAME}")
     return members
@@ -281,6 +287,7 @@ def _unpack(archive: Path, url: str, target: Path) -> None:
 
 def _extract(archive: Path, url: str, staging: Path, missing: dict[str, zipfile.ZipInfo]) -> None:
     """Checks the zip with TFDS's download manager and writes the members `missing` below `staging`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TFDS opens files through TensorFlow, which greets at length
     try:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.download.checksums import UrlInfo, load_url_infos
@@ -313,7 +320,7 @@ def _extract(archive: Path, url: str, staging: Path, missing: dict[str, zipfile.
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary = path.with_name(f".{path.name}.tmp")
                 with temporary.open("wb") as file:
-                    shutil.copyfileobj(handle, file, CHUNK)
+                    shutil.copyfileobj(handle, file)
                 temporary.replace(path)
                 bar.update()
     except NonMatchingChecksumError:

@@ -60,9 +60,7 @@ class IndexRow:
         header = row["header"]
         if header is not None:
             header["quantisation"] = tuple(header["quantisation"])
-        return cls(
-            SourceImage(**row["image"]), header and ImageHeader(**header), row["reject"], row["pixel_hash"]
-        )
+        return cls(SourceImage(**row["image"]), header and ImageHeader(**header), row["reject"], row["pixel_hash"])
 
 
 def scan_image(source: Source, image: SourceImage, max_pixels: int, salt: str) -> IndexRow:

@@ -237,7 +237,7 @@ def _handle_duplicates(
         labels = {row.image.labels for row in group}
         if len(labels) > 1:
             raise InputError(
-                f"--duplicates drop: {' and '.join(row.image.path for row in group)} have the same pixels and different "
+                f"--duplicates drop: {' and '.join(row.image.path for row in group)} have equal pixels and different "
                 f"labels ({', '.join('|'.join(names) for names in sorted(labels))}), so no one can tell which to "
                 "keep. Remove the wrong one from the source, or use --duplicates keep."
             )
@@ -276,12 +276,20 @@ def _write_shards(
         write_atomically(tasks[-1], shard.to_json())
     images = sum(len(shard.images) for shard in plan.shards)
     beam_pipeline.run_tasks(
-        beam_pipeline.WriteShards(context, settings), tasks, options, workspace.progress, images, "writing shards", quiet
+        beam_pipeline.WriteShards(context, settings),
+        tasks,
+        options,
+        workspace.progress,
+        images,
+        "writing shards",
+        quiet,
     )
     results = [read_finished(settings, shard) for shard in plan.shards]
     missing = [f"{shard.split} {shard.index}" for shard, result in zip(plan.shards, results, strict=True) if not result]
     if missing:
-        raise OutputError(f"the runner ended without writing {len(missing)} shards ({missing[0]} the first); run it again")
+        raise OutputError(
+            f"the runner ended without writing {len(missing)} shards ({missing[0]} the first); run it again"
+        )
     return [result for result in results if result]
 
 
@@ -354,8 +362,8 @@ def _finish(
     report["own_patients"] = plan.own_patients
     if plan.own_patients:
         report["warnings"].append(
-            f"PATIENTS: nothing names the patient of {plan.own_patients} images, so each counts as a patient of its own "
-            "and one patient may stand in several splits; see --patient-pattern, or a table with a `patient` column"
+            f"PATIENTS: nothing names the patient of {plan.own_patients} images, so each counts as a patient of its "
+            "own and one patient may stand in several splits; see --patient-pattern, or a table with a `patient` column"
         )
     manifest = _make_manifest(config, source, job, plan, results)
     for rung in manifest.rungs:

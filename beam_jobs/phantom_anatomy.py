@@ -21,7 +21,7 @@ FINDINGS = ("normal", "bacteria", "virus")
 SMALLEST_SIDE = 32
 
 # Anatomy has no detail finer than this; drawing it larger would cost time and show nothing more.
-DRAWN_SIDE = 620
+DRAWN_SIDE = 560
 
 # Centre (u, v) and radii of the lobes as seen from the front. The middle lobe and lingula lie low beside the heart.
 LOBES = {

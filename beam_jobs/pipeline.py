@@ -9,14 +9,12 @@ second attempt, or a job that continues), and every runner gives the same bytes.
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 import difflib
 import json
-import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -174,7 +172,9 @@ def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -
         known = [*own_options, *parser._option_string_actions]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"unknown option {unknown[0]!r}{hint} See --help, and Beam's own options at its runner's page.")
+        raise InputError(
+            f"unknown option {unknown[0]!r}{hint} See --help, and Beam's own options at its runner's page."
+        )
 
 
 def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.PipelineOptions:
@@ -236,10 +236,14 @@ def run_tasks(
             | type(transform).__name__ >> transform
             | "KeepErrors" >> beam.ParDo(_KeepErrorFn(str(errors)))
         )
-        with _quiet_beam():
-            pipeline.run().wait_until_finish()
+        pipeline.run().wait_until_finish()
 
-    run_with_bar(run, progress, images, description, quiet)
+    log = progress.with_name("beam.log")
+    try:
+        run_with_bar(run, progress, images, description, log, quiet)
+    except Exception as error:  # whatever a runner raises: the last line says what, the log says where
+        last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        raise CxrError(f"the Beam pipeline failed: {type(error).__name__}: {last} (the whole story: {log})") from error
     if errors.exists():
         first = errors.read_text(encoding="utf-8").splitlines()[0]
         raise CxrError(json.loads(first))
@@ -254,20 +258,6 @@ class _KeepErrorFn(beam.DoFn):
     def process(self, error: str) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(error) + "\n")
-
-
-@contextlib.contextmanager
-def _quiet_beam() -> Iterator[None]:
-    """Keeps Beam's notes on its own workings off the terminal; warnings and errors stay."""
-    loggers = [logging.getLogger(name) for name in ("apache_beam", "root")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def usable_cores() -> int:

@@ -154,7 +154,7 @@ def _assign_labels(
         unknown = [row.image.path for row, (cause,) in zip(rows, found, strict=True) if cause not in CAUSE_LABELS]
         if unknown:
             raise InputError(
-                f"--labels cause: the cause of {len(unknown)} of {len(rows)} images is unknown, {unknown[0]} the first; "
+                f"--labels cause: {len(unknown)} of {len(rows)} images have no known cause, {unknown[0]} the first; "
                 "expected Kermany file names (person1_bacteria_2.jpeg) or a `cause` column with "
                 f"{', '.join(CAUSE_LABELS)}. Use --labels binary to take the classes as they are."
             )
@@ -167,7 +167,9 @@ def _assign_labels(
     indices: list[tuple[int, ...]] = []
     for row, labels in zip(rows, found, strict=True):
         if not labels and not multi_label:
-            raise InputError(f"{row.image.path} has an empty label; only a multi-label table (labels joined by '|') may")
+            raise InputError(
+                f"{row.image.path} has an empty label; only a multi-label table (labels joined by '|') may"
+            )
         strange = [name for name in labels if name not in position]
         if strange:
             raise InputError(
@@ -175,7 +177,7 @@ def _assign_labels(
             )
         indices.append(tuple(sorted(position[name] for name in labels if name)))
     used = {index for labels in indices for index in labels}
-    if len(names) < 2 or len(used) < 2 and not multi_label:
+    if len(names) < 2 or (len(used) < 2 and not multi_label):
         raise InputError(
             f"all {len(rows)} images have the label {names[min(used, default=0)] if names else '(none)'}; "
             "a classification data set needs at least two classes, each in a folder of its own"
@@ -252,9 +254,7 @@ def _carve(split: str, patient: str, config: PreprocessConfig) -> str:
     return "val" if hash_fraction(config.seed, "val", patient) < config.val_fraction else "train"
 
 
-def _check_splits(
-    images: Sequence[PlannedImage], required: set[str], labels: Sequence[str], notes: list[str]
-) -> None:
+def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Sequence[str], notes: list[str]) -> None:
     found = sorted({image.split for image in images})
     empty = sorted(required - set(found))
     if empty:
@@ -265,7 +265,9 @@ def _check_splits(
         )
     for split, other in ((a, b) for a in found for b in found if a != b):
         if other.startswith(split):
-            raise InputError(f"the split names '{split}' and '{other}' clash: TFDS needs names that no other begins with")
+            raise InputError(
+                f"the split names '{split}' and '{other}' clash: TFDS needs names that no other begins with"
+            )
     for split in found:
         if re.fullmatch(r"\w+", split) is None:
             raise InputError(f"the split name {split!r} has signs other than letters, digits and _")
@@ -301,7 +303,9 @@ def _cut_shards(images: Sequence[PlannedImage], config: PreprocessConfig) -> tup
         by_split[image.split].append(image)
     shards: list[ShardPlan] = []
     for split in sorted(by_split, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name)):
-        ordered = sorted(by_split[split], key=lambda image: (hash_fraction(config.seed, "order", image.path), image.path))
+        ordered = sorted(
+            by_split[split], key=lambda image: (hash_fraction(config.seed, "order", image.path), image.path)
+        )
         total = sum(image.bytes for image in ordered)
         by_size = math.ceil(total / (config.shard_mb * 2**20))
         count = max(1, by_size, min(MIN_SHARDS, len(ordered) // MIN_SHARD_IMAGES))

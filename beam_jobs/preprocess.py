@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import logging
 import os
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from tfrecords.console import run_command
@@ -54,7 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-megapixels", type=float, metavar="N", help="reject larger images undecoded, as decompression bombs (100)"
     )
     source.add_argument(
-        "--max-reject-fraction", type=float, metavar="F", help="share of images that may be unusable before it fails (0)"
+        "--max-reject-fraction",
+        type=float,
+        metavar="F",
+        help="share of images that may be unusable before it fails (0)",
     )
     what = parser.add_argument_group("data set")
     what.add_argument("--output", required=True, metavar="DIR", help="where to write it")
@@ -106,10 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr preprocess`; returns the exit status."""
     parser = build_parser()
     arguments, beam_arguments = parser.parse_known_args(argv)
-    try:
-        from beam_jobs import pipeline
-    except ImportError as error:
-        raise MissingExtraError("preprocessing", error.name or "apache-beam", "beam") from error
+    pipeline = _import_pipeline()
     from beam_jobs.config import PreprocessConfig
     from beam_jobs.job import preprocess
     from beam_jobs.report import closing_report
@@ -122,6 +125,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = preprocess(config, beam_arguments, quiet)
     print(closing_report(summary, config.output))
     return 0
+
+
+def _import_pipeline() -> ModuleType:
+    """Imports Beam without its note that the Google Cloud client is not installed."""
+    logging.disable(logging.WARNING)
+    try:
+        return importlib.import_module("beam_jobs.pipeline")
+    except ImportError as error:
+        raise MissingExtraError("preprocessing", error.name or "apache-beam", "beam") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _parts(text: str, kind: type, what: str) -> tuple:

@@ -6,17 +6,18 @@ adds them up. A worker on another machine that shares the file system is seen as
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from tqdm import tqdm
+from tfrecords.console import progress_bar
 
 WRITE_EVERY = 0.2
 POLL_EVERY = 0.25
@@ -83,14 +84,20 @@ def read_progress(folder: Path) -> tuple[int, int]:
     return images, size
 
 
-def run_with_bar(work: Callable[[], Any], folder: Path, total: int, description: str, quiet: bool = False) -> Any:
+def run_with_bar(
+    work: Callable[[], Any], folder: Path, total: int, description: str, log: Path, quiet: bool = False
+) -> Any:
     """Runs `work` in a thread while a progress bar shows what the workers report.
+
+    What `work` and the processes it starts write to standard error goes to `log`: Beam's workers tell of
+    their own coming and going, and there is no option that stops them.
 
     Args:
       work: what to run; its result or exception is passed on.
       folder: the progress folder; emptied first.
       total: images in all.
       description: of the bar.
+      log: file that standard error is appended to.
       quiet: show no bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,9 +112,7 @@ def run_with_bar(work: Callable[[], Any], folder: Path, total: int, description:
             outcome.extend((None, error))
 
     thread = threading.Thread(target=target, daemon=True)
-    # A line a second where nobody watches a terminal, but not a file full of them
-    every = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(total=total, desc=description, unit=" images", disable=quiet, mininterval=every, smoothing=0.1) as bar:
+    with _stderr_to(log) as terminal, progress_bar(total, description, quiet, terminal, unit=" images") as bar:
         thread.start()
         while thread.is_alive():
             thread.join(POLL_EVERY)
@@ -120,3 +125,18 @@ def run_with_bar(work: Callable[[], Any], folder: Path, total: int, description:
     if error is not None:
         raise error
     return result
+
+
+@contextlib.contextmanager
+def _stderr_to(log: Path) -> Iterator[TextIO]:
+    """Sends file descriptor 2 to `log`; yields a stream to where it went before."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(log, "ab") as target, os.fdopen(os.dup(saved), "w") as terminal:
+            os.dup2(target.fileno(), 2)
+            yield terminal
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from beam_jobs.job import JobSummary
-from tfrecords.console import format_bytes, format_seconds
-from tfrecords.manifest import Manifest
+from tfrecords.console import format_seconds
+from tfrecords.summary import manifest_tables
 
 _SHOWN = 5
 
@@ -15,7 +15,7 @@ def closing_report(summary: JobSummary, output: str) -> str:
     """Everything that a person should read after a job, as text."""
     manifest = summary.manifest
     images = sum(split.images for split in manifest.splits.values())
-    parts = [split_table(manifest), rung_table(manifest), _sizes(manifest)]
+    parts = [manifest_tables(manifest)]
     rejects = len(summary.rejects)
     parts.append(
         f"{images} images; {rejects} left out (rejects.jsonl)" if rejects else f"{images} images; none left out"
@@ -35,43 +35,6 @@ def closing_report(summary: JobSummary, output: str) -> str:
             f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}"
         )
     return "\n\n".join(parts)
-
-
-def split_table(manifest: Manifest) -> str:
-    """Images, patients and labels of each split."""
-    rows = [
-        [
-            name,
-            split.images,
-            split.patients,
-            *(f"{count} ({count / max(1, split.images):.1%})" for count in split.labels.values()),
-        ]
-        for name, split in manifest.splits.items()
-    ]
-    return tabulate(rows, ["split", "images", "patients", *manifest.labels], colalign=_right(3 + len(manifest.labels)))
-
-
-def rung_table(manifest: Manifest) -> str:
-    """Resolution, encoding, shards and bytes of each rung."""
-    rows = []
-    for name, rung in manifest.rungs.items():
-        shards = [shard for shards in rung.shards.values() for shard in shards]
-        size = sum(shard.bytes for shard in shards)
-        records = sum(shard.records for shard in shards)
-        side = f"short side {rung.size}" if rung.size else "native"
-        rows.append([name, side, rung.encoding, len(shards), format_bytes(size), format_bytes(size / max(1, records))])
-    return tabulate(rows, ["rung", "size", "encoding", "shards", "bytes", "an image"], colalign=_right(6))
-
-
-def _sizes(manifest: Manifest) -> str:
-    height, width = manifest.sizes["height"], manifest.sizes["width"]
-    images = sum(split.images for split in manifest.splits.values())
-    kind = {1: "grey", 3: "colour", 0: "grey and colour"}[manifest.channels]
-    return (
-        f"sizes: {width['min']}..{width['max']} x {height['min']}..{height['max']}, mean {width['mean']:.0f} x "
-        f"{height['mean']:.0f}, {manifest.sizes['pixels'] / images / 1e6:.2f} megapixels an image; "
-        f"{manifest.bit_depth} bit, {kind}; train pixels {manifest.pixels['mean']:.3f} +- {manifest.pixels['std']:.3f}"
-    )
 
 
 def audit_text(audit: dict) -> str:
@@ -97,7 +60,3 @@ def audit_text(audit: dict) -> str:
 
 def _auc(result: dict) -> str:
     return f"AUC {result['auc']:.3f}" if "auc" in result else f"not measured: {result['skipped']}"
-
-
-def _right(columns: int) -> list[str]:
-    return ["left", *["right"] * (columns - 1)]

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from tfrecords.console import progress_bar
 from tfrecords.errors import ImageError, InputError, MissingExtraError
 
 SPLIT_NAMES = {
@@ -113,7 +114,15 @@ class ZipSource:
         try:
             with _open_zip(self.root).open(path) as member:
                 return member.read(limit)
-        except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
+        except (
+            zipfile.BadZipFile,
+            KeyError,
+            RuntimeError,
+            NotImplementedError,
+            EOFError,
+            OSError,
+            ValueError,
+        ) as error:
             raise ImageError(f"cannot be read from the zip: {error}") from error
         except Exception as error:  # zlib.error and lzma.LZMAError have no common base but Exception
             raise ImageError(f"damaged zip member: {error}") from error
@@ -251,7 +260,6 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> Z
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
-        from tqdm import tqdm
     except ImportError as error:
         raise MissingExtraError("reading from TFDS", error.name or "tensorflow-datasets", "train") from error
     try:
@@ -272,11 +280,13 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> Z
     total = builder.info.splits.total_num_examples
     with (
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
-        tqdm(total=total, desc=f"reading {name}", unit=" images") as bar,
+        progress_bar(total, f"reading {name}", unit=" images") as bar,
     ):
         for split in builder.info.splits:
             examples = builder.as_dataset(
-                split=split, decoders={image_key: tfds.decode.SkipDecoding()}, read_config=tfds.ReadConfig(try_autocache=False)
+                split=split,
+                decoders={image_key: tfds.decode.SkipDecoding()},
+                read_config=tfds.ReadConfig(try_autocache=False),
             )
             for index, example in enumerate(examples):
                 data = example[image_key]
@@ -321,7 +331,9 @@ def _read_layout(paths: dict, root: str) -> Iterator[tuple[str, str | None, str]
     if stray:
         if {top for top in tops if top.lower() in SPLIT_NAMES} and not has_splits:
             others = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
-            raise InputError(f"{root} has split folders beside {_name_some(others)}; expected only splits, or only classes")
+            raise InputError(
+                f"{root} has split folders beside {_name_some(others)}; expected only splits, or only classes"
+            )
         raise InputError(
             f"{root}: expected {'split/class/image' if has_splits else 'class/image or split/class/image'} files, "
             f"received {_name_some(stray)}, which {'lies' if len(stray) == 1 else 'lie'} in no class folder"

@@ -62,7 +62,7 @@ class Workspace:
         try:
             self._refuse_foreign()
             self.work.mkdir(parents=True, exist_ok=True)
-            lock = open(self.work / "lock", "a+")
+            lock = open(self.work / "lock", "a+")  # noqa: SIM115 - closed below
         except OSError as error:
             raise OutputError(
                 f"cannot write to {self.output}: {error.strerror}. Give --output a directory you may write to."
@@ -132,9 +132,13 @@ class Workspace:
             try:
                 manifest = self.finished()
             except DatasetError as error:
-                raise OutputError(f"{self.output} holds another data set: {error} Replace it with --overwrite.") from error
+                raise OutputError(
+                    f"{self.output} holds another data set: {error} Replace it with --overwrite."
+                ) from error
             if manifest is not None:
-                difference = _describe_difference({"options": manifest.options, "listing": manifest.source["listing"]}, job)
+                difference = _describe_difference(
+                    {"options": manifest.options, "listing": manifest.source["listing"]}, job
+                )
                 raise OutputError(
                     f"{self.output} holds another data set ({difference}). "
                     "Give another --output, or replace it with --overwrite."

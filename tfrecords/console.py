@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from tfrecords.errors import CxrError
 
@@ -25,6 +28,20 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def progress_bar(total: int, description: str, quiet: bool = False, file: TextIO | None = None, **options: Any) -> tqdm:
+    """A progress bar on standard error; every ten seconds only where nobody watches a terminal.
+
+    Args:
+      total: how much there is to do.
+      description: what is being done.
+      quiet: show nothing.
+      file: stream to write to instead.
+      options: for `tqdm`, such as `unit`.
+    """
+    every = 0.1 if (file or sys.stderr).isatty() else 10.0
+    return tqdm(total=total, desc=description, disable=quiet, file=file, mininterval=every, smoothing=0.1, **options)
 
 
 def format_bytes(count: float) -> str:

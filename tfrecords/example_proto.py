@@ -26,7 +26,11 @@ def _add_field(message: Any, name: str, number: int, kind: int, *, repeated: boo
 def _build_example_class() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="cxr_stream/example.proto", package=_PACKAGE, syntax="proto3")
 
-    for name, kind in (("BytesList", _FIELD.TYPE_BYTES), ("FloatList", _FIELD.TYPE_FLOAT), ("Int64List", _FIELD.TYPE_INT64)):
+    for name, kind in (
+        ("BytesList", _FIELD.TYPE_BYTES),
+        ("FloatList", _FIELD.TYPE_FLOAT),
+        ("Int64List", _FIELD.TYPE_INT64),
+    ):
         _add_field(file.message_type.add(name=name), "value", 1, kind, repeated=True)
 
     feature = file.message_type.add(name="Feature")

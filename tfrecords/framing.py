@@ -7,10 +7,11 @@ data, little-endian. Masking is `((crc >> 15) | (crc << 17)) + 0xa282ead8` modul
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import blake3
 import google_crc32c
@@ -52,7 +53,8 @@ class RecordWriter:
         return self._hasher.hexdigest()
 
 
-class FramedRecord(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FramedRecord:
     """A record as it lies in a file: its index from 0, the byte offset of its frame, and its data."""
 
     index: int
@@ -73,7 +75,7 @@ def read_records(path: str | Path, faults: list[CorruptError] | None = None) -> 
       DatasetError: the file does not exist or cannot be read.
     """
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise DatasetError(f"cannot read the shard {path}: {error.strerror}") from error
     with file:
@@ -103,7 +105,11 @@ def _read_one(file: BinaryIO, left: int) -> tuple[str | None, bool, bytes]:
     if masked_crc32c(header[:8]) != length_crc:
         return "the length does not match its CRC", True, b""
     if HEADER_BYTES + length + FOOTER_BYTES > left:
-        return f"truncated: the record needs {HEADER_BYTES + length + FOOTER_BYTES} bytes, the file has {left} left", True, b""
+        return (
+            f"truncated: the record needs {HEADER_BYTES + length + FOOTER_BYTES} bytes, the file has {left} left",
+            True,
+            b"",
+        )
     data = file.read(length)
     (data_crc,) = struct.unpack("<I", file.read(FOOTER_BYTES))
     if masked_crc32c(data) != data_crc:

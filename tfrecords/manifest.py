@@ -99,7 +99,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The content of manifest.json."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: object = MANIFEST_NAME) -> Manifest:

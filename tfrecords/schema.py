@@ -125,7 +125,8 @@ class RecordSchema:
                     stored.bytes_list.value.extend(items)
             except (TypeError, ValueError, AttributeError) as error:
                 raise ValueError(
-                    f"feature '{feature.key}' of {record.path}: expected {feature.kind}, received {value!r:.80}: {error}"
+                    f"feature '{feature.key}' of {record.path}: expected {feature.kind}, received {value!r:.80}: "
+                    f"{error}"
                 ) from error
         return example.SerializeToString(deterministic=True)
 
@@ -148,9 +149,7 @@ class RecordSchema:
             entry = stored[feature.key]
             items: Any = tuple(entry.int64_list.value if feature.kind == "int" else entry.bytes_list.value)
             if not feature.repeated and len(items) != 1:
-                raise DatasetError(
-                    f"feature '{feature.key}': expected one {feature.kind} value, received {len(items)}"
-                )
+                raise DatasetError(f"feature '{feature.key}': expected one {feature.kind} value, received {len(items)}")
             if feature.kind == "text":
                 try:
                     items = tuple(item.decode() for item in items)

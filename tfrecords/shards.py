@@ -1,9 +1,9 @@
 """How the files of a data set are named and where they lie.
 
-    DIR/manifest.json           written last: a directory without it is not a data set
-    DIR/audit.json              what the audit found
-    DIR/rejects.jsonl           one line for each image that is not in the data set, with the reason
-    DIR/full/  DIR/512/ ...     one folder a rung: TFDS metadata and the shards
+DIR/manifest.json           written last: a directory without it is not a data set
+DIR/audit.json              what the audit found
+DIR/rejects.jsonl           one line for each image that is not in the data set, with the reason
+DIR/full/  DIR/512/ ...     one folder a rung: TFDS metadata and the shards
 """
 
 from __future__ import annotations

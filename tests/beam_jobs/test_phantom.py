@@ -52,7 +52,7 @@ def faulty(tmp_path_factory) -> PhantomSummary:
 @pytest.fixture(scope="module")
 def leaky(tmp_path_factory) -> PhantomSummary:
     return write_phantoms(
-        PhantomConfig(tmp_path_factory.mktemp("leaky") / "set", patients=30, encoding_leak=True, scale=SMALL)
+        PhantomConfig(tmp_path_factory.mktemp("leaky") / "set", patients=24, encoding_leak=True, scale=SMALL)
     )
 
 
@@ -250,7 +250,7 @@ def test_bacteria_are_focal_and_virus_is_on_both_sides(added):
 
 def test_brightness_alone_does_not_tell_the_classes_apart():
     def means(finding: str, first: int) -> np.ndarray:
-        return np.array([draw_phantom(np.random.default_rng(first + i), 97, 133, finding).mean() for i in range(40)])
+        return np.array([draw_phantom(np.random.default_rng(first + i), 97, 133, finding).mean() for i in range(28)])
 
     normal = means("normal", 0)
     ill = np.concatenate([means("bacteria", 1000), means("virus", 2000)])
