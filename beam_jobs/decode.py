@@ -23,7 +23,7 @@ from tfrecords.errors import ImageError
 Image.MAX_IMAGE_PIXELS = None  # our own limit is settable, and checked before a pixel is decoded
 warnings.filterwarnings("ignore", module=r"PIL\.")  # notes on metadata that is not used here
 
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """What Pillow may recognise, in its own names; DICOM goes through pydicom."""
 
 DEFAULT_MAX_PIXELS = 100_000_000

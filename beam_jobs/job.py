@@ -143,7 +143,7 @@ def _build(
     context = beam_pipeline.WorkerContext(source, str(workspace.progress))
     rows = _read_headers(config, workspace, context, listing, options, quiet)
     rejects = [(row.image.path, row.reject) for row in rows if row.reject]
-    _check_rejects(rejects, len(listing), config)  # early: most broken files have broken headers
+    _check_rejects(rejects, len(listing), config, "so far only headers were read; ")  # before hours of writing
     usable = [row for row in rows if not row.reject]
     dropped: list[tuple[str, str]] = []
     if config.duplicates != "keep":
@@ -293,7 +293,9 @@ def _write_shards(
     return [result for result in results if result]
 
 
-def _check_rejects(rejects: Sequence[tuple[str, str | None]], total: int, config: PreprocessConfig) -> None:
+def _check_rejects(
+    rejects: Sequence[tuple[str, str | None]], total: int, config: PreprocessConfig, note: str = ""
+) -> None:
     share = len(rejects) / total
     if len(rejects) == total:
         raise InputError(
@@ -306,7 +308,7 @@ def _check_rejects(rejects: Sequence[tuple[str, str | None]], total: int, config
         raise InputError(
             f"{len(rejects)} of {total} images cannot be used ({share:.2%}), more than --max-reject-fraction "
             f"{config.max_reject_fraction:g} allows:{worst}{more}\n"
-            f"Mend or remove them, or go on without them: --max-reject-fraction {needed:g}"
+            f"{note}mend or remove these images, or go on without them: --max-reject-fraction {needed:g}"
         )
 
 

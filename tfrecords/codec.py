@@ -8,6 +8,8 @@ upsampling, which gives the same pixels in every build of libjpeg-turbo.
 
 from __future__ import annotations
 
+import math
+
 import blake3
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from tfrecords.schema import Record
 
 PNG_COMPRESSION = 3
 """zlib level for PNG: on full-resolution X-rays level 6 is 2 % smaller and takes twice as long."""
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_jpeg(data: bytes, channels: int) -> np.ndarray:
@@ -56,6 +59,8 @@ def decode_png(data: bytes) -> np.ndarray:
     Raises:
       ImageError: the file is damaged or not a PNG.
     """
+    if not data.startswith(_PNG_START):  # OpenCV would decode any format it knows
+        raise ImageError(f"not a PNG; it begins with {data[:8]!r}")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -79,15 +84,20 @@ def decode(record: Record) -> np.ndarray:
 
     Raises:
       ImageError: the stored image is damaged.
-      DatasetError: it decodes, but not to the shape and depth that the record states, or its encoding is unknown.
+      DatasetError: it decodes, but not to the shape and depth that the record states, or the record states
+        what no image has.
     """
     shape = (record.height, record.width, record.channels)
+    if min(shape) < 1 or record.channels not in (1, 3) or record.bit_depth not in (8, 16):
+        raise DatasetError(
+            f"the record says {shape} at {record.bit_depth} bits; expected 1 or 3 channels, 8 or 16 bits"
+        )
     dtype = np.dtype(f"<u{record.bit_depth // 8}")
     if record.encoding == "raw":
-        if len(record.image) != np.prod(shape) * dtype.itemsize:
+        needed = math.prod(shape) * dtype.itemsize
+        if len(record.image) != needed:
             raise DatasetError(
-                f"raw image of {len(record.image)} bytes; {shape} at {record.bit_depth} bits "
-                f"needs {np.prod(shape) * dtype.itemsize}"
+                f"raw image of {len(record.image)} bytes; {shape} at {record.bit_depth} bits needs {needed}"
             )
         return np.frombuffer(record.image, dtype).reshape(shape)
     if record.encoding == "jpeg":
@@ -114,7 +124,8 @@ def hash_pixels(pixels: np.ndarray) -> str:
     """
     height, width, channels = pixels.shape
     hasher = blake3.blake3(f"{height}x{width}x{channels}x{pixels.dtype.itemsize}".encode())
-    hasher.update(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).data)
+    stored = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    hasher.update(stored.reshape(-1).view(np.uint8).data)  # blake3 takes bytes, not 16-bit items
     return hasher.hexdigest()
 
 

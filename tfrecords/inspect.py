@@ -43,6 +43,8 @@ def read_split(root: Path, manifest: Manifest, rung: str, split: str) -> Iterato
 def label_names(manifest: Manifest, record: Record) -> str:
     """The label of a record by name; several joined by '|'."""
     indices = record.label if isinstance(record.label, tuple) else (record.label,)
+    if any(not 0 <= index < len(manifest.labels) for index in indices):
+        raise DatasetError(f"label {record.label} of {record.path}; the data set has {len(manifest.labels)} labels")
     return "|".join(manifest.labels[index] for index in indices) or "(none)"
 
 
@@ -93,8 +95,8 @@ def contact_sheet(root: Path, manifest: Manifest, split: str, count: int) -> Ima
     font = ImageFont.load_default(12)
     for number, record in enumerate(records):
         left, top = number % columns * TILE, number // columns * (TILE + _CAPTION)
-        pixels = codec.decode(record)
-        tile = Image.fromarray(np.squeeze(_to_uint8(pixels)))
+        pixels = _to_uint8(codec.decode(record))
+        tile = Image.fromarray(pixels[..., 0] if record.channels == 1 else pixels)
         tile.thumbnail((TILE - 4, TILE - 4), Image.Resampling.BOX)
         sheet.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
         draw.text((left + 4, top + TILE), f"{label_names(manifest, record)}  {record.cause}", "white", font)
@@ -157,7 +159,7 @@ def _check_name(kind: str, name: str, names: dict) -> None:
 def _read_warnings(root: Path) -> list[str]:
     try:
         return json.loads((root / AUDIT_NAME).read_text(encoding="utf-8"))["warnings"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"cannot read {root / AUDIT_NAME}: {error}") from error
 
 

@@ -6,15 +6,23 @@ the same job write the same bytes; times and machine names are not in it.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrecords.errors import DatasetError
 from tfrecords.schema import SCHEMA_VERSION, RecordSchema
 from tfrecords.shards import FULL_RUNG, MANIFEST_NAME, shard_path
+
+RUNG_ENCODINGS = {"source": ("jpeg", "png"), "png": ("png",), "raw": ("raw",)}
+"""Encoding of a rung: the encodings that its records may have."""
+SIZE_STEP = 64
+"""Width of a cell of the size histogram, pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,8 @@ class Manifest:
       splits: by name; `train`, `val`, `test` as far as they exist.
       rungs: by folder name; always has `full`.
       sizes: histogram of full-resolution sizes: `step` in pixels and `counts`, rows of
-        [height // step, width // step, images]; and minimum, mean and maximum of `height` and `width`.
+        [height // step, width // step, images]; minimum, mean and maximum of `height` and `width`; and
+        `pixels`, the sum of all areas (`size_histogram`).
       pixels: `mean` and `std` of the pixels of the training split, in [0, 1] of full scale, each image
         weighing the same whatever its size.
       pixel_hash: how records' `pixel_hash` was computed.
@@ -122,14 +131,38 @@ class Manifest:
             fields["labels"] = tuple(fields["labels"])
             fields["splits"] = {name: Split(**split) for name, split in fields["splits"].items()}
             fields["rungs"] = {name: _rung_from_json(rung) for name, rung in fields["rungs"].items()}
-            return cls(**fields)
+            manifest = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is damaged: {error}") from error
+        manifest._check_rungs(path)
+        return manifest
+
+    def _check_rungs(self, path: object) -> None:
+        """Raises DatasetError unless every rung has every split in the same number of shards."""
+        if FULL_RUNG not in self.rungs:
+            raise DatasetError(f"{path} is damaged: it has no rung '{FULL_RUNG}'")
+        expected = {split: len(self.rungs[FULL_RUNG].shards.get(split, ())) for split in self.splits}
+        for name, rung in self.rungs.items():
+            if rung.encoding not in RUNG_ENCODINGS:
+                raise DatasetError(f"{path} is damaged: rung '{name}' has the unknown encoding {rung.encoding!r}")
+            found = {split: len(shards) for split, shards in rung.shards.items()}
+            if found != expected:
+                raise DatasetError(f"{path} is damaged: rung '{name}' has shards {found}; expected {expected}")
 
 
 def _rung_from_json(fields: dict[str, Any]) -> Rung:
     shards = {split: tuple(Shard(**shard) for shard in shards) for split, shards in fields["shards"].items()}
-    return Rung(fields["size"], fields["encoding"], shards)
+    return Rung(**{**fields, "shards": shards})
+
+
+def size_histogram(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """`Manifest.sizes` of images of the given (height, width), at least one."""
+    cells = collections.Counter((height // SIZE_STEP, width // SIZE_STEP) for height, width in sizes)
+    histogram: dict[str, Any] = {"step": SIZE_STEP, "counts": [[*cell, count] for cell, count in sorted(cells.items())]}
+    for side, values in zip(("height", "width"), zip(*sizes, strict=True), strict=True):
+        histogram[side] = {"min": min(values), "mean": round(sum(values) / len(values), 2), "max": max(values)}
+    histogram["pixels"] = sum(height * width for height, width in sizes)
+    return histogram
 
 
 def read_manifest(root: str | Path) -> Manifest:
@@ -156,8 +189,13 @@ def read_manifest(root: str | Path) -> Manifest:
 def write_atomically(path: Path, content: str) -> None:
     """Writes a small text file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

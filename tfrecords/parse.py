@@ -54,13 +54,16 @@ def decode_record(serialized: tf.Tensor, schema: RecordSchema, channels: int, bi
     Args:
       serialized: string scalar, a `tf.train.Example`.
       schema: the data set's feature table.
-      channels: 1 or 3; grey images asked for 3 repeat their channel.
+      channels: 1 or 3; grey images asked for 3 repeat their channel, and colour images asked for 1 fail.
       bit_depth: 8 or 16, that of the data set.
 
     Returns:
       Every feature of the table, with `image` uint8 or uint16 [height, width, channels].
     """
     values = tf.io.parse_single_example(serialized, parse_spec(schema))
+    tf.debugging.assert_less_equal(
+        values["channels"], tf.constant(channels, tf.int64), "a colour image cannot be read as grey; ask for 3 channels"
+    )
     if schema.raw:
         image = tf.reshape(
             tf.io.decode_raw(values.pop("image/value"), tf.uint16 if bit_depth == 16 else tf.uint8),

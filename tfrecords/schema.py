@@ -146,8 +146,12 @@ class RecordSchema:
                 raise DatasetError(
                     f"feature '{feature.key}' is missing; the record has {', '.join(sorted(stored)) or 'none'}"
                 )
-            entry = stored[feature.key]
-            items: Any = tuple(entry.int64_list.value if feature.kind == "int" else entry.bytes_list.value)
+            entry, expected = stored[feature.key], "int64_list" if feature.kind == "int" else "bytes_list"
+            if entry.WhichOneof("kind") not in (expected, None):  # None: an empty list
+                raise DatasetError(
+                    f"feature '{feature.key}': expected {feature.kind} values, received a {entry.WhichOneof('kind')}"
+                )
+            items: Any = tuple(getattr(entry, expected).value)
             if not feature.repeated and len(items) != 1:
                 raise DatasetError(f"feature '{feature.key}': expected one {feature.kind} value, received {len(items)}")
             if feature.kind == "text":

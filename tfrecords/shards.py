@@ -16,7 +16,7 @@ AUDIT_NAME = "audit.json"
 REJECTS_NAME = "rejects.jsonl"
 FULL_RUNG = "full"
 
-_SHARD = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.tfrecord-(?P<index>\d{5})-of-(?P<count>\d{5})")
+_SHARD = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.tfrecord-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})")
 
 
 def shard_name(dataset: str, split: str, index: int, count: int) -> str:
@@ -28,7 +28,8 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
 
 def is_shard_name(name: str) -> bool:
     """Whether a file name is one that `shard_name` gives."""
-    return _SHARD.fullmatch(name) is not None
+    match = _SHARD.fullmatch(name)
+    return match is not None and int(match["index"]) < int(match["count"])
 
 
 def rung_name(size: int | None) -> str:

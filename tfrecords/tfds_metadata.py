@@ -19,10 +19,13 @@ def write_tfds_metadata(folder: Path, manifest: Manifest, rung: str) -> None:
       manifest: of the data set.
       rung: name of the rung.
     """
-    schema = manifest.schema(rung)
-    features = schema.tfds_features(manifest.labels, manifest.bit_depth, manifest.channels)
-    _write_json(folder / "features.json", features)
-    (folder / "label.labels.txt").write_text("\n".join(manifest.labels) + "\n", encoding="utf-8")
+    for name, content in tfds_files(manifest, rung).items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def tfds_files(manifest: Manifest, rung: str) -> dict[str, str]:
+    """TFDS's files of one rung: content by name. `cxr verify` holds them to this byte for byte."""
+    features = manifest.schema(rung).tfds_features(manifest.labels, manifest.bit_depth, manifest.channels)
     info = {
         "description": _DESCRIPTION,
         "disableShuffling": True,
@@ -41,8 +44,12 @@ def write_tfds_metadata(folder: Path, manifest: Manifest, rung: str) -> None:
         ],
         "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
     }
-    _write_json(folder / "dataset_info.json", info)
+    return {
+        "features.json": _to_json(features),
+        "label.labels.txt": "\n".join(manifest.labels) + "\n",
+        "dataset_info.json": _to_json(info),
+    }
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _to_json(content: dict) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"

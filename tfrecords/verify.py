@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import blake3
 
@@ -18,9 +19,10 @@ from tfrecords import codec
 from tfrecords.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command
 from tfrecords.errors import CorruptError, CxrError, InputError
 from tfrecords.framing import FramedRecord, read_records
-from tfrecords.manifest import Manifest, Shard, read_manifest
-from tfrecords.schema import RecordSchema
+from tfrecords.manifest import RUNG_ENCODINGS, Manifest, Shard, Split, read_manifest, size_histogram
+from tfrecords.schema import Record, RecordSchema
 from tfrecords.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_shard_name
+from tfrecords.tfds_metadata import tfds_files
 
 _READ_BYTES = 1 << 22
 _WORTH_PROCESSES = 64 << 20
@@ -28,83 +30,109 @@ _WORTH_PROCESSES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardCheck:
-    """What was found in one shard.
+class Rules:
+    """What the manifest says of every record of a rung."""
 
-    Attributes:
-      faults: sentences that name file, record and byte offset.
-      paths: source path of every readable record, in order.
-      labels: how often each label index was seen.
-      patients: patient keys seen.
-    """
+    schema: RecordSchema
+    encodings: tuple[str, ...]
+    bit_depth: int
+    channels: int
+    labels: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, rung: str) -> Rules:
+        """The rules of one rung."""
+        encodings = RUNG_ENCODINGS[manifest.rungs[rung].encoding]
+        return cls(manifest.schema(rung), encodings, manifest.bit_depth, manifest.channels, len(manifest.labels))
+
+    def broken_by(self, record: Record) -> str | None:
+        """The first rule that a record breaks, as a sentence, or None."""
+        if any(not 0 <= label < self.labels for label in _labels(record)):
+            return f"label {record.label}; expected 0 to {self.labels - 1}"
+        if record.encoding not in self.encodings:
+            return f"encoding {record.encoding}; expected {' or '.join(self.encodings)}"
+        if record.bit_depth != self.bit_depth:
+            return f"{record.bit_depth} bits; expected {self.bit_depth}"
+        if record.channels not in ((self.channels,) if self.channels else (1, 3)):
+            return f"{record.channels} channels; expected {self.channels or '1 or 3'}"
+        return None
+
+
+class Row(NamedTuple):
+    """What is kept of a readable record, to compare shards and rungs."""
+
+    path: str
+    patient: str
+    labels: tuple[int, ...]
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardCheck:
+    """What was found in one shard: sentences that name file, record and byte offset, and the readable records."""
 
     faults: tuple[str, ...]
-    paths: tuple[str, ...]
-    labels: dict[int, int]
-    patients: frozenset[str]
+    rows: tuple[Row, ...]
 
 
-def check_shard(path: Path, expected: Shard, schema: RecordSchema, labels: int, deep: bool) -> ShardCheck:
+def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardCheck:
     """Checks one shard: size, BLAKE3, every CRC, every record, and with `deep` every pixel.
 
     Args:
       path: the shard file.
       expected: what the manifest says of it.
-      schema: feature table of its records.
-      labels: number of labels of the data set.
+      rules: what the manifest says of its records.
       deep: decode each image and compare the hash of its pixels.
     """
     if not path.is_file():
-        return ShardCheck((f"{path}: the shard is missing",), (), {}, frozenset())
-    faults: list[str] = []
+        return ShardCheck((f"{path}: the shard is missing",), ())
     corrupt: list[CorruptError] = []
-    paths: list[str] = []
-    patients: set[str] = set()
-    counts: collections.Counter[int] = collections.Counter()
+    faults: list[str] = []
+    rows: list[Row] = []
     records = 0
     try:
         for framed in read_records(path, corrupt):
             records += 1
-            fault, found = _check_record(framed, schema, labels, deep)
+            fault, row = _check_record(framed, rules, deep)
             if fault:
                 faults.append(str(CorruptError(path, framed.index, framed.offset, fault)))
-            if found:
-                paths.append(found[0])
-                patients.add(found[1])
-                counts.update(found[2])
-        faults = [str(fault) for fault in corrupt] + faults
+            if row:
+                rows.append(row)
         size, checksum = path.stat().st_size, _hash_file(path)
     except (CxrError, OSError) as error:
-        return ShardCheck((*faults, f"{path}: {error}"), tuple(paths), dict(counts), frozenset(patients))
+        return ShardCheck((*map(str, corrupt), *faults, f"{path}: {error}"), tuple(rows))
+    faults = [*map(str, corrupt), *faults]
     if records + len(corrupt) != expected.records:
         faults.append(f"{path}: {records + len(corrupt)} records; the manifest says {expected.records}")
     if size != expected.bytes:
         faults.append(f"{path}: {size} bytes; the manifest says {expected.bytes}")
     elif checksum != expected.blake3:
         faults.append(f"{path}: the checksum is {checksum[:16]}...; the manifest says {expected.blake3[:16]}...")
-    return ShardCheck(tuple(faults), tuple(paths), dict(counts), frozenset(patients))
+    return ShardCheck(tuple(faults), tuple(rows))
 
 
-def _check_record(
-    framed: FramedRecord, schema: RecordSchema, labels: int, deep: bool
-) -> tuple[str | None, tuple[str, str, tuple[int, ...]] | None]:
-    """(fault or None, (path, patient, labels) or None)."""
+def _check_record(framed: FramedRecord, rules: Rules, deep: bool) -> tuple[str | None, Row | None]:
+    """(fault or None, what is kept of the record, or None where it cannot be read)."""
     try:
-        record = schema.parse(framed.data)
+        record = rules.schema.parse(framed.data)
     except CxrError as error:
         return str(error), None
-    indices = record.label if isinstance(record.label, tuple) else (record.label,)
-    found = (record.path, record.patient, indices)
-    if any(not 0 <= index < labels for index in indices):
-        return f"label {record.label} of {record.path}; expected 0 to {labels - 1}", found
+    row = Row(record.path, record.patient, _labels(record), record.height, record.width)
+    if fault := rules.broken_by(record):
+        return f"{record.path}: {fault}", row
     if deep:
         try:
             pixel_hash = codec.hash_pixels(codec.decode(record))
         except CxrError as error:
-            return f"{record.path}: {error}", found
+            return f"{record.path}: {error}", row
         if pixel_hash != record.pixel_hash:
-            return f"{record.path}: the pixels are not those that were stored (their hash differs)", found
-    return None, found
+            return f"{record.path}: the pixels are not those that were stored (their hash differs)", row
+    return None, row
+
+
+def _labels(record: Record) -> tuple[int, ...]:
+    return record.label if isinstance(record.label, tuple) else (record.label,)
 
 
 def _hash_file(path: Path) -> str:
@@ -140,12 +168,10 @@ def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bo
         )
     ]
     total = sum(shard.bytes for *_, shard in tasks)
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or (len(os.sched_getaffinity(0)) if total > _WORTH_PROCESSES else 1)
     checks: dict[tuple[str, str, int], ShardCheck] = {}
     with progress_bar(total, "verifying", quiet, unit="B", unit_scale=True, unit_divisor=1024) as bar:
-        for (rung, split, number, _, shard), check in _run(
-            tasks, manifest, deep, count if total > _WORTH_PROCESSES else 1
-        ):
+        for (rung, split, number, _, shard), check in _run(tasks, manifest, deep, count):
             checks[rung, split, number] = check
             bar.update(shard.bytes)
     faults = [fault for key in sorted(checks) for fault in checks[key].faults]
@@ -155,7 +181,7 @@ def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bo
 def _run(tasks: list, manifest: Manifest, deep: bool, workers: int) -> Iterator[tuple[tuple, ShardCheck]]:
     def arguments(task: tuple) -> tuple:
         rung, _, _, path, shard = task
-        return path, shard, manifest.schema(rung), len(manifest.labels), deep
+        return path, shard, Rules.of(manifest, rung), deep
 
     if workers == 1:
         yield from ((task, check_shard(*arguments(task))) for task in tasks)
@@ -168,58 +194,83 @@ def _run(tasks: list, manifest: Manifest, deep: bool, workers: int) -> Iterator[
 
 
 def _check_files(root: Path, manifest: Manifest) -> list[str]:
-    """Files that are missing or too many, and TFDS metadata that says something else than the manifest."""
-    faults = [f"{root / name}: missing" for name in (AUDIT_NAME, REJECTS_NAME) if not (root / name).is_file()]
+    """Files that are missing, damaged or too many, and TFDS metadata that says something else than the manifest."""
+    faults: list[str] = []
+    for name in (AUDIT_NAME, REJECTS_NAME):
+        try:
+            text = (root / name).read_text(encoding="utf-8")
+            for part in [text] if name == AUDIT_NAME else text.splitlines():
+                json.loads(part)
+        except FileNotFoundError:
+            faults.append(f"{root / name}: missing")
+        except (OSError, ValueError) as error:
+            faults.append(f"{root / name}: damaged: {error}")
     for rung, content in manifest.rungs.items():
         folder = root / rung
         known = {path.name for split in content.shards for path in manifest.shard_paths(root, rung, split)}
         found = {path.name for path in folder.iterdir() if is_shard_name(path.name)} if folder.is_dir() else set()
         faults += [f"{folder / name}: a shard that the manifest does not know" for name in sorted(found - known)]
-        try:
-            info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-            json.loads((folder / "features.json").read_text(encoding="utf-8"))
-            lengths = {split["name"]: tuple(map(int, split["shardLengths"])) for split in info["splits"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            faults.append(f"{folder}: TFDS metadata is missing or damaged: {error}")
-            continue
-        expected = {split: tuple(shard.records for shard in shards) for split, shards in content.shards.items()}
-        if lengths != expected:
-            faults.append(f"{folder / 'dataset_info.json'}: shard lengths differ from the manifest's")
+        for name, text in tfds_files(manifest, rung).items():
+            try:
+                if (folder / name).read_bytes() != text.encode():
+                    faults.append(f"{folder / name}: TFDS metadata that differs from the manifest")
+            except OSError as error:
+                faults.append(f"{folder / name}: TFDS metadata is missing: {error.strerror}")
     return faults
 
 
 def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str, int], ShardCheck]) -> list[str]:
-    """What no shard shows by itself: counts of a split, doubled images, rungs in step."""
+    """What no shard shows by itself: counts of splits, doubled images, sizes, rungs in step."""
     faults: list[str] = []
+    places: dict[str, list[str]] = collections.defaultdict(list)
+    sizes: list[tuple[int, int]] = []
     for name, split in manifest.splits.items():
         shards = [checks[FULL_RUNG, name, number] for number in range(len(manifest.rungs[FULL_RUNG].shards[name]))]
-        if any(shard.faults for shard in shards):
-            continue  # the counts are off because of what was said already
-        labels: collections.Counter[int] = collections.Counter()
-        for shard in shards:
-            labels.update(shard.labels)
-        paths = [path for shard in shards for path in shard.paths]
-        found = (len(paths), len(frozenset().union(*(shard.patients for shard in shards))))
-        if found != (split.images, split.patients):
-            faults.append(
-                f"{root}: split '{name}' has {found[0]} images of {found[1]} patients; the manifest says "
-                f"{split.images} of {split.patients}"
-            )
-        counted = {label: labels[index] for index, label in enumerate(manifest.labels)}
-        if counted != split.labels:
-            faults.append(f"{root}: split '{name}' has labels {counted}; the manifest says {split.labels}")
-        faults += [
-            f"{root}: {path} stands {count} times in split '{name}'"
-            for path, count in collections.Counter(paths).items()
-            if count > 1
-        ]
+        rows = [row for shard in shards for row in shard.rows]
+        for row in rows:
+            places[row.path].append(name)
+        sizes += [(row.height, row.width) for row in rows]
+        if not any(shard.faults for shard in shards):  # else the counts are off because of what was said already
+            faults += _check_split(root, manifest, name, split, rows)
+    faults += [
+        f"{root}: {path} stands {len(splits)} times in the data set ({', '.join(splits)})"
+        for path, splits in places.items()
+        if len(splits) > 1
+    ]
     for (rung, name, number), check in sorted(checks.items()):
         full = checks[FULL_RUNG, name, number]
-        if not check.faults and not full.faults and check.paths != full.paths:
-            faults.append(
-                f"{root / rung}: shard {number} of '{name}' holds other images, or another order, than {FULL_RUNG}"
-            )
+        if not check.faults and not full.faults:
+            fault = _compare_rungs(check.rows, full.rows, manifest.rungs[rung].size)
+            faults += [f"{root / rung}: shard {number} of '{name}' {fault}"] if fault else []
+    if sizes and not any(check.faults for check in checks.values()) and manifest.sizes != size_histogram(sizes):
+        faults.append(f"{root}: the sizes of the images are not those that the manifest says")
     return faults
+
+
+def _check_split(root: Path, manifest: Manifest, name: str, split: Split, rows: Sequence[Row]) -> list[str]:
+    faults = []
+    patients = len({row.patient for row in rows})
+    if (len(rows), patients) != (split.images, split.patients):
+        faults.append(
+            f"{root}: split '{name}' has {len(rows)} images of {patients} patients; the manifest says "
+            f"{split.images} of {split.patients}"
+        )
+    labels = collections.Counter(label for row in rows for label in row.labels)
+    counted = {label: labels[index] for index, label in enumerate(manifest.labels)}
+    if counted != split.labels:
+        faults.append(f"{root}: split '{name}' has labels {counted}; the manifest says {split.labels}")
+    return faults
+
+
+def _compare_rungs(rows: Sequence[Row], full: Sequence[Row], size: int | None) -> str | None:
+    """How a shard of a rung differs from that of full resolution, or None."""
+    if [row[:3] for row in rows] != [row[:3] for row in full]:
+        return f"holds other images, labels or patients, or another order, than {FULL_RUNG}"
+    for row, whole in zip(rows, full, strict=True):
+        short = min(whole.height, whole.width)
+        if min(row.height, row.width) != (short if size is None else min(short, size)):
+            return f"holds {row.path} at {row.height} x {row.width} pixels; the rung's short side is {size}"
+    return None
 
 
 def build_parser() -> argparse.ArgumentParser:

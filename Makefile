@@ -1,0 +1,51 @@
+# make demo | make test | make test-slow | make lint | make bench | make clean
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := demo
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow lint bench clean
+
+help:
+	@echo "make setup      a virtual environment in $(VENV) with everything"
+	@echo "make demo       phantoms, preprocessing with two rungs, verification, pictures; all below $(DEMO)/"
+	@echo "make test       linters and tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      the figures of the README (needs images: IMAGES=DIR)"
+	@echo "make clean      remove what the above made"
+
+setup: $(STAMP)
+
+# uv installs in seconds what pip installs in minutes; pip fetches it
+$(STAMP): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[all,test]'
+	touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/cxr phantom --to $(DEMO)/images --patients 80 --seed 1 --duplicates 2 --encoding-leak
+	$(BIN)/cxr preprocess --input $(DEMO)/images --output $(DEMO)/data --sizes 512,256
+	$(BIN)/cxr verify $(DEMO)/data --deep
+	$(BIN)/cxr inspect $(DEMO)/data --save-grid $(DEMO)/contact-sheet.png
+	@echo
+	@echo "look at $(DEMO)/contact-sheet.png, and at $(DEMO)/data: manifest.json, audit.json, full/, 512/, 256/"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/preprocess.py $(if $(IMAGES),--images $(IMAGES))
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,405 @@
+"""The job in one process: what it writes, what it refuses, and that it can be run again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beam_jobs import job as job_module
+from beam_jobs.config import PreprocessConfig
+from beam_jobs.job import preprocess
+from beam_jobs.naming import kermany_patient
+from beam_jobs.preprocess import main
+from tfrecords import codec
+from tfrecords.errors import DatasetError, InputError, OutputError
+from tfrecords.inspect import read_split
+from tfrecords.manifest import read_manifest
+from tfrecords.verify import verify
+
+IN_PROCESS = ("--runner=FnApiRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory")
+
+
+def run(source: Path, output: Path, **options):
+    return preprocess(PreprocessConfig(str(source), str(output), **options), IN_PROCESS, quiet=True)
+
+
+def command(*arguments: object) -> int:
+    """What the shell would get from `cxr preprocess ARGUMENTS`, in this process."""
+    from tfrecords.console import run_command
+
+    return run_command(main, [*map(str, arguments), *IN_PROCESS, "--quiet"])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def dataset(phantoms, tmp_path_factory) -> Path:
+    """The phantoms with two rungs."""
+    output = tmp_path_factory.mktemp("dataset") / "data"
+    run(phantoms, output, sizes=(64, 32))
+    return output
+
+
+def test_every_image_is_there_once_with_the_pixels_of_its_file(phantoms, dataset):
+    manifest = read_manifest(dataset)
+    sources = {str(path.relative_to(phantoms)) for path in phantoms.rglob("*.jpeg")}
+    seen = []
+    for split in manifest.splits:
+        for record in read_split(dataset, manifest, "full", split):
+            with Image.open(phantoms / record.path) as image:
+                expected = np.asarray(image)
+            expected = expected[..., :1] if expected.ndim == 3 else expected[..., None]
+            np.testing.assert_array_equal(codec.decode(record), expected)
+            assert manifest.labels[record.label] == record.path.split("/")[1]
+            assert record.patient == kermany_patient(record.path)
+            assert record.image == (phantoms / record.path).read_bytes(), "source encoding keeps the file"
+            seen.append(record.path)
+    assert sorted(seen) == sorted(sources)
+
+
+def test_rungs_hold_the_same_records_in_the_same_order(dataset):
+    manifest = read_manifest(dataset)
+    for split in manifest.splits:
+        full = list(read_split(dataset, manifest, "full", split))
+        for size in (64, 32):
+            rung = list(read_split(dataset, manifest, str(size), split))
+            assert [record.path for record in rung] == [record.path for record in full]
+            for small, large in zip(rung, full, strict=True):
+                expected = codec.area_downscale(codec.decode(large), size)
+                np.testing.assert_array_equal(codec.decode(small), expected)
+
+
+def test_the_data_set_verifies_deeply(dataset):
+    assert verify(dataset, deep=True) == []
+
+
+def test_tiny_validation_split_is_joined_and_carved_by_patient(phantoms, dataset):
+    manifest = read_manifest(dataset)
+    patients = {
+        split: {record.patient for record in read_split(dataset, manifest, "full", split)} for split in manifest.splits
+    }
+    assert list(manifest.splits) == ["train", "val", "test"]
+    assert not patients["train"] & patients["val"]
+    tests = {str(path.relative_to(phantoms)) for path in (phantoms / "test").rglob("*.jpeg")}
+    assert {record.path for record in read_split(dataset, manifest, "full", "test")} == tests
+    assert manifest.splits["val"].images > len(list((phantoms / "val").rglob("*.jpeg")))
+
+
+def test_manifest_says_what_numpy_says(phantoms, dataset):
+    manifest = read_manifest(dataset)
+    images = {
+        split: [codec.decode(record) for record in read_split(dataset, manifest, "full", split)]
+        for split in manifest.splits
+    }
+    train = [image / 255 for image in images["train"]]
+    mean = np.mean([image.mean() for image in train])
+    std = np.sqrt(np.mean([(image**2).mean() for image in train]) - mean**2)
+    assert manifest.pixels == pytest.approx({"mean": mean, "std": std}, abs=1e-6)
+    everything = [image for split in images.values() for image in split]
+    assert manifest.sizes["pixels"] == sum(image.size for image in everything)
+    assert manifest.sizes["height"]["max"] == max(image.shape[0] for image in everything)
+    step = manifest.sizes["step"]
+    cells = {(row[0], row[1]): row[2] for row in manifest.sizes["counts"]}
+    assert sum(cells.values()) == len(everything)
+    assert cells[everything[0].shape[0] // step, everything[0].shape[1] // step] >= 1
+
+
+@pytest.mark.parametrize("encoding", ["png", "raw"])
+def test_encodings_differ_in_bytes_and_not_in_pixels(phantoms, dataset, tmp_path, encoding):
+    run(phantoms, tmp_path / "data", encoding=encoding)
+    manifest, reference = read_manifest(tmp_path / "data"), read_manifest(dataset)
+    assert manifest.source["pixels"] == reference.source["pixels"]
+    for split in manifest.splits:
+        pairs = zip(
+            read_split(tmp_path / "data", manifest, "full", split),
+            read_split(dataset, reference, "full", split),
+            strict=False,
+        )
+        for record, other in sorted(pairs, key=lambda pair: pair[0].path)[:5]:
+            assert record.encoding == encoding
+            assert len(record.pixel_hash) == len(other.pixel_hash) == 64
+    assert verify(tmp_path / "data", deep=True) == []
+
+
+def test_a_zip_gives_the_same_shards_as_its_folder(phantoms, dataset, tmp_path):
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for path in sorted(phantoms.rglob("*.jpeg"), reverse=True):
+            target.write(path, path.relative_to(phantoms))
+    run(archive, tmp_path / "data", sizes=(64, 32))
+    assert files_of(tmp_path / "data" / "full") == files_of(dataset / "full")
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_the_order_of_a_table_does_not_matter(phantoms, tmp_path):
+    rows = [
+        {"path": str(path.relative_to(phantoms)), "label": path.parent.name, "patient": kermany_patient(path.name) or ""}
+        for path in sorted(phantoms.rglob("*.jpeg"))
+    ]
+    for name, ordered in (("a", rows), ("b", rows[::-1])):
+        write_table(tmp_path / f"{name}.csv", ordered)
+        run(tmp_path / f"{name}.csv", tmp_path / name, images_root=str(phantoms), split="patient")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_multi_label_table(phantoms, tmp_path):
+    paths = sorted(phantoms.rglob("*.jpeg"))[:40]
+    labels = ["edema|effusion", "effusion", "", "edema|mass|effusion"]
+    rows = [
+        {"path": str(path.relative_to(phantoms)), "label": labels[index % 4], "split": "train"}
+        for index, path in enumerate(paths)
+    ]
+    write_table(tmp_path / "table.csv", rows)
+    run(tmp_path / "table.csv", tmp_path / "data", images_root=str(phantoms))
+    manifest = read_manifest(tmp_path / "data")
+    assert manifest.multi_label
+    assert manifest.labels == ("edema", "effusion", "mass")
+    found = {
+        record.path: record.label for split in manifest.splits for record in read_split(tmp_path / "data", manifest, "full", split)
+    }
+    expected = [(0, 1), (1,), (), (0, 1, 2)]
+    assert found == {row["path"]: expected[index % 4] for index, row in enumerate(rows)}
+    assert verify(tmp_path / "data") == []
+
+
+def test_cause_labels(phantoms, tmp_path):
+    run(phantoms, tmp_path / "data", labels="cause")
+    manifest = read_manifest(tmp_path / "data")
+    assert manifest.labels == ("normal", "bacterial", "viral")
+    for record in read_split(tmp_path / "data", manifest, "full", "test"):
+        name = record.path.rsplit("/", 1)[1]
+        expected = 1 if "bacteria" in name else 2 if "virus" in name else 0
+        assert record.label == expected
+        assert record.cause == manifest.labels[expected]
+
+
+def test_duplicates_are_found_dropped_or_refused(phantoms, dataset, tmp_path):
+    groups = json.loads((dataset / "audit.json").read_text())["duplicates"]["groups"]
+    assert len(groups) == 2
+    with pytest.raises(InputError, match=r"2 images repeat the pixels of another: .*\.jpeg = "):
+        run(phantoms, tmp_path / "fail", duplicates="fail")
+    summary = run(phantoms, tmp_path / "drop", duplicates="drop")
+    kept = {
+        record.path
+        for split in summary.manifest.splits
+        for record in read_split(tmp_path / "drop", summary.manifest, "full", split)
+    }
+    for group in groups:
+        assert len(kept & set(group["paths"])) == 1
+    assert [path for path, _ in summary.rejects] == sorted(
+        path for group in groups for path in group["paths"] if path not in kept
+    )
+    assert summary.audit["duplicates"]["extra_copies"] == 0
+
+
+def test_equal_pixels_with_different_labels_cannot_be_dropped(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "images")
+    normal = next((tmp_path / "images" / "train" / "NORMAL").iterdir())
+    shutil.copy(normal, tmp_path / "images" / "train" / "PNEUMONIA" / "person900_virus_1.jpeg")
+    with pytest.raises(InputError, match="different labels"):
+        run(tmp_path / "images", tmp_path / "data", duplicates="drop")
+    report = run(tmp_path / "images", tmp_path / "data").audit
+    assert report["duplicates"]["across_labels"] == 1
+
+
+@pytest.fixture
+def broken(phantoms, tmp_path) -> Path:
+    """The phantoms with one file that cannot be recognised, and one whose pixels are damaged."""
+    folder = tmp_path / "images"
+    shutil.copytree(phantoms, folder)
+    victims = sorted((folder / "train" / "PNEUMONIA").iterdir())
+    victims[0].write_text("not an image")
+    data = victims[1].read_bytes()
+    victims[1].write_bytes(data[: len(data) // 2])
+    return folder
+
+
+def test_broken_images_fail_the_job_before_anything_looks_whole(broken, tmp_path):
+    with pytest.raises(InputError, match="1 of .* images cannot be used") as failure:
+        run(broken, tmp_path / "data")
+    assert "not an image" in str(failure.value)
+    assert "only headers were read" in str(failure.value)
+    share = 1.5 / len(list(broken.rglob("*.jpeg")))
+    with pytest.raises(InputError, match="Premature end"):
+        run(broken, tmp_path / "data", max_reject_fraction=share)
+    with pytest.raises(DatasetError, match="manifest"):
+        read_manifest(tmp_path / "data")
+
+
+def test_broken_images_may_be_left_out_and_are_listed(broken, tmp_path):
+    run_once = run(broken, tmp_path / "data", max_reject_fraction=0.1)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [
+        str(path.relative_to(broken)) for path in sorted((broken / "train" / "PNEUMONIA").iterdir())[:2]
+    ]
+    assert all(row["kind"] == "unreadable" and row["reason"] for row in rows)
+    images = sum(split.images for split in run_once.manifest.splits.values())
+    assert images == len(list(broken.rglob("*.jpeg"))) - 2
+    assert verify(tmp_path / "data", deep=True) == []
+
+
+def test_a_failed_job_goes_on_with_the_shards_it_has(broken, tmp_path):
+    share = 1.5 / len(list(broken.rglob("*.jpeg")))
+    with pytest.raises(InputError):
+        run(broken, tmp_path / "data", max_reject_fraction=share)
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / ".work" / "build" / "full").iterdir()}
+    summary = run(broken, tmp_path / "data", max_reject_fraction=0.1)
+    assert summary.kept_shards == len(shards) > 1
+    for path, modified in shards.items():
+        assert (tmp_path / "data" / "full" / path.name).stat().st_mtime_ns == modified
+
+
+def test_running_again_does_nothing(phantoms, dataset, capsys):
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    assert command("--input", phantoms, "--output", dataset, "--sizes", "64,32") == 0
+    assert "complete already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
+
+
+def test_another_data_set_is_only_replaced_on_demand(phantoms, tmp_path):
+    run(phantoms, tmp_path / "data", sizes=(32,))
+    with pytest.raises(OutputError, match=r"another data set \(--sizes was \[32\] and is \[\]\)"):
+        run(phantoms, tmp_path / "data")
+    assert verify(tmp_path / "data") == []
+    run(phantoms, tmp_path / "data", overwrite=True)
+    assert not (tmp_path / "data" / "32").exists()
+    assert verify(tmp_path / "data") == []
+    fresh = run(phantoms, tmp_path / "fresh")
+    assert fresh.manifest == read_manifest(tmp_path / "data")
+    assert files_of(tmp_path / "data") == files_of(tmp_path / "fresh")
+
+
+def test_a_changed_source_is_another_data_set(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "images")
+    run(tmp_path / "images", tmp_path / "data")
+    next((tmp_path / "images" / "train" / "NORMAL").iterdir()).unlink()
+    with pytest.raises(OutputError, match="the images of the source are others"):
+        run(tmp_path / "images", tmp_path / "data")
+
+
+def test_the_old_data_set_stays_whole_until_the_new_one_is(phantoms, tmp_path, monkeypatch):
+    run(phantoms, tmp_path / "data", sizes=(32,))
+    old = files_of(tmp_path / "data")
+
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_module, "_make_manifest", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(phantoms, tmp_path / "data", overwrite=True)
+    assert {name: data for name, data in files_of(tmp_path / "data").items() if not name.startswith(".work")} == old
+    assert verify(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_a_publication_stopped_anywhere_is_carried_on(phantoms, tmp_path, monkeypatch, moves):
+    """Renames are what publication consists of; it is stopped after each number of them."""
+    output = tmp_path / "data"
+    run(phantoms, output, sizes=(32,))
+    done = 0
+    replace = Path.replace
+
+    def stop_after(path, target):
+        nonlocal done
+        if ".work/build" in str(path.parent) and ".tmp" not in path.name and ".work" not in str(target):
+            if done == moves:
+                raise KeyboardInterrupt
+            done += 1
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            run(phantoms, output, overwrite=True, sizes=(64,))
+    with pytest.raises(DatasetError, match="manifest"):
+        read_manifest(output)
+    run(phantoms, output, sizes=(64,))
+    run(phantoms, tmp_path / "fresh", sizes=(64,))
+    assert files_of(output) == files_of(tmp_path / "fresh")
+
+
+REFUSALS = {
+    "missing input": (["--input", "{tmp}/nothing"], "does not exist"),
+    "empty input": (["--input", "{tmp}/empty"], "is empty"),
+    "no splits": (["--input", "{images}/train", "--split", "folder"], "have no split"),
+    "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "--fractions: expected three numbers"),
+    "not a number": (["--input", "{images}", "--sizes", "512,big"], "whole numbers"),
+    "unknown option": (["--input", "{images}", "--val-fracton=0.2"], "did you mean --val-fraction?"),
+    "unknown label": (["--input", "{images}", "--classes", "NORMAL,COVID"], "unknown label 'PNEUMONIA'"),
+    "empty split": (["--input", "{tmp}/few", "--split", "patient"], "would be empty"),
+    "one class": (["--input", "{tmp}/one"], "at least two classes"),
+    "nothing readable": (["--input", "{tmp}/text"], "none of the 2 images"),
+    "foreign output": (["--input", "{images}", "--output", "{tmp}/foreign"], "holds something else"),
+    "output is a file": (["--input", "{images}", "--output", "{tmp}/foreign/notes.txt"], "is a file"),
+    "unwritable output": (["--input", "{images}", "--output", "/proc/nowhere/data"], "cannot write to"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case, phantoms, tmp_path, capsys):
+    arguments, message = REFUSALS[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    files = sorted(phantoms.rglob("*.jpeg"))
+    for folder, names in (("few", ("a", "b")), ("one", ("a",)), ("text", ("a", "b"))):
+        for number, name in enumerate(names):
+            (tmp_path / folder / name).mkdir(parents=True)
+            if folder == "text":
+                (tmp_path / folder / name / "x.jpeg").write_text("text")
+            else:
+                shutil.copy(files[number], tmp_path / folder / name / "x.jpeg")
+    before = files_of(tmp_path)
+    filled = [argument.format(tmp=tmp_path, images=phantoms) for argument in arguments]
+    if "--output" not in filled:
+        filled += ["--output", str(tmp_path / "data")]
+    try:
+        status = command(*filled)
+    except SystemExit as stop:
+        status = stop.code
+    assert status in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "data" / "manifest.json").exists()
+    after = {name: data for name, data in files_of(tmp_path).items() if not name.startswith("data/.work")}
+    assert after == before
+
+
+def test_a_disk_that_is_too_small_is_seen_before_writing(phantoms, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OutputError, match="needs about .* 1000 B free"):
+        run(phantoms, tmp_path / "data")
+    assert not list((tmp_path / "data" / ".work" / "results").glob("*"))
+
+
+def test_settings_may_be_corrected_before_any_shard_is_written(phantoms, tmp_path):
+    with pytest.raises(InputError):
+        run(phantoms, tmp_path / "data", classes=("NORMAL", "COVID"))
+    run(phantoms, tmp_path / "data")
+    assert verify(tmp_path / "data") == []
+
+
+def test_progress_bar_and_closing_table(phantoms, tmp_path, capfd):
+    assert main(["--input", str(phantoms), "--output", str(tmp_path / "data"), "--sizes", "64", *IN_PROCESS]) == 0
+    out, err = capfd.readouterr()
+    assert "writing shards: 100%" in err
+    assert "images/s" in err
+    for expected in ("split", "patients", "NORMAL", "rung", "short side 64", "audit", "images/s", "none left out"):
+        assert expected in out

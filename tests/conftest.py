@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests: a small phantom set, and the real X-rays where they are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.phantom import PhantomConfig, write_phantoms
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A folder of about 110 small phantoms in train, val and test, with two planted duplicates."""
+    folder = tmp_path_factory.mktemp("phantoms") / "images"
+    write_phantoms(PhantomConfig(to=str(folder), patients=64, seed=3, duplicates=2, scale=0.26))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fullres() -> Path:
+    """185 untouched originals of the Kermany data set; skips where they are absent."""
+    data = Path(os.environ.get("CXR_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    folder = data / "kermany_fullres"
+    if not folder.is_dir():
+        pytest.skip(f"the real X-rays are not at {folder}; set CXR_TEST_DATA to the folder that holds kermany_fullres")
+    return folder

@@ -1,0 +1,81 @@
+"""The packages import each other only along the arrows of the design, and commands start fast."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cxr
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("beam_jobs", "tfrecords", "trainer", "tuner")
+ALLOWED = {
+    "tfrecords": set(),
+    "beam_jobs": {"tfrecords"},
+    "trainer": {"tfrecords"},
+    "tuner": {"tfrecords", "trainer"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """First names of all modules that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_the_design_allows(package):
+    for path in (REPOSITORY / package).rglob("*.py"):
+        foreign = imports_of(path) & set(PACKAGES) - {package} - ALLOWED[package]
+        assert not foreign, f"{path} imports {foreign}"
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules loaded by a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    return set(done.stdout.split())
+
+
+def test_a_beam_worker_needs_no_tensorflow():
+    loaded = loaded_after("import beam_jobs.pipeline, beam_jobs.job, tfrecords.verify, tfrecords.inspect")
+    assert "apache_beam" in loaded
+    assert not loaded & {"tensorflow", "tensorflow_datasets", "keras"}
+
+
+def test_a_reader_needs_no_beam():
+    loaded = loaded_after("import tfrecords.parse, tfrecords.tfds_image, tfrecords.manifest")
+    assert "tensorflow" in loaded
+    assert "apache_beam" not in loaded
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cxr.COMMANDS)])
+def test_help_loads_nothing_heavy(arguments):
+    statement = f"import cxr\ntry:\n    cxr.main({arguments!r})\nexcept SystemExit:\n    pass"
+    assert not loaded_after(statement) & {"apache_beam", "tensorflow", "tensorflow_datasets", "sklearn", "scipy"}
+
+
+def test_every_command_explains_itself(capsys):
+    assert cxr.main([]) == 0
+    usage = capsys.readouterr().out
+    for name in cxr.COMMANDS:
+        assert name in usage
+        with pytest.raises(SystemExit) as stop:
+            cxr.main([name, "--help"])
+        assert stop.value.code == 0
+        assert f"usage: cxr {name}" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys):
+    assert cxr.main(["preproces"]) == 2
+    assert "unknown command 'preproces'" in capsys.readouterr().err

@@ -1,0 +1,234 @@
+"""Small data sets, made by hand from the contract's own pieces and nothing of the Beam job."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfrecords import codec
+from tfrecords.framing import RecordWriter
+from tfrecords.manifest import Manifest, Rung, Shard, Split, size_histogram, write_atomically
+from tfrecords.schema import Record
+from tfrecords.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, rung_name
+from tfrecords.tfds_metadata import write_tfds_metadata
+
+LABELS = ("NORMAL", "PNEUMONIA", "Ödem")
+SHARDS = {"train": (3, 2), "val": (2,)}
+
+
+def draw(seed: int, height: int, width: int, channels: int = 1, bit_depth: int = 8) -> np.ndarray:
+    """A picture with gradients, edges and noise in every channel: uint8 or uint16 [height, width, channels]."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    planes = []
+    for channel in range(channels):
+        wave = np.sin(columns / (3 + channel) + seed) + np.cos(rows / (5 + channel))
+        disc = ((rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 3) ** 2) * 1.5
+        planes.append(wave + disc + rng.normal(0, 0.1, (height, width)))
+    picture = np.stack(planes, axis=-1)
+    picture = (picture - picture.min()) / np.ptp(picture)
+    full = 2**bit_depth - 1
+    return np.round(picture * full).astype(np.uint16 if bit_depth == 16 else np.uint8)
+
+
+def to_jpeg(pixels: np.ndarray, **options) -> bytes:
+    """A JPEG file, by Pillow."""
+    file = io.BytesIO()
+    picture = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    Image.fromarray(picture).save(file, "JPEG", **{"quality": 85, **options})
+    return file.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A data set on disk, and what a reader of it must get: (record, pixels) by rung and split, in order."""
+
+    root: Path
+    manifest: Manifest
+    expected: dict[str, dict[str, list[tuple[Record, np.ndarray]]]]
+
+    def shard(self, split: str = "train", index: int = 0, rung: str = FULL_RUNG) -> Path:
+        return self.manifest.shard_paths(self.root, rung, split)[index]
+
+    def records(self, split: str = "train", index: int = 0, rung: str = FULL_RUNG) -> list[Record]:
+        """The records that were written to one shard."""
+        counts = [shard.records for shard in self.manifest.rungs[rung].shards[split]]
+        start = sum(counts[:index])
+        return [record for record, _ in self.expected[rung][split][start : start + counts[index]]]
+
+    def save(self, manifest: Manifest) -> None:
+        """Replaces manifest and TFDS metadata."""
+        for rung in manifest.rungs:
+            write_tfds_metadata(self.root / rung, manifest, rung)
+        write_atomically(self.root / MANIFEST_NAME, manifest.to_json())
+
+    def rewrite(self, records: Sequence[Record], split: str = "train", index: int = 0, rung: str = FULL_RUNG) -> None:
+        """Puts other records into a shard, with right CRCs, checksum, count and metadata: a forgery."""
+        shard = write_shard(self.shard(split, index, rung), self.manifest, rung, records)
+        content = self.manifest.rungs[rung]
+        shards = list(content.shards[split])
+        shards[index] = shard
+        rungs = {
+            **self.manifest.rungs,
+            rung: Rung(content.size, content.encoding, {**content.shards, split: tuple(shards)}),
+        }
+        self.save(dataclasses.replace(self.manifest, rungs=rungs))
+
+
+def write_shard(path: Path, manifest: Manifest, rung: str, records: Sequence[Record]) -> Shard:
+    with open(path, "wb") as file:
+        writer = RecordWriter(file)
+        for record in records:
+            writer.write(manifest.schema(rung).serialize(record))
+    return Shard(writer.records, writer.bytes, writer.checksum)
+
+
+def make_dataset(
+    root: Path,
+    encoding: str = "png",
+    bit_depth: int = 8,
+    channels: Sequence[int] = (1,),
+    multi_label: bool = False,
+    sizes: Sequence[int] = (24,),
+    shards: dict[str, tuple[int, ...]] | None = None,
+) -> Made:
+    """Writes a data set.
+
+    Args:
+      root: directory to make it in.
+      encoding: of the full rung; the smaller rungs are raw unless it is `png`.
+      bit_depth: 8 or 16.
+      channels: of the images, in turn.
+      multi_label: give the images 0, 1, 2, ... labels in turn instead of one.
+      sizes: of the smaller rungs.
+      shards: number of records of each shard, by split.
+    """
+    shards = shards or SHARDS
+    rungs = {
+        FULL_RUNG: (None, encoding),
+        **{rung_name(size): (size, "png" if encoding == "png" else "raw") for size in sizes},
+    }
+    expected: dict = {rung: {split: [] for split in shards} for rung in rungs}
+    number = 0
+    for split, counts in shards.items():
+        for _ in range(sum(counts)):
+            image_channels = channels[number % len(channels)]
+            original = draw(number, 30 + 5 * number, 52 - 2 * number, image_channels, bit_depth)
+            for rung, (size, stored_as) in rungs.items():
+                record, pixels = _store(original, number, split, size, stored_as, multi_label)
+                expected[rung][split].append((record, pixels))
+                original = pixels if size is None else original  # smaller rungs are made of what JPEG left
+            number += 1
+    full = expected[FULL_RUNG]
+    manifest = Manifest(
+        name="chest_xray",
+        labels=LABELS,
+        multi_label=multi_label,
+        bit_depth=bit_depth,
+        channels=channels[0] if len(set(channels)) == 1 else 0,
+        splits={split: _count(full[split]) for split in shards},
+        rungs={},
+        sizes=size_histogram([pixels.shape[:2] for split in full.values() for _, pixels in split]),
+        pixels={"mean": 0.5, "std": 0.25},
+        source={"kind": "hand"},
+        options={"labels": "binary"},
+        versions={"schema": "1"},
+    )
+    manifest = dataclasses.replace(
+        manifest,
+        rungs={rung: Rung(size, stored_as, dict.fromkeys(shards, ())) for rung, (size, stored_as) in rungs.items()},
+    )
+    written = {}
+    for rung, content in manifest.rungs.items():
+        (root / rung).mkdir(parents=True)
+        by_split = {}
+        # the names need the number of shards, which the empty tuples above do not have
+        named = dataclasses.replace(
+            manifest,
+            rungs={rung: Rung(None, content.encoding, {s: (Shard(0, 0, ""),) * len(n) for s, n in shards.items()})},
+        )
+        for split, counts in shards.items():
+            records = iter(record for record, _ in expected[rung][split])
+            by_split[split] = tuple(
+                write_shard(path, named, rung, [next(records) for _ in range(count)])
+                for path, count in zip(named.shard_paths(root, rung, split), counts, strict=True)
+            )
+        written[rung] = Rung(content.size, content.encoding, by_split)
+    manifest = dataclasses.replace(manifest, rungs=written)
+    for rung in manifest.rungs:
+        write_tfds_metadata(root / rung, manifest, rung)
+    (root / AUDIT_NAME).write_text(json.dumps({"warnings": ["SHORTCUT: the label can be read off the encoding"]}))
+    (root / REJECTS_NAME).write_text(json.dumps({"path": "bad.jpeg", "kind": "unreadable", "reason": "empty"}) + "\n")
+    write_atomically(root / MANIFEST_NAME, manifest.to_json())
+    return Made(root, manifest, expected)
+
+
+def _store(
+    original: np.ndarray, number: int, split: str, size: int | None, stored_as: str, multi_label: bool
+) -> tuple[Record, np.ndarray]:
+    pixels = original if size is None else codec.area_downscale(original, size)
+    encoding = stored_as
+    if stored_as == "source":
+        encoding = "jpeg" if number % 2 == 0 and pixels.dtype == np.uint8 else "png"
+    if encoding == "jpeg":
+        image = to_jpeg(pixels, progressive=number % 4 == 0)
+        pixels = codec.decode_jpeg(image, pixels.shape[2])
+    else:
+        image = codec.encode(pixels, encoding)
+    record = Record(
+        image=image,
+        encoding=encoding,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        channels=pixels.shape[2],
+        bit_depth=pixels.dtype.itemsize * 8,
+        label=tuple(range(number % (len(LABELS) + 1))) if multi_label else number % len(LABELS),
+        cause="bacteria" if number % 2 else "",
+        patient=f"person{number // 2}",
+        path=f"{split}/Ödem/肺{number}.jpeg",
+        pixel_hash=codec.hash_pixels(pixels),
+    )
+    return record, pixels
+
+
+def _count(rows: Sequence[tuple[Record, np.ndarray]]) -> Split:
+    labels: collections.Counter[int] = collections.Counter()
+    for record, _ in rows:
+        labels.update(record.label if isinstance(record.label, tuple) else (record.label,))
+    patients = len({record.patient for record, _ in rows})
+    return Split(len(rows), patients, {name: labels[index] for index, name in enumerate(LABELS)})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Made:
+    """A clean grey 8-bit data set of two splits, three shards and two rungs."""
+    return make_dataset(tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Made]:
+    """`make_dataset`, for tests that choose what is in it."""
+    return make_dataset
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., np.ndarray]:
+    """`draw(seed, height, width, channels, bit_depth)`."""
+    return draw
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> Callable[..., bytes]:
+    """`to_jpeg(pixels, **options)`."""
+    return to_jpeg
