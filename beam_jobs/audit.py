@@ -23,6 +23,7 @@ MIN_PATIENTS = 10
 MAX_IMAGES = 20_000
 """Images that the encoding model looks at; more add time, not certainty."""
 FOLDS = 5
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "MONOCHROME1", "MONOCHROME2")
 ENCODING_FEATURES = (
     "bytes per pixel", "luma quantisation", "ICC profile", "progressive", "three channels stored",
     "format", "width", "height", "aspect ratio",
@@ -146,7 +147,7 @@ def encoding_features(images: Sequence[AuditImage]) -> np.ndarray:
                 float(np.mean(header.quantisation)) if header.quantisation else math.nan,
                 float(header.icc_profile),
                 float(header.progressive),
-                float(header.mode not in ("L", "1", "I;16") and not header.mode.startswith("MONOCHROME")),
+                float(header.mode not in _GREY_MODES),
                 float(formats[header.format]),
                 float(header.width),
                 float(header.height),

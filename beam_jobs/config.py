@@ -93,8 +93,8 @@ class PreprocessConfig:
         )
         _check(0 <= self.val_fraction < 1, "val_fraction", "a number in [0, 1)", self)
         _check(0 <= self.max_reject_fraction <= 1, "max_reject_fraction", "a number in [0, 1]", self)
-        _check(self.shard_mb > 0, "shard_mb", "a number above 0", self)
-        _check(self.max_megapixels > 0, "max_megapixels", "a number above 0", self)
+        _check(0 < self.shard_mb < math.inf, "shard_mb", "a finite number above 0", self)
+        _check(0 < self.max_megapixels < math.inf, "max_megapixels", "a finite number above 0", self)
         _check(all(size >= 8 for size in self.sizes), "sizes", "short sides of at least 8 pixels", self)
         _check(len(set(self.sizes)) == len(self.sizes), "sizes", "each size once", self)
         _check(

@@ -125,7 +125,8 @@ def read_dicom_pixels(data: bytes, max_pixels: int) -> np.ndarray:
         header = _describe(_parse(data, GEOMETRY, stop_before_pixels=True), None)
         if (count := header.width * header.height) > max_pixels:
             raise ImageError(
-                f"{header.width} x {header.height} = {count} pixels, more than the limit of {max_pixels} (--max-pixels)"
+                f"{header.width} x {header.height} = {count} pixels, more than the limit of {max_pixels} "
+                "(--max-megapixels)"
             )
         if header.frames != 1:
             raise ImageError(f"{header.frames} frames found in the DICOM file, one is expected")

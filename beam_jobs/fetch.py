@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tfrecords.console import EXIT_OK, format_bytes, run_command
+from tfrecords.console import EXIT_OK, format_bytes, progress_bar, run_command
 from tfrecords.errors import InputError, MissingExtraError, OutputError
 
 URL = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded"
@@ -185,7 +185,6 @@ def _reason(error: Exception) -> str:
 def _transfer_some(url: str, part: Path) -> bool:
     """One request: True when `part` is whole, False to ask again. A broken one raises requests.RequestException."""
     import requests
-    from tqdm import tqdm
 
     notes = part.with_name(part.name + ".json")  # what `part` is a part of
     known = _read_json(notes)
@@ -216,7 +215,7 @@ def _transfer_some(url: str, part: Path) -> bool:
             have = 0
         total = fresh["length"] or ABOUT_BYTES
         _need_space(part.parent, total - have + total)
-        bar = tqdm(total=fresh["length"], initial=have, unit="B", unit_scale=True, desc=ZIP_NAME, disable=None)
+        bar = progress_bar(fresh["length"], ZIP_NAME, initial=have, unit="B", unit_scale=True)
         with bar, part.open("ab") as file:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
@@ -294,7 +293,6 @@ def _extract(archive: Path, url: str, staging: Path, missing: dict[str, zipfile.
         from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     except ImportError as error:
         raise MissingExtraError("unpacking the data set", "tensorflow-datasets", "train") from error
-    from tqdm import tqdm
 
     record = staging.parent / "checksums.tsv"
     known = load_url_infos(record).get(url) if record.exists() else None
@@ -312,7 +310,7 @@ def _extract(archive: Path, url: str, staging: Path, missing: dict[str, zipfile.
     name = ""
     try:
         resource = tfds.download.Resource(path=manager.download(url), extract_method=tfds.download.ExtractMethod.ZIP)
-        with tqdm(total=len(missing), unit=" files", desc="unpacked", disable=None) as bar:
+        with progress_bar(len(missing), "unpacked", unit=" files") as bar:
             for name, handle in manager.iter_archive(resource):
                 if (relative := _relative(name)) not in missing:
                     continue

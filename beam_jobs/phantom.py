@@ -23,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from beam_jobs.phantom_anatomy import SMALLEST_SIDE, draw_phantom
-from tfrecords.console import EXIT_OK, run_command
+from tfrecords.console import EXIT_OK, progress_bar, run_command
 from tfrecords.errors import InputError, OutputError
 
 __all__ = ["PhantomConfig", "PhantomSummary", "draw_phantom", "main", "write_phantoms"]
@@ -365,7 +364,7 @@ def write_phantoms(config: PhantomConfig, progress: bool = False) -> PhantomSumm
     pictures, copies = _plan(config)
     try:
         _prepare(config)
-        for picture in tqdm(pictures, desc="drawing", unit="image", disable=not progress):
+        for picture in progress_bar(pictures, "drawing", not progress, unit=" images"):
             (config.to / picture.path).write_bytes(_render(picture, config))
         for original, copy in copies:
             (config.to / copy).write_bytes((config.to / original).read_bytes())

@@ -210,7 +210,7 @@ def _assign_patients(rows: Sequence[IndexRow], config: PreprocessConfig) -> tupl
             patient = match[1]
         if patient is None:
             patient = (row.header and row.header.patient) or kermany_patient(row.image.path)
-        own += patient is None
+        own += not patient
         patients.append(patient or row.image.path)
     return patients, own
 

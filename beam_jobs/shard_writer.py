@@ -154,7 +154,9 @@ def write_shard(
         report(len(plan.images), sum(image.bytes for image in plan.images))
         return finished
     paths = _paths(settings, plan)
-    temporary = {rung: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for rung, path in paths.items()}
+    target = result_path(settings, plan)
+    temporary = {rung: _temporary_name(path) for rung, path in paths.items()}
+    unfinished = _temporary_name(target)
     images: list[WrittenImage] = []
     rejects: list[tuple[str, str]] = []
     try:
@@ -176,8 +178,6 @@ def write_shard(
             path.replace(paths[rung])
         files = {rung: Shard(writer.records, writer.bytes, writer.checksum) for rung, writer in writers.items()}
         result = ShardResult(files, tuple(images), tuple(rejects))
-        target = result_path(settings, plan)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         unfinished.write_text(result.to_json(), encoding="utf-8")
         unfinished.replace(target)
     except OSError as error:
@@ -186,12 +186,18 @@ def write_shard(
                 f"the disk is full: {os.strerror(error.errno)} while writing {paths[FULL_RUNG].name} below "
                 f"{settings.build}. Free some space and run the same command again: finished shards are kept."
             ) from error
-        raise
+        raise OutputError(
+            f"cannot write {paths[FULL_RUNG].name} below {settings.build}: {error.strerror or error}"
+        ) from error
     finally:
-        for path in temporary.values():
+        for path in (*temporary.values(), unfinished):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     return result
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:

@@ -6,6 +6,7 @@ bytes by that path. It is small, frozen and picklable, so that every worker hold
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import functools
@@ -19,6 +20,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from tfrecords.console import progress_bar
 from tfrecords.errors import ImageError, InputError, MissingExtraError
@@ -97,11 +100,12 @@ class ZipSource:
         climbing = [member.filename for member in members if _climbs(member.filename)]
         if climbing:
             raise InputError(f"{self.root} has members whose path climbs out of the archive: {_name_some(climbing)}")
-        entries = {
-            member.filename: member.file_size
-            for member in members
-            if not member.is_dir() and not _is_ignored(member.filename)
-        }
+        files = [member for member in members if not member.is_dir() and not _is_ignored(member.filename)]
+        entries = {member.filename: member.file_size for member in files}
+        if len(entries) < len(files):
+            counts = collections.Counter(member.filename for member in files)
+            repeated = sorted(name for name, count in counts.items() if count > 1)
+            raise InputError(f"{self.root} has several members of one name: {_name_some(repeated)}")
         for path, split, label in _read_layout(entries, self.root):
             yield SourceImage(path, entries[path], 0, (label,), split)
 
@@ -111,8 +115,9 @@ class ZipSource:
         Raises:
           ImageError: it is damaged or encrypted.
         """
+        archive = _open_zip(self.root)
         try:
-            with _open_zip(self.root).open(path) as member:
+            with archive.open(path) as member:
                 return member.read(limit)
         except (
             zipfile.BadZipFile,
@@ -153,14 +158,17 @@ class TableSource:
                 raise InputError(f"{where}: the path is empty")
             if label is None:
                 raise InputError(f"{where}: there is no label")
-            full = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+            path = os.path.normpath(path)
+            try:
+                full = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+            except ValueError as error:  # a NUL, or half a surrogate pair from JSON
+                raise InputError(f"{where}: {path!r} is not a path: {error}") from error
             if os.path.commonpath([root, full]) != root:
                 raise InputError(
                     f"{where}: the path {path!r} climbs out of {self.root}. "
                     "Give --images-root a directory that holds all images."
                 )
-            relative = Path(os.path.normpath(path))
-            path = (relative.relative_to(self.root) if relative.is_absolute() else relative).as_posix()
+            path = (Path(full).relative_to(root) if Path(path).is_absolute() else Path(path)).as_posix()
             if path in seen:
                 raise InputError(
                     f"{where}: {path} stands in line {seen[path]} already. "
@@ -268,14 +276,27 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> Z
     except Exception as error:  # TFDS raises a dozen unrelated types for a wrong name or no network
         raise InputError(f"cannot load the TFDS data set '{name}': {type(error).__name__}: {error}") from error
     features = builder.info.features
-    image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    image, label = features.get(image_key), features.get(label_key)
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
+    known = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image, label = known.get(image_key), known.get(label_key)
+    if (
+        not isinstance(image, tfds.features.Image)
+        or not isinstance(label, tfds.features.ClassLabel)
+        or np.dtype(image.np_dtype).name
+        not in ("uint8", "uint16")  # TFDS hides float32 pixels in the bytes of an RGBA PNG
+    ):
         raise InputError(
-            f"the TFDS data set '{name}' is not one of image classification: expected an Image and a ClassLabel, "
-            f"received {image_key}: {image!r:.60}, {label_key}: {label!r:.60}"
+            f"the TFDS data set '{name}' is not one of image classification: expected an Image of uint8 or uint16 "
+            f"and a ClassLabel, received {image_key}: {image!r:.60}, {label_key}: {label!r:.60}"
         )
-    extra = {"uint16": "png"}.get(str(image.np_dtype), "img")
+    unfit = [text for text in label.names if "/" in text or "\\" in text or _is_ignored(text)]
+    if unfit:
+        raise InputError(f"the TFDS data set '{name}' has the class name {unfit[0]!r}, which no folder can have")
+    strange = [split for split in builder.info.splits if split.lower() not in SPLIT_NAMES]
+    if strange:
+        raise InputError(
+            f"the TFDS data set '{name}' has the split '{strange[0]}'; expected only {', '.join(SPLIT_NAMES)}"
+        )
     temporary = archive.with_name(f".{archive.name}.{os.getpid()}.tmp")
     total = builder.info.splits.total_num_examples
     with (
@@ -290,8 +311,11 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> Z
             )
             for index, example in enumerate(examples):
                 data = example[image_key]
-                member = f"{split}/{label.int2str(int(example[label_key]))}/{index:08d}.{extra}"
-                info = zipfile.ZipInfo(member)  # a fixed date: the same data gives the same zip
+                number = int(example[label_key])
+                if number < 0:
+                    raise InputError(f"the TFDS data set '{name}' has no label for image {index} of split '{split}'")
+                # a fixed date: the same data gives the same zip
+                info = zipfile.ZipInfo(f"{split}/{label.int2str(number)}/{index:08d}.img")
                 target.writestr(info, data.numpy() if data.dtype == tf.string else tf.io.encode_png(data).numpy())
                 bar.update()
     temporary.replace(archive)
@@ -309,10 +333,14 @@ def _walk(root: str) -> Iterator[tuple[str, int, int]]:
                     path = posixpath.join(folder, entry.name)
                     if _is_ignored(entry.name):
                         continue
+                    if not _is_utf8(entry.name):
+                        raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8 text; rename it")
                     if entry.is_dir():
                         stack.append(path)
                     else:
                         status = entry.stat()
+                        if not stat.S_ISREG(status.st_mode):
+                            raise InputError(f"{entry.path} is neither a file nor a folder; remove it from the input")
                         yield path, status.st_size, status.st_mtime_ns
         except OSError as error:
             raise InputError(f"cannot read {error.filename or folder}: {error.strerror}") from error
@@ -326,14 +354,12 @@ def _read_layout(paths: dict, root: str) -> Iterator[tuple[str, str | None, str]
     parts = {path: path.split("/")[depth:] for path in paths}
     tops = {names[0] for names in parts.values()}
     has_splits = all(top.lower() in SPLIT_NAMES for top in tops)
+    if not has_splits and any(top.lower() in SPLIT_NAMES for top in tops):
+        others = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
+        raise InputError(f"{root} has split folders beside {_name_some(others)}; expected only splits, or only classes")
     need = 3 if has_splits else 2
     stray = sorted(path for path, names in parts.items() if len(names) < need)
     if stray:
-        if {top for top in tops if top.lower() in SPLIT_NAMES} and not has_splits:
-            others = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
-            raise InputError(
-                f"{root} has split folders beside {_name_some(others)}; expected only splits, or only classes"
-            )
         raise InputError(
             f"{root}: expected {'split/class/image' if has_splits else 'class/image or split/class/image'} files, "
             f"received {_name_some(stray)}, which {'lies' if len(stray) == 1 else 'lie'} in no class folder"
@@ -357,6 +383,14 @@ def _common_depth(paths: dict) -> int:
 
 def _is_ignored(path: str) -> bool:
     return any(name.startswith(".") or name.lower() in IGNORED_NAMES for name in path.split("/"))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _climbs(path: str) -> bool:
@@ -387,7 +421,7 @@ def _open_zip(path: str) -> zipfile.ZipFile:
 
 
 def _csv_rows(file: io.TextIOBase, table: str, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(file, delimiter=delimiter)
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True)  # else an open quote swallows the rows below it
     columns = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
     absent = {"path", "label"} - set(columns.values())
     if absent:
@@ -396,6 +430,10 @@ def _csv_rows(file: io.TextIOBase, table: str, delimiter: str) -> Iterator[tuple
             f"{'are' if len(absent) > 1 else 'is'} missing; the first line must name the columns "
             f"path,label and optionally patient,split,cause; received {', '.join(columns) or 'an empty file'}"
         )
+    names = [name.strip().lower() for name in reader.fieldnames or ()]
+    repeated = sorted({name for name in names if name in _TABLE_COLUMNS and names.count(name) > 1})
+    if repeated:
+        raise InputError(f"{table}: the column {repeated[0]} stands {names.count(repeated[0])} times in the first line")
     for row in reader:
         if None in row or None in row.values():
             raise InputError(f"{table}, line {reader.line_num}: expected {len(columns)} cells, as in the first line")
@@ -412,6 +450,7 @@ def _json_rows(file: io.TextIOBase, table: str) -> Iterator[tuple[int, dict[str,
             raise InputError(f"{table}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{table}, line {number}: expected an object with path and label, received {line:.60}")
+        row = {key.strip().lower(): value for key, value in row.items()}
         label = row.get("label")
         if isinstance(label, list):
             row["label"] = "|".join(map(str, label))

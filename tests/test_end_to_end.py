@@ -27,11 +27,12 @@ def cxr(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
     return done
 
 
-def start(*arguments: object) -> subprocess.Popen:
-    """Starts a command at the head of a process group of its own."""
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+def start(log: Path, *arguments: object) -> subprocess.Popen:
+    """Starts a command at the head of a process group of its own; what it says goes to `log`."""
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, arguments)], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -74,14 +75,24 @@ def reference(images, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_any_number_of_workers_writes_the_same_bytes(images, reference, tmp_path, workers):
-    cxr("preprocess", "--input", images, "--output", tmp_path / "data", "--sizes", "128", "--direct_num_workers", workers)
+    cxr(
+        "preprocess",
+        "--input",
+        images,
+        "--output",
+        tmp_path / "data",
+        "--sizes",
+        "128",
+        "--direct_num_workers",
+        workers,
+    )
     assert files_of(tmp_path / "data") == files_of(reference)
 
 
 def test_killed_with_all_its_processes_it_goes_on_where_it_was(images, reference, tmp_path):
     output = tmp_path / "data"
     arguments = ("preprocess", "--input", images, "--output", output, "--sizes", "128")
-    job = start(*arguments)
+    job = start(tmp_path / "log.txt", *arguments)
     wait_until(lambda: len(finished_shards(output)) >= 3 or job.poll() is not None)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
@@ -104,7 +115,7 @@ def test_killed_at_any_moment_over_and_over(images, reference, tmp_path, seed):
     output = tmp_path / "data"
     arguments = ("preprocess", "--input", images, "--output", output, "--sizes", "128")
     for patience in range(12):
-        job = start(*arguments)
+        job = start(tmp_path / "log.txt", *arguments)
         deadline = time.monotonic() + moments.uniform(0.5, 6) + patience
         while job.poll() is None and time.monotonic() < deadline:
             try:
@@ -121,14 +132,14 @@ def test_killed_at_any_moment_over_and_over(images, reference, tmp_path, seed):
         job.wait()
     else:
         cxr(*arguments)
-    assert job.returncode in (0, -signal.SIGKILL), job.stdout.read()
+    assert job.returncode in (0, -signal.SIGKILL), (tmp_path / "log.txt").read_text()
     assert files_of(output) == files_of(reference)
 
 
 def test_workers_whose_driver_was_killed_stop_by_themselves(images, reference, tmp_path):
     output = tmp_path / "data"
     arguments = ("preprocess", "--input", images, "--output", output, "--sizes", "128")
-    job = start(*arguments)
+    job = start(tmp_path / "log.txt", *arguments)
     wait_until(lambda: finished_shards(output) or job.poll() is not None)
     job.kill()
     job.wait()
@@ -147,10 +158,11 @@ def test_workers_whose_driver_was_killed_stop_by_themselves(images, reference, t
 
 def test_interrupt_says_how_to_go_on(images, tmp_path):
     output = tmp_path / "data"
-    job = start("preprocess", "--input", images, "--output", output)
+    job = start(tmp_path / "log.txt", "preprocess", "--input", images, "--output", output)
     wait_until(lambda: finished_shards(output) or job.poll() is not None)
     os.killpg(job.pid, signal.SIGINT)
-    said = job.communicate(timeout=30)[0]
+    job.wait(30)
+    said = (tmp_path / "log.txt").read_text()
     assert job.returncode == 130
     assert "run the same command again to continue" in said
     assert "Traceback" not in said
@@ -160,7 +172,7 @@ def test_interrupt_says_how_to_go_on(images, tmp_path):
 def test_two_jobs_cannot_write_to_one_directory(images, tmp_path):
     output = tmp_path / "data"
     arguments = ("preprocess", "--input", images, "--output", output)
-    job = start(*arguments)
+    job = start(tmp_path / "log.txt", *arguments)
     wait_until(lambda: (output / ".work" / "job.json").exists() or job.poll() is not None)
     second = cxr(*arguments, check=False)
     assert second.returncode == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -30,18 +30,22 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         return EXIT_INTERRUPTED
 
 
-def progress_bar(total: int, description: str, quiet: bool = False, file: TextIO | None = None, **options: Any) -> tqdm:
+def progress_bar(
+    work: int | Sized | None, description: str, quiet: bool = False, file: TextIO | None = None, **options: Any
+) -> tqdm:
     """A progress bar on standard error; every ten seconds only where nobody watches a terminal.
 
     Args:
-      total: how much there is to do.
+      work: how much there is to do, None where that is not known; or what to go through.
       description: what is being done.
       quiet: show nothing.
       file: stream to write to instead.
       options: for `tqdm`, such as `unit`.
     """
     every = 0.1 if (file or sys.stderr).isatty() else 10.0
-    return tqdm(total=total, desc=description, disable=quiet, file=file, mininterval=every, smoothing=0.1, **options)
+    if isinstance(work, Sized):
+        options["iterable"], work = work, len(work)
+    return tqdm(total=work, desc=description, disable=quiet, file=file, mininterval=every, smoothing=0.1, **options)
 
 
 def format_bytes(count: float) -> str:

@@ -174,7 +174,7 @@ def read_manifest(root: str | Path) -> Manifest:
     path = Path(root) / MANIFEST_NAME
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if not Path(root).is_dir():
             raise DatasetError(f"{root} is not a directory; expected a data set written by `cxr preprocess`") from error
         raise DatasetError(

@@ -352,7 +352,7 @@ def test_several_frames():
 def test_too_many_pixels_are_not_decoded():
     dataset = make(picture(255, np.uint8), JPEG2000Lossless, PixelData=encapsulate([b"not looked at"]))
     dataset["PixelData"].is_undefined_length = True
-    with pytest.raises(ImageError, match=r"64 x 48 = 3072 pixels, more than the limit of 3071 \(--max-pixels\)"):
+    with pytest.raises(ImageError, match=r"64 x 48 = 3072 pixels, more than the limit of 3071 \(--max-megapixels\)"):
         read_dicom_pixels(to_bytes(dataset), 3071)
 
 

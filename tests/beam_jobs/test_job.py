@@ -148,7 +148,11 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
 
 def test_the_order_of_a_table_does_not_matter(phantoms, tmp_path):
     rows = [
-        {"path": str(path.relative_to(phantoms)), "label": path.parent.name, "patient": kermany_patient(path.name) or ""}
+        {
+            "path": str(path.relative_to(phantoms)),
+            "label": path.parent.name,
+            "patient": kermany_patient(path.name) or "",
+        }
         for path in sorted(phantoms.rglob("*.jpeg"))
     ]
     for name, ordered in (("a", rows), ("b", rows[::-1])):
@@ -170,7 +174,9 @@ def test_multi_label_table(phantoms, tmp_path):
     assert manifest.multi_label
     assert manifest.labels == ("edema", "effusion", "mass")
     found = {
-        record.path: record.label for split in manifest.splits for record in read_split(tmp_path / "data", manifest, "full", split)
+        record.path: record.label
+        for split in manifest.splits
+        for record in read_split(tmp_path / "data", manifest, "full", split)
     }
     expected = [(0, 1), (1,), (), (0, 1, 2)]
     assert found == {row["path"]: expected[index % 4] for index, row in enumerate(rows)}
@@ -230,7 +236,7 @@ def broken(phantoms, tmp_path) -> Path:
 
 
 def test_broken_images_fail_the_job_before_anything_looks_whole(broken, tmp_path):
-    with pytest.raises(InputError, match="1 of .* images cannot be used") as failure:
+    with pytest.raises(InputError, match=r"1 of .* images cannot be used") as failure:
         run(broken, tmp_path / "data")
     assert "not an image" in str(failure.value)
     assert "only headers were read" in str(failure.value)
@@ -384,7 +390,7 @@ def test_refusals(case, phantoms, tmp_path, capsys):
 def test_a_disk_that_is_too_small_is_seen_before_writing(phantoms, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _: free)
-    with pytest.raises(OutputError, match="needs about .* 1000 B free"):
+    with pytest.raises(OutputError, match=r"needs about .* 1000 B free"):
         run(phantoms, tmp_path / "data")
     assert not list((tmp_path / "data" / ".work" / "results").glob("*"))
 

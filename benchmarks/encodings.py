@@ -1,0 +1,89 @@
+"""What each `--encoding` costs and gains: size, time to write, time to stream. The ground of the default.
+
+    python benchmarks/encodings.py --images DIR [--rounds 3]
+
+DIR holds class folders (phantoms without it). Each encoding is written by `cxr preprocess` with a 512 rung,
+then streamed by tf.data on all cores: every record of train parsed and decoded, nothing else. The encodings
+take turns within a round, and medians of the rounds are given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from tabulate import tabulate
+
+from tfrecords.manifest import read_manifest
+from tfrecords.parse import decode_record
+
+CORES = len(os.sched_getaffinity(0))
+STREAM_SECONDS = 6.0
+
+
+def stream(root: Path, rung: str) -> float:
+    """images/s of reading, parsing and decoding the training split, after a round that fills the page cache."""
+    manifest = read_manifest(root)
+    schema = manifest.schema(rung)
+    files = [str(path) for path in manifest.shard_paths(root, rung, "train")]
+    dataset = tf.data.TFRecordDataset(files).repeat()
+    dataset = dataset.map(
+        lambda data: decode_record(data, schema, 1, manifest.bit_depth)["image"], num_parallel_calls=CORES
+    )
+    images = iter(dataset)
+    for _ in range(manifest.splits["train"].images):
+        next(images)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < STREAM_SECONDS:
+        next(images)
+        done += 1
+    return done / (time.perf_counter() - began)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of images in class folders (phantoms)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each (3)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cxr-bench-") as name:
+        folder = Path(name)
+        source = arguments.images
+        if source is None:
+            source = folder / "phantoms"
+            command = [sys.executable, "-m", "cxr", "phantom", "--to", str(source), "--patients", "120"]
+            subprocess.run(command, check=True)
+        encodings = ("source", "png", "raw")
+        for encoding in encodings:
+            command = ["preprocess", "--input", str(source), "--output", str(folder / encoding), "--encoding", encoding]
+            subprocess.run([sys.executable, "-m", "cxr", *command, "--sizes", "512"], check=True, capture_output=True)
+        rates: dict[str, list[float]] = {encoding: [] for encoding in (*encodings, "512 rung")}
+        for _ in range(arguments.rounds):
+            for encoding in encodings:
+                rates[encoding].append(stream(folder / encoding, "full"))
+            rates["512 rung"].append(stream(folder / "source", "512"))
+        rows = []
+        for encoding in (*encodings, "512 rung"):
+            root, rung = (folder / "source", "512") if encoding == "512 rung" else (folder / encoding, "full")
+            shards = [shard for shards in read_manifest(root).rungs[rung].shards.values() for shard in shards]
+            size = sum(shard.bytes for shard in shards) / sum(shard.records for shard in shards)
+            rows.append([encoding, size / 1e3, statistics.median(rates[encoding])])
+    print(tabulate(rows, ["encoding", "KB an image", "streamed images/s"], floatfmt=".0f"))
+    if arguments.json:
+        figures = [dict(zip(("encoding", "kb_an_image", "images_s"), row, strict=True)) for row in rows]
+        arguments.json.write_text(json.dumps({"cores": CORES, "rows": figures, "runs": rates}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
