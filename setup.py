@@ -12,7 +12,7 @@ BASE = [
     "google-crc32c>=1.6",
     "blake3>=1.0",
     "simplejpeg>=1.8",
-    "opencv-python-headless>=4.10",
+    "opencv-python-headless>=5",  # older ones take damaged PNGs
     "pillow>=12.1.1,<13",
     "tqdm>=4.66",
     "tabulate>=0.9",
@@ -26,6 +26,8 @@ EXTRAS = {
         "keras>=3.15,<4",
         "tensorboard>=2.21",
         "tensorflow-datasets>=4.9.10",
+        "importlib_resources>=6",  # which tensorflow-datasets imports and does not declare
+        "requests>=2.31",
         "scikit-learn>=1.6",
     ],
     "dicom": [

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.decode import ImageHeader
-from beam_jobs.planning import SPLIT_ORDER
+from beam_jobs.planning import split_order
 
 WARN_AUC = 0.7
 """Cross-validated AUC from which on the encoding is said to give the label away."""
@@ -127,11 +127,6 @@ def _balance(images: Sequence[AuditImage], labels: Sequence[str]) -> dict[str, A
         }
         for split in sorted(totals, key=split_order)
     }
-
-
-def split_order(split: str) -> tuple[int, str]:
-    """Sorts train, val, test first and in this order."""
-    return (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split)
 
 
 def encoding_features(images: Sequence[AuditImage]) -> np.ndarray:

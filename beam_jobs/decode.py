@@ -364,6 +364,15 @@ def _keepable(data: bytes, header: ImageHeader, merged: np.ndarray, stored_chann
         return None
     as_stored = merged.shape[2] == stored_channels
     if header.format == "JPEG" and header.mode in ("L", "RGB"):
-        return "jpeg" if as_stored or np.array_equal(codec.decode_jpeg(data, 1), merged) else None
+        return "jpeg" if as_stored or _luma_is_grey(data, merged) else None
     # bit depth and colour type of the IHDR chunk: grey or RGB
     return "png" if header.format == "PNG" and as_stored and data[24] in (8, 16) and data[25] in (0, 2) else None
+
+
+def _luma_is_grey(data: bytes, grey: np.ndarray) -> bool:
+    """Whether the luma plane of a colour JPEG with three equal channels is that channel.
+
+    In YCbCr it always is: red grows with Cr, blue with Cb, and green falls with both, so that they can only
+    be equal where both are neutral, and then each is the luma. What is stored as RGB is decoded to see.
+    """
+    return simplejpeg.decode_jpeg_header(data)[2] == "YCbCr" or np.array_equal(codec.decode_jpeg(data, 1), grey)

@@ -16,28 +16,21 @@ from typing import Any
 import blake3
 
 from beam_jobs import pipeline as beam_pipeline
-from beam_jobs.audit import AuditImage, audit, split_order
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.index import (
-    IndexRow,
-    fingerprint_listing,
-    read_rows,
-    write_tasks,
-)
+from beam_jobs.finish import finish
+from beam_jobs.index import IndexRow, fingerprint_listing, read_rows, write_tasks
 from beam_jobs.index import result_path as index_result_path
-from beam_jobs.planning import Plan, PlannedImage, make_plan
-from beam_jobs.shard_writer import ShardResult, ShardSettings, WrittenImage, read_finished
-from beam_jobs.sources import Source, SourceImage, materialize_tfds, open_source
+from beam_jobs.planning import Plan, PlannedImage, make_plan, split_order
+from beam_jobs.shard_writer import ShardResult, ShardSettings, read_finished
+from beam_jobs.sources import Source, SourceImage, open_source
+from beam_jobs.tfds_source import materialize_tfds
 from beam_jobs.workspace import Workspace
 from tfrecords.console import format_bytes
 from tfrecords.errors import InputError, OutputError
-from tfrecords.manifest import Manifest, Rung, Split, read_manifest, write_atomically
+from tfrecords.manifest import Manifest, read_manifest, write_atomically
 from tfrecords.schema import SCHEMA_VERSION
-from tfrecords.shards import AUDIT_NAME, MANIFEST_NAME, REJECTS_NAME
-from tfrecords.tfds_metadata import write_tfds_metadata
+from tfrecords.shards import AUDIT_NAME, REJECTS_NAME
 
-SIZE_STEP = 64
-"""Width of a cell of the size histogram, pixels."""
 TFDS_PREFIX = "tfds:"
 _DISTRIBUTIONS = ("cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pydicom")
 _WORST = 5
@@ -110,7 +103,7 @@ def preprocess(config: PreprocessConfig, beam_arguments: Sequence[str] = (), qui
 def _open_source(config: PreprocessConfig, workspace: Workspace) -> Source:
     if config.input.startswith(TFDS_PREFIX):
         name = config.input.removeprefix(TFDS_PREFIX)
-        return materialize_tfds(name, workspace.archive, config.tfds_data_dir)
+        return materialize_tfds(name, workspace.archive(config.input), config.tfds_data_dir)
     return open_source(config.input, config.images_root)
 
 
@@ -167,7 +160,7 @@ def _build(
     results = _write_shards(workspace, context, plan, settings, options, quiet)
     rejects += [reject for result in results for reject in result.rejects]
     _check_rejects(rejects, len(listing), config)
-    _finish(config, workspace, source, job, plan, usable, results, sorted(rejects), sorted(dropped))
+    finish(workspace.build, job, source.kind, settings, plan, usable, results, rejects, dropped)
     return sum(finished)
 
 
@@ -328,127 +321,6 @@ def _estimate_output(image: PlannedImage, settings: ShardSettings) -> int:
     depth = settings.bit_depth // 8
     # a rung's long side is not known here; a chest X-ray is at most about 1.5 times as wide as high
     return image.bytes + sum(min(image.pixels, round(1.5 * size * size)) * depth for size in settings.sizes)
-
-
-def _finish(
-    config: PreprocessConfig,
-    workspace: Workspace,
-    source: Source,
-    job: dict[str, Any],
-    plan: Plan,
-    rows: Sequence[IndexRow],
-    results: Sequence[ShardResult],
-    rejects: list[tuple[str, str]],
-    dropped: list[tuple[str, str]],
-) -> None:
-    """Writes audit, rejects, TFDS metadata and, last, the manifest, all still in the build directory."""
-    planned = {image.path: image for image in plan.images}
-    written = [image for result in results for image in result.images]
-    headers = {row.image.path: row for row in rows}
-    report = audit(
-        [
-            AuditImage(
-                image.path,
-                planned[image.path].split,
-                planned[image.path].patient,
-                planned[image.path].labels,
-                image.pixel_hash,
-                headers[image.path].header,  # type: ignore[arg-type]
-                headers[image.path].image.bytes,
-            )
-            for image in written
-        ],
-        plan.labels,
-        plan.notes,
-    )
-    report["own_patients"] = plan.own_patients
-    if plan.own_patients:
-        report["warnings"].append(
-            f"PATIENTS: nothing names the patient of {plan.own_patients} images, so each counts as a patient of its "
-            "own and one patient may stand in several splits; see --patient-pattern, or a table with a `patient` column"
-        )
-    manifest = _make_manifest(config, source, job, plan, results)
-    for rung in manifest.rungs:
-        write_tfds_metadata(workspace.build / rung, manifest, rung)
-    write_atomically(workspace.build / AUDIT_NAME, json.dumps(report, indent=2, sort_keys=True) + "\n")
-    lines = [{"path": path, "kind": "unreadable", "reason": reason} for path, reason in rejects]
-    lines += [{"path": path, "kind": "duplicate", "reason": reason} for path, reason in dropped]
-    write_atomically(workspace.build / REJECTS_NAME, "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomically(workspace.build / MANIFEST_NAME, manifest.to_json())
-
-
-def _make_manifest(
-    config: PreprocessConfig, source: Source, job: dict[str, Any], plan: Plan, results: Sequence[ShardResult]
-) -> Manifest:
-    planned = {image.path: image for image in plan.images}
-    written = [image for result in results for image in result.images]
-    by_split: dict[str, list[PlannedImage]] = collections.defaultdict(list)
-    for image in written:
-        by_split[planned[image.path].split].append(planned[image.path])
-    names = list(dict.fromkeys(shard.split for shard in plan.shards))
-    splits = {}
-    for name in names:
-        counts = collections.Counter(index for image in by_split[name] for index in image.labels)
-        splits[name] = Split(
-            len(by_split[name]),
-            len({image.patient for image in by_split[name]}),
-            {label: counts[index] for index, label in enumerate(plan.labels)},
-        )
-    rungs = {}
-    for rung, (size, encoding) in _rungs_of(config).items():
-        shards = {
-            name: tuple(
-                result.files[rung] for shard, result in zip(plan.shards, results, strict=True) if shard.split == name
-            )
-            for name in names
-        }
-        rungs[rung] = Rung(size, encoding, shards)
-    channels = {image.channels for image in written}
-    return Manifest(
-        name=config.name,
-        labels=plan.labels,
-        multi_label=plan.multi_label,
-        bit_depth=plan.bit_depth,
-        channels=channels.pop() if len(channels) == 1 else 0,
-        splits=splits,
-        rungs=rungs,
-        sizes=_size_histogram(written),
-        pixels=_pixel_statistics([image for image in written if planned[image.path].split == "train"]),
-        source={"kind": source.kind, "listing": job["listing"], "pixels": _fingerprint(written, planned)},
-        options=job["options"],
-        versions=job["versions"],
-    )
-
-
-def _rungs_of(config: PreprocessConfig) -> dict[str, tuple[int | None, str]]:
-    return ShardSettings(
-        "", "", config.name, config.encoding, config.sizes, config.rung_encoding, 8, False, config.max_pixels
-    ).rungs
-
-
-def _size_histogram(images: Sequence[WrittenImage]) -> dict[str, Any]:
-    cells = collections.Counter((image.height // SIZE_STEP, image.width // SIZE_STEP) for image in images)
-    histogram: dict[str, Any] = {"step": SIZE_STEP, "counts": [[*cell, count] for cell, count in sorted(cells.items())]}
-    for side in ("height", "width"):
-        values = [getattr(image, side) for image in images]
-        histogram[side] = {"min": min(values), "mean": round(sum(values) / len(values), 2), "max": max(values)}
-    histogram["pixels"] = sum(image.height * image.width for image in images)
-    return histogram
-
-
-def _pixel_statistics(images: Sequence[WrittenImage]) -> dict[str, float]:
-    mean = math.fsum(image.mean for image in images) / len(images)
-    square = math.fsum(image.variance + image.mean**2 for image in images) / len(images)
-    return {"mean": round(mean, 9), "std": round(math.sqrt(max(0.0, square - mean**2)), 9)}
-
-
-def _fingerprint(written: Sequence[WrittenImage], planned: dict[str, PlannedImage]) -> str:
-    """BLAKE3 over what the data set says: path, pixels, labels, patient and split of every image."""
-    hasher = blake3.blake3()
-    for image in sorted(written, key=lambda image: image.path):
-        plan = planned[image.path]
-        hasher.update(json.dumps([image.path, image.pixel_hash, plan.labels, plan.patient, plan.split]).encode())
-    return hasher.hexdigest()
 
 
 def _versions() -> dict[str, str]:

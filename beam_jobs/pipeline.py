@@ -188,18 +188,21 @@ def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.Pip
     extra = list(arguments)
     if "--runner" not in names:
         extra.append(f"--runner={LOCAL_RUNNER}")
-        if "--direct_num_workers" not in names:
-            extra.append(f"--direct_num_workers={workers}")
         if "--direct_running_mode" not in names:
             extra.append("--direct_running_mode=multi_processing")
+            if "--direct_num_workers" not in names:
+                extra.append(f"--direct_num_workers={workers}")
     return pipeline_options.PipelineOptions(extra)
 
 
 def in_one_process(options: pipeline_options.PipelineOptions) -> pipeline_options.PipelineOptions:
     """The same options for a stage too small to start processes for; unchanged where a cluster runs it."""
-    if options.view_as(pipeline_options.StandardOptions).runner != LOCAL_RUNNER:
-        return options
-    return pipeline_options.PipelineOptions([f"--runner={LOCAL_RUNNER}"])
+    return pipeline_options.PipelineOptions([f"--runner={LOCAL_RUNNER}"]) if is_local(options) else options
+
+
+def is_local(options: pipeline_options.PipelineOptions) -> bool:
+    """Whether the local runner runs the pipeline."""
+    return options.view_as(pipeline_options.StandardOptions).runner == LOCAL_RUNNER
 
 
 def run_tasks(
@@ -240,8 +243,11 @@ def run_tasks(
 
     log = progress.with_name("beam.log")
     try:
-        run_with_bar(run, progress, images, description, log, quiet)
-    except Exception as error:  # whatever a runner raises: the last line says what, the log says where
+        # what a cluster says is for the person to see; the local runner's workers only tell of themselves
+        run_with_bar(run, progress, images, description, log if is_local(options) else None, quiet)
+    except Exception as error:  # whatever a runner raises: a worker's traceback, of which the last line says what
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{error}\n")
         last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
         raise CxrError(f"the Beam pipeline failed: {type(error).__name__}: {last} (the whole story: {log})") from error
     if errors.exists():

@@ -139,6 +139,11 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
     return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), own_patients, tuple(notes))
 
 
+def split_order(split: str) -> tuple[int, str]:
+    """Sorts train, val, test first and in this order."""
+    return (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split)
+
+
 def hash_fraction(*parts: object) -> float:
     """A number in [0, 1) that is a stable, evenly spread function of `parts`."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
@@ -302,7 +307,7 @@ def _cut_shards(images: Sequence[PlannedImage], config: PreprocessConfig) -> tup
     for image in images:
         by_split[image.split].append(image)
     shards: list[ShardPlan] = []
-    for split in sorted(by_split, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name)):
+    for split in sorted(by_split, key=split_order):
         ordered = sorted(
             by_split[split], key=lambda image: (hash_fraction(config.seed, "order", image.path), image.path)
         )

@@ -85,19 +85,19 @@ def read_progress(folder: Path) -> tuple[int, int]:
 
 
 def run_with_bar(
-    work: Callable[[], Any], folder: Path, total: int, description: str, log: Path, quiet: bool = False
+    work: Callable[[], Any], folder: Path, total: int, description: str, log: Path | None, quiet: bool = False
 ) -> Any:
     """Runs `work` in a thread while a progress bar shows what the workers report.
 
-    What `work` and the processes it starts write to standard error goes to `log`: Beam's workers tell of
-    their own coming and going, and there is no option that stops them.
+    What `work` and the processes it starts write to standard error goes to `log` where that is given: Beam's
+    local workers tell of their own coming and going, and there is no option that stops them.
 
     Args:
       work: what to run; its result or exception is passed on.
       folder: the progress folder; emptied first.
       total: images in all.
       description: of the bar.
-      log: file that standard error is appended to.
+      log: file that standard error is appended to, or None.
       quiet: show no bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,8 +128,11 @@ def run_with_bar(
 
 
 @contextlib.contextmanager
-def _stderr_to(log: Path) -> Iterator[TextIO]:
-    """Sends file descriptor 2 to `log`; yields a stream to where it went before."""
+def _stderr_to(log: Path | None) -> Iterator[TextIO]:
+    """Sends file descriptor 2 to `log`, if any; yields a stream to where it went before."""
+    if log is None:
+        yield sys.stderr
+        return
     sys.stderr.flush()
     saved = os.dup(2)
     try:

@@ -1,4 +1,4 @@
-"""Where images come from: folders, a zip, a table, or a TFDS data set.
+"""Where images come from: folders, a zip, or a table. (`tfds_source.py` makes a zip of a TFDS data set.)
 
 A source lists its images (`SourceImage`: a path and what the source says about it) and reads one image's
 bytes by that path. It is small, frozen and picklable, so that every worker holds one.
@@ -21,10 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from tfrecords.console import progress_bar
-from tfrecords.errors import ImageError, InputError, MissingExtraError
+from tfrecords.errors import ImageError, InputError
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -100,7 +97,7 @@ class ZipSource:
         climbing = [member.filename for member in members if _climbs(member.filename)]
         if climbing:
             raise InputError(f"{self.root} has members whose path climbs out of the archive: {_name_some(climbing)}")
-        files = [member for member in members if not member.is_dir() and not _is_ignored(member.filename)]
+        files = [member for member in members if not member.is_dir() and not is_ignored(member.filename)]
         entries = {member.filename: member.file_size for member in files}
         if len(entries) < len(files):
             counts = collections.Counter(member.filename for member in files)
@@ -224,7 +221,7 @@ Source = FolderSource | ZipSource | TableSource
 def open_source(location: str, images_root: str | None = None) -> Source:
     """The source that a command line names: a directory, a zip, or a table.
 
-    `tfds:NAME` is turned into a zip first, see `materialize_tfds`.
+    `tfds:NAME` is turned into a zip first, see `tfds_source.materialize_tfds`.
 
     Args:
       location: path of it.
@@ -248,80 +245,6 @@ def open_source(location: str, images_root: str | None = None) -> Source:
     )
 
 
-def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> ZipSource:
-    """Writes an image-classification data set of TFDS into an uncompressed zip of `split/class/*` files.
-
-    The encoded images are copied as they are, so nothing is lost. A zip that exists is kept: it is renamed
-    into place only when whole.
-
-    Args:
-      name: what `tfds.builder` takes, such as `patch_camelyon` or `my_data/config:1.0.0`.
-      archive: where to write the zip.
-      data_dir: TFDS's data directory; its default otherwise.
-
-    Raises:
-      InputError: no such data set, or not one of image classification, or it cannot be had (no network).
-      MissingExtraError: tensorflow-datasets or TensorFlow is not installed.
-    """
-    if archive.exists():
-        return ZipSource(os.fspath(archive))
-    try:
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise MissingExtraError("reading from TFDS", error.name or "tensorflow-datasets", "train") from error
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        builder.download_and_prepare()
-    except Exception as error:  # TFDS raises a dozen unrelated types for a wrong name or no network
-        raise InputError(f"cannot load the TFDS data set '{name}': {type(error).__name__}: {error}") from error
-    features = builder.info.features
-    image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
-    known = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    image, label = known.get(image_key), known.get(label_key)
-    if (
-        not isinstance(image, tfds.features.Image)
-        or not isinstance(label, tfds.features.ClassLabel)
-        or np.dtype(image.np_dtype).name
-        not in ("uint8", "uint16")  # TFDS hides float32 pixels in the bytes of an RGBA PNG
-    ):
-        raise InputError(
-            f"the TFDS data set '{name}' is not one of image classification: expected an Image of uint8 or uint16 "
-            f"and a ClassLabel, received {image_key}: {image!r:.60}, {label_key}: {label!r:.60}"
-        )
-    unfit = [text for text in label.names if "/" in text or "\\" in text or _is_ignored(text)]
-    if unfit:
-        raise InputError(f"the TFDS data set '{name}' has the class name {unfit[0]!r}, which no folder can have")
-    strange = [split for split in builder.info.splits if split.lower() not in SPLIT_NAMES]
-    if strange:
-        raise InputError(
-            f"the TFDS data set '{name}' has the split '{strange[0]}'; expected only {', '.join(SPLIT_NAMES)}"
-        )
-    temporary = archive.with_name(f".{archive.name}.{os.getpid()}.tmp")
-    total = builder.info.splits.total_num_examples
-    with (
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
-        progress_bar(total, f"reading {name}", unit=" images") as bar,
-    ):
-        for split in builder.info.splits:
-            examples = builder.as_dataset(
-                split=split,
-                decoders={image_key: tfds.decode.SkipDecoding()},
-                read_config=tfds.ReadConfig(try_autocache=False),
-            )
-            for index, example in enumerate(examples):
-                data = example[image_key]
-                number = int(example[label_key])
-                if number < 0:
-                    raise InputError(f"the TFDS data set '{name}' has no label for image {index} of split '{split}'")
-                # a fixed date: the same data gives the same zip
-                info = zipfile.ZipInfo(f"{split}/{label.int2str(number)}/{index:08d}.img")
-                target.writestr(info, data.numpy() if data.dtype == tf.string else tf.io.encode_png(data).numpy())
-                bar.update()
-    temporary.replace(archive)
-    return ZipSource(os.fspath(archive))
-
-
 def _walk(root: str) -> Iterator[tuple[str, int, int]]:
     """Yields (relative path, bytes, modification time) of every file below a directory."""
     stack = [""]
@@ -331,7 +254,7 @@ def _walk(root: str) -> Iterator[tuple[str, int, int]]:
             with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
                 for entry in entries:
                     path = posixpath.join(folder, entry.name)
-                    if _is_ignored(entry.name):
+                    if is_ignored(entry.name):
                         continue
                     if not _is_utf8(entry.name):
                         raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8 text; rename it")
@@ -381,7 +304,8 @@ def _common_depth(paths: dict) -> int:
     return depth
 
 
-def _is_ignored(path: str) -> bool:
+def is_ignored(path: str) -> bool:
+    """Whether a path has a part that begins with a dot or is one of `IGNORED_NAMES`."""
     return any(name.startswith(".") or name.lower() in IGNORED_NAMES for name in path.split("/"))
 
 

@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import blake3
+
 from tfrecords.errors import DatasetError, OutputError
 from tfrecords.manifest import Manifest, read_manifest, write_atomically
 from tfrecords.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME
@@ -48,7 +50,6 @@ class Workspace:
         self.results = self.work / "results"
         self.build = self.work / "build"
         self.progress = self.work / "progress"
-        self.archive = self.work / "tfds.zip"
         self._job = self.work / "job.json"
 
     @contextlib.contextmanager
@@ -147,6 +148,10 @@ class Workspace:
         write_atomically(self._job, json.dumps(job, sort_keys=True, indent=1))
         return False
 
+    def archive(self, source: str) -> Path:
+        """Where a source that has no files of its own is copied to."""
+        return self.work / f"{blake3.blake3(source.encode()).hexdigest(16)}.zip"
+
     def is_built(self) -> bool:
         """Whether the new data set is whole and only has to be published."""
         return (self.build / MANIFEST_NAME).exists()
@@ -175,8 +180,8 @@ class Workspace:
     def _clear(self) -> None:
         self.close()
         for entry in self.work.iterdir():
-            if entry.name == "lock":
-                continue
+            if entry.name == "lock" or entry.suffix == ".zip":
+                continue  # a source that was copied here is as good for another job
             if entry.is_dir():
                 shutil.rmtree(entry)
             else:

@@ -1,0 +1,1 @@
+"""Training on the data sets that `tfrecords` describes. Nothing here yet."""

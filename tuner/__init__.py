@@ -1,0 +1,1 @@
+"""Architecture search over the trainer. Nothing here yet."""

@@ -161,6 +161,28 @@ def test_the_order_of_a_table_does_not_matter(phantoms, tmp_path):
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
+def test_a_tfds_data_set_goes_through_the_whole_job(phantoms, dataset, tmp_path):
+    """A finished data set is itself one that TFDS can name, so it serves as the source."""
+    tfds = pytest.importorskip("tensorflow_datasets", reason="TFDS sources need pip install 'cxr-stream[train]'")
+    folder = tmp_path / "tfds" / "cxr" / "1.0.0"
+    shutil.copytree(dataset / "64", folder)
+    assert tfds.builder("cxr", data_dir=tmp_path / "tfds").info.splits["test"].num_examples > 0
+    with pytest.raises(InputError, match="expected an Image"):  # a raw rung has no encoded images
+        run("tfds:cxr", tmp_path / "data", tfds_data_dir=str(tmp_path / "tfds"))
+    shutil.rmtree(folder)
+    shutil.copytree(dataset / "full", folder)
+    run("tfds:cxr", tmp_path / "data", tfds_data_dir=str(tmp_path / "tfds"))
+    manifest, reference = read_manifest(tmp_path / "data"), read_manifest(dataset)
+    assert manifest.splits["test"].labels == reference.splits["test"].labels
+    for split in manifest.splits:
+        hashes = [
+            sorted(record.pixel_hash for record in read_split(root, of, "full", split))
+            for root, of in ((tmp_path / "data", manifest), (dataset, reference))
+        ]
+        assert hashes[0] == hashes[1]
+    assert run("tfds:cxr", tmp_path / "data", tfds_data_dir=str(tmp_path / "tfds")).already_complete
+
+
 def test_multi_label_table(phantoms, tmp_path):
     paths = sorted(phantoms.rglob("*.jpeg"))[:40]
     labels = ["edema|effusion", "effusion", "", "edema|mass|effusion"]
@@ -305,7 +327,7 @@ def test_the_old_data_set_stays_whole_until_the_new_one_is(phantoms, tmp_path, m
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job_module, "_make_manifest", stop)
+    monkeypatch.setattr(job_module, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
         run(phantoms, tmp_path / "data", overwrite=True)
     assert {name: data for name, data in files_of(tmp_path / "data").items() if not name.startswith(".work")} == old

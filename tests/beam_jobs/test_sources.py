@@ -19,9 +19,9 @@ from beam_jobs.sources import (
     SourceImage,
     TableSource,
     ZipSource,
-    materialize_tfds,
     open_source,
 )
+from beam_jobs.tfds_source import materialize_tfds
 from tfrecords.errors import ImageError, InputError
 
 CONTENT = b"0123456789"

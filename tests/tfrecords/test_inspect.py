@@ -122,6 +122,7 @@ def test_the_contact_sheet_has_the_size_of_its_images(make, tmp_path, capsys, im
 def test_the_contact_sheet_shows_the_images(make, tmp_path, kind):
     made = make(tmp_path / "set", sizes=(), **kind)
     sheet = np.asarray(contact_sheet(made.root, made.manifest, "val", 2))
+    assert all(caption.any() for caption in np.split(sheet[TILE:], 2, axis=1))
     shown = []
     for tile in (sheet[:TILE, :TILE], sheet[:TILE, TILE : 2 * TILE]):
         rows, columns = np.nonzero(tile.max(axis=2) > 0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
@@ -181,7 +181,7 @@ def test_a_reader_never_sees_a_part(tmp_path):
     path = tmp_path / "manifest.json"
     contents = ["a" * 300_000, "b" * 200_000]
     path.write_text(contents[0])
-    writer = multiprocessing.get_context("fork").Process(target=_write_often, args=(path, contents))
+    writer = threading.Thread(target=_write_often, args=(path, contents))
     writer.start()
     seen = set()
     while writer.is_alive():
@@ -189,5 +189,4 @@ def test_a_reader_never_sees_a_part(tmp_path):
         assert text in contents
         seen.add(text[0])
     writer.join()
-    assert writer.exitcode == 0
     assert seen == {"a", "b"}

@@ -16,7 +16,6 @@ import tensorflow_datasets as tfds
 from tfrecords import codec
 from tfrecords.parse import decode_record
 
-pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning:tensorflow_datasets")
 ROOT = Path(__file__).resolve().parents[2]
 
 KINDS = {
@@ -79,6 +78,7 @@ def test_tfds_knows_names_types_and_sizes(made):
         label = info.features["label"].feature if made.manifest.multi_label else info.features["label"]
         assert label.names == list(made.manifest.labels)
         assert info.name == made.manifest.name
+        assert info.disable_shuffling  # the order of records is part of the data set
         assert info.features["image"].np_dtype == f"uint{made.manifest.bit_depth}"
         assert info.dataset_size == sum(path.stat().st_size for path in (made.root / rung).glob("*.tfrecord-*"))
 
