@@ -6,6 +6,7 @@ Nothing here imports TensorFlow; a Beam worker writes records with this file and
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
@@ -76,7 +77,7 @@ class RecordSchema:
     raw: bool
     multi_label: bool
 
-    @property
+    @functools.cached_property
     def features(self) -> tuple[Feature, ...]:
         """The feature table."""
         image = (
@@ -107,7 +108,7 @@ class RecordSchema:
         Raises:
           ValueError: a value does not fit its feature; the message names the feature and the path.
         """
-        values: dict[str, Any] = dataclasses.asdict(record)
+        values: dict[str, Any] = dict(vars(record))
         if self.raw:
             values["image/value"] = values.pop("image")
             values["image/shape"] = (record.height, record.width, record.channels)

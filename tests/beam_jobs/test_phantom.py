@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -177,8 +178,7 @@ def test_broken_files_are_broken_as_stated(faulty):
         simplejpeg.decode_jpeg(damaged[0], colorspace="GRAY")
     assert bomb[0].startswith(b"\x89PNG")
     assert len(bomb[0]) < 10_000
-    with pytest.raises(Image.DecompressionBombError, match="3600000000 pixels"):
-        Image.open(io.BytesIO(bomb[0]))
+    assert struct.unpack_from(">II", bomb[0], 16) == (60000, 60000)
 
 
 def test_encoding_tells_the_label_only_when_asked_to(plain, leaky):
