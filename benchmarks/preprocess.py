@@ -41,7 +41,7 @@ from tabulate import tabulate
 from tfrecords.manifest import read_manifest
 
 CORES = len(os.sched_getaffinity(0))
-PLAIN_IMAGES = (60, 240)
+PLAIN_IMAGES = (100, 600)
 """Images of the two runs of the plain job whose difference gives its steady state."""
 DECODE_SECONDS = 4.0
 BLOCK = bytes(1 << 20)
