@@ -45,7 +45,8 @@ test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/preprocess.py $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/python benchmarks/encodings.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/encodings.json
+	$(BIN)/python benchmarks/preprocess.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/preprocess.json
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

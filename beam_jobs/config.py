@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from typing import Any, Literal, get_args
@@ -17,8 +18,11 @@ Encoding = Literal["source", "png", "raw"]
 RungEncoding = Literal["png", "raw"]
 Duplicates = Literal["keep", "drop", "fail"]
 
-NOT_IN_RESULT = ("input", "output", "images_root", "tfds_data_dir", "overwrite", "max_reject_fraction", "patient_salt")
-"""Options that change where and whether a data set is written, but not one byte of it; the salt is a secret."""
+NOT_IN_RESULT = ("input", "output", "images_root", "tfds_data_dir", "overwrite", "max_reject_fraction")
+"""Options that change where and whether a data set is written, but not one byte of it."""
+TFDS_PREFIX = "tfds:"
+DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
+DEFAULT_VAL_FRACTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,9 @@ class PreprocessConfig:
       input: a folder, a .zip, a .csv/.tsv/.jsonl table, or `tfds:NAME`.
       output: directory of the data set.
       split: `folder` keeps the source's splits, `patient` makes new ones; None decides by the source.
-      fractions: of train, val and test images under `patient`; they sum to 1.
+      fractions: of patients in train, val and test under `patient`, summing to 1; None for 0.8, 0.1, 0.1.
       val_fraction: under `folder`, the share of training patients to carve out for validation where the
-        source's own validation split is missing or holds less than half of that; 0 never carves.
+        source's own validation split is missing or holds less than half of that; 0 never carves; None for 0.1.
       labels: `binary` takes the classes as the source names them, `cause` normal, bacterial, viral.
       classes: label names in order; None takes those found, normal first, then by alphabet.
       encoding: of the full-resolution images: `source` keeps verified JPEG and PNG files, else PNG;
@@ -54,8 +58,8 @@ class PreprocessConfig:
     input: str
     output: str
     split: Split | None = None
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    val_fraction: float = 0.1
+    fractions: tuple[float, float, float] | None = None
+    val_fraction: float | None = None
     labels: Labels = "binary"
     classes: tuple[str, ...] | None = None
     encoding: Encoding = "source"
@@ -82,16 +86,38 @@ class PreprocessConfig:
         ):
             _check(getattr(self, option) in get_args(kind), option, f"one of {', '.join(get_args(kind))}", self)
         _check(self.split in (None, *get_args(Split)), "split", f"one of {', '.join(get_args(Split))}", self)
+        parts = DEFAULT_FRACTIONS if self.fractions is None else self.fractions
         _check(
-            len(self.fractions) == 3
-            and all(0 <= part <= 1 for part in self.fractions)
-            and math.isclose(sum(self.fractions), 1, abs_tol=1e-6)
-            and self.fractions[0] > 0,
+            len(parts) == 3
+            and all(0 <= part <= 1 for part in parts)
+            and math.isclose(sum(parts), 1, abs_tol=1e-6)
+            and parts[0] > 0,
             "fractions",
             "three numbers TRAIN,VAL,TEST in [0, 1] that sum to 1, the first above 0",
             self,
         )
-        _check(0 <= self.val_fraction < 1, "val_fraction", "a number in [0, 1)", self)
+        _check(self.val_fraction is None or 0 <= self.val_fraction < 1, "val_fraction", "a number in [0, 1)", self)
+        _check(
+            self.fractions is None or self.val_fraction is None,
+            "val_fraction",
+            "not both --fractions (new splits) and --val-fraction (the source's splits)",
+            self,
+        )
+        _check(
+            self.fractions is None or self.split != "folder", "fractions", "no --fractions with --split folder", self
+        )
+        _check(
+            self.val_fraction is None or self.split != "patient",
+            "val_fraction",
+            "no --val-fraction with --split patient; see --fractions",
+            self,
+        )
+        _check(
+            self.tfds_data_dir is None or self.input.startswith(TFDS_PREFIX),
+            "tfds_data_dir",
+            f"an --input that begins with {TFDS_PREFIX}",
+            self,
+        )
         _check(0 <= self.max_reject_fraction <= 1, "max_reject_fraction", "a number in [0, 1]", self)
         _check(0 < self.shard_mb < math.inf, "shard_mb", "a finite number above 0", self)
         _check(0 < self.max_megapixels < math.inf, "max_megapixels", "a finite number above 0", self)
@@ -122,8 +148,12 @@ class PreprocessConfig:
         return self.patient_salt if self.patient_salt is not None else f"cxr-stream-{self.seed}"
 
     def result_options(self) -> dict[str, Any]:
-        """The options that change what is written, as JSON types."""
+        """The options that change what is written, as JSON types; of the salt, only a slow hash (RFC 7914)."""
         options = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_RESULT}
+        if self.patient_salt is not None:
+            options["patient_salt"] = hashlib.scrypt(
+                self.patient_salt.encode(), salt=b"cxr-stream", n=1 << 14, r=8, p=1, dklen=8
+            ).hex()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 

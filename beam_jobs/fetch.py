@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OutputError(
             f"{args.to} already holds {next(iter(counts))}, not made by this command; choose another --to"
         )
+    if args.zip is None and not archive.exists():
+        _check_packages()
     with _locked(work):
         if args.zip is None and not archive.exists():
             _transfer(args.url, archive)
@@ -135,6 +138,13 @@ def _locked(work: Path) -> Iterator[None]:
 def _need_space(folder: Path, needed: int) -> None:
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OutputError(f"{folder} needs {format_bytes(needed)} of free disk, {format_bytes(free)} are free")
+
+
+def _check_packages() -> None:
+    """Raises MissingExtraError before a long download that could not be made or not be unpacked."""
+    for purpose, module in (("downloading", "requests"), ("unpacking the data set", "tensorflow_datasets")):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(purpose, module.replace("_", "-"), "train")
 
 
 def _transfer(url: str, archive: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,17 @@ from beam_jobs.audit import AuditImage, audit
 from beam_jobs.index import IndexRow
 from beam_jobs.planning import Plan, PlannedImage
 from beam_jobs.shard_writer import ShardResult, ShardSettings, WrittenImage
-from tfrecords.manifest import Manifest, Rung, Split, size_histogram, write_atomically
+from tfrecords.manifest import (
+    ImageEntry,
+    Manifest,
+    Rung,
+    Split,
+    combine_statistics,
+    common_channels,
+    fingerprint,
+    size_histogram,
+    write_atomically,
+)
 from tfrecords.shards import AUDIT_NAME, MANIFEST_NAME, REJECTS_NAME
 from tfrecords.tfds_metadata import write_tfds_metadata
 
@@ -46,15 +55,23 @@ def finish(
     """
     planned = {image.path: image for image in plan.images}
     written = [image for result in results for image in result.images]
-    manifest = _make_manifest(job, kind, settings, plan, results)
-    for rung in manifest.rungs:
-        write_tfds_metadata(build / rung, manifest, rung)
     report = _make_audit(plan, planned, rows, written)
-    write_atomically(build / AUDIT_NAME, json.dumps(report, indent=2) + "\n")
     lines = [{"path": path, "kind": "unreadable", "reason": reason} for path, reason in sorted(rejects)]
     lines += [{"path": path, "kind": "duplicate", "reason": reason} for path, reason in sorted(dropped)]
-    write_atomically(build / REJECTS_NAME, "".join(json.dumps(line) + "\n" for line in lines))
+    sidecars = {
+        AUDIT_NAME: _write_sidecar(build / AUDIT_NAME, json.dumps(report, indent=2) + "\n"),
+        REJECTS_NAME: _write_sidecar(build / REJECTS_NAME, "".join(json.dumps(line) + "\n" for line in lines)),
+    }
+    manifest = _make_manifest(job, kind, settings, plan, planned, results, written, sidecars)
+    for rung in manifest.rungs:
+        write_tfds_metadata(build / rung, manifest, rung)
     write_atomically(build / MANIFEST_NAME, manifest.to_json())
+
+
+def _write_sidecar(path: Path, content: str) -> str:
+    """Writes a report and returns the BLAKE3 of its bytes."""
+    write_atomically(path, content)
+    return blake3.blake3(content.encode()).hexdigest()
 
 
 def _make_audit(
@@ -87,10 +104,15 @@ def _make_audit(
 
 
 def _make_manifest(
-    job: dict[str, Any], kind: str, settings: ShardSettings, plan: Plan, results: Sequence[ShardResult]
+    job: dict[str, Any],
+    kind: str,
+    settings: ShardSettings,
+    plan: Plan,
+    planned: dict[str, PlannedImage],
+    results: Sequence[ShardResult],
+    written: Sequence[WrittenImage],
+    sidecars: dict[str, str],
 ) -> Manifest:
-    planned = {image.path: image for image in plan.images}
-    written = [image for result in results for image in result.images]
     by_split: dict[str, list[PlannedImage]] = collections.defaultdict(list)
     for image in written:
         by_split[planned[image.path].split].append(planned[image.path])
@@ -112,33 +134,23 @@ def _make_manifest(
         )
         for rung, (size, encoding) in settings.rungs.items()
     }
-    channels = {image.channels for image in written}
+    entries = []
+    for image in written:
+        plan_of = planned[image.path]
+        entries.append(ImageEntry(image.path, image.pixel_hash, plan_of.labels, plan_of.patient, plan_of.split))
+    train = [(image.mean, image.variance) for image in written if planned[image.path].split == "train"]
     return Manifest(
         name=settings.name,
         labels=plan.labels,
         multi_label=plan.multi_label,
         bit_depth=plan.bit_depth,
-        channels=channels.pop() if len(channels) == 1 else 0,
+        channels=common_channels(image.channels for image in written),
         splits=splits,
         rungs=rungs,
         sizes=size_histogram([(image.height, image.width) for image in written]),
-        pixels=_pixel_statistics([image for image in written if planned[image.path].split == "train"]),
-        source={"kind": kind, "listing": job["listing"], "pixels": _fingerprint(written, planned)},
+        pixels=combine_statistics(train),
+        source={"kind": kind, "listing": job["listing"], "pixels": fingerprint(entries)},
         options=job["options"],
         versions=job["versions"],
+        sidecars=sidecars,
     )
-
-
-def _pixel_statistics(images: Sequence[WrittenImage]) -> dict[str, float]:
-    mean = math.fsum(image.mean for image in images) / len(images)
-    square = math.fsum(image.variance + image.mean**2 for image in images) / len(images)
-    return {"mean": round(mean, 9), "std": round(math.sqrt(max(0.0, square - mean**2)), 9)}
-
-
-def _fingerprint(written: Sequence[WrittenImage], planned: dict[str, PlannedImage]) -> str:
-    """BLAKE3 over what the data set says: path, pixels, labels, patient and split of every image."""
-    hasher = blake3.blake3()
-    for image in sorted(written, key=lambda image: image.path):
-        plan = planned[image.path]
-        hasher.update(json.dumps([image.path, image.pixel_hash, plan.labels, plan.patient, plan.split]).encode())
-    return hasher.hexdigest()

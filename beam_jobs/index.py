@@ -19,11 +19,14 @@ import blake3
 
 from beam_jobs.decode import ImageHeader, decode, read_header
 from beam_jobs.sources import Source, SourceImage
-from tfrecords.codec import hash_pixels
+from tfrecords.codec import hash_pixels, raise_depth
 from tfrecords.errors import ImageError
 
 HEAD_BYTES = 1 << 16
 """Enough of a file for the header of nearly every image; the rest is read where it is not."""
+
+LARGEST_HEADER = 1 << 26
+"""Bytes that a file may hold besides its pixels."""
 
 TASK_IMAGES = 256
 """Images in one task: a second of work, so that workers share even a small source."""
@@ -65,6 +68,9 @@ class IndexRow:
 
 def scan_image(source: Source, image: SourceImage, max_pixels: int, salt: str) -> IndexRow:
     """Reads the header of one image; what is wrong with it becomes the row's `reject`."""
+    limit = max_pixels * 8 + LARGEST_HEADER
+    if image.bytes > limit:  # a decompression bomb in a zip, or no image at all
+        return IndexRow(image, None, f"{image.bytes} bytes; an image within --max-megapixels has at most {limit}")
     try:
         head = source.read(image.path, HEAD_BYTES)
         try:
@@ -77,32 +83,36 @@ def scan_image(source: Source, image: SourceImage, max_pixels: int, salt: str) -
         return IndexRow(image, None, str(error))
 
 
-def hash_image(source: Source, row: IndexRow, max_pixels: int) -> IndexRow:
-    """Decodes one image and adds the hash of its pixels."""
+def hash_image(source: Source, row: IndexRow, max_pixels: int, bit_depth: int) -> IndexRow:
+    """Decodes one image and adds the hash of its pixels, as they are stored in a data set of `bit_depth`."""
     try:
         pixels = decode(source.read(row.image.path), max_pixels).pixels
     except ImageError as error:
         return dataclasses.replace(row, reject=str(error))
-    return dataclasses.replace(row, pixel_hash=hash_pixels(pixels))
+    return dataclasses.replace(row, pixel_hash=hash_pixels(raise_depth(pixels, bit_depth)))
 
 
-def run_task(task: Path, work: Callable[[IndexRow], IndexRow], report: Callable[[int, int], None]) -> None:
+def run_task(task: Path, work: Callable[[IndexRow], IndexRow], report: Callable[[int, int], None]) -> list[IndexRow]:
     """Applies `work` to the rows of `task` and writes the result beside it, atomically and once.
 
     Args:
       task: a file of rows.
       work: from row to row.
       report: called with (images, bytes) as they are done.
+
+    Returns:
+      The rows of the result.
     """
     result = result_path(task)
     if result.exists():
-        return
+        return list(read_rows(result))
     with ThreadPoolExecutor(THREADS) as pool:
         rows = []
         for row in pool.map(work, read_rows(task)):
             rows.append(row)
             report(1, row.image.bytes)
     write_rows(result, rows)
+    return rows
 
 
 def write_tasks(folder: Path, rows: Iterable[IndexRow]) -> list[Path]:
@@ -111,8 +121,11 @@ def write_tasks(folder: Path, rows: Iterable[IndexRow]) -> list[Path]:
     ordered = list(rows)
     tasks = []
     for number, start in enumerate(range(0, len(ordered), TASK_IMAGES)):
-        tasks.append(folder / f"{number:06d}.jsonl")
-        write_rows(tasks[-1], ordered[start : start + TASK_IMAGES])
+        part = ordered[start : start + TASK_IMAGES]
+        # named by its content, so that the result of a task with other images, or older ones, is not taken for its own
+        content = blake3.blake3("".join(row.to_json() for row in part).encode()).hexdigest(8)
+        tasks.append(folder / f"{number:06d}-{content}.jsonl")
+        write_rows(tasks[-1], part)
     return tasks
 
 
@@ -135,17 +148,14 @@ def read_rows(path: Path) -> Iterator[IndexRow]:
         yield from map(IndexRow.from_json, file)
 
 
-def fingerprint_listing(images: Iterable[SourceImage], with_times: bool) -> str:
+def fingerprint_listing(images: Iterable[SourceImage]) -> str:
     """BLAKE3 over what a source lists, whatever the order: paths, sizes, labels, splits, patients.
 
-    Args:
-      images: in any order.
-      with_times: modification times too, which tell a changed file but differ between copies.
+    Not the modification times: they differ between copies of the same source.
     """
     hasher = blake3.blake3()
     for image in sorted(images, key=lambda image: image.path):
         fields: dict[str, Any] = dataclasses.asdict(image)
-        if not with_times:
-            del fields["modified"]
+        del fields["modified"]
         hasher.update(json.dumps(fields, sort_keys=True).encode())
     return hasher.hexdigest()

@@ -7,32 +7,33 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import blake3
-
 from beam_jobs import pipeline as beam_pipeline
-from beam_jobs.config import PreprocessConfig
+from beam_jobs.config import TFDS_PREFIX, PreprocessConfig
 from beam_jobs.finish import finish
 from beam_jobs.index import IndexRow, fingerprint_listing, read_rows, write_tasks
 from beam_jobs.index import result_path as index_result_path
-from beam_jobs.planning import Plan, PlannedImage, make_plan, split_order
-from beam_jobs.shard_writer import ShardResult, ShardSettings, read_finished
-from beam_jobs.sources import Source, SourceImage, open_source
+from beam_jobs.planning import Plan, PlannedImage, ShardPlan, make_plan, split_order
+from beam_jobs.shard_writer import ShardResult, ShardSettings, read_finished, shard_paths
+from beam_jobs.sources import FolderSource, Source, SourceImage, open_source
 from beam_jobs.tfds_source import materialize_tfds
 from beam_jobs.workspace import Workspace
-from tfrecords.console import format_bytes
+from tfrecords.console import format_bytes, usable_cores
 from tfrecords.errors import InputError, OutputError
 from tfrecords.manifest import Manifest, read_manifest, write_atomically
 from tfrecords.schema import SCHEMA_VERSION
 from tfrecords.shards import AUDIT_NAME, REJECTS_NAME
 
-TFDS_PREFIX = "tfds:"
-_DISTRIBUTIONS = ("cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pydicom")
+_DISTRIBUTIONS = (
+    "cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "blake3",
+    "pydicom", "pylibjpeg", "python-gdcm", "scikit-learn",
+)  # fmt: skip
 _WORST = 5
 
 
@@ -44,8 +45,8 @@ class JobSummary:
       manifest: of the data set.
       audit: what was found, see `beam_jobs.audit`.
       rejects: (path, reason) of images that are not in the data set.
-      own_patients: images that nothing names a patient of.
       seconds: that the job took.
+      written_images: images that this run wrote.
       kept_shards: shards that an earlier, interrupted run had finished.
       already_complete: the output held this very data set; nothing was done.
     """
@@ -53,8 +54,8 @@ class JobSummary:
     manifest: Manifest
     audit: dict[str, Any]
     rejects: tuple[tuple[str, str], ...]
-    own_patients: int
-    seconds: float
+    seconds: float = 0.0
+    written_images: int = 0
     kept_shards: int = 0
     already_complete: bool = False
 
@@ -71,40 +72,54 @@ def preprocess(config: PreprocessConfig, beam_arguments: Sequence[str] = (), qui
       InputError: the source or an option cannot be used, or too many images cannot be read.
       OutputError: the output directory cannot be used.
     """
+    try:
+        return _preprocess(config, beam_arguments, quiet)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise OutputError(
+            f"{error.strerror or error}{where}; mend that and run the same command again: what is finished is kept"
+        ) from error
+
+
+def _preprocess(config: PreprocessConfig, beam_arguments: Sequence[str], quiet: bool) -> JobSummary:
     began = time.monotonic()
     workspace = Workspace(config.output)
     if not config.input.startswith(TFDS_PREFIX):
-        open_source(config.input, config.images_root)  # a missing input must not leave an empty output behind
+        # before anything is made: a missing input must not leave an empty output behind
+        source: Source = open_source(config.input, config.images_root)
+        _refuse_output_in_input(source, workspace)
     with workspace.locked():
-        source = _open_source(config, workspace)
+        if config.input.startswith(TFDS_PREFIX):
+            archive = workspace.archive(f"{config.input} {config.tfds_data_dir}")
+            source = materialize_tfds(config.input.removeprefix(TFDS_PREFIX), archive, config.tfds_data_dir, quiet)
         listing = _list(source, config)
-        job = {
-            "options": config.result_options(),
-            "listing": fingerprint_listing(listing, with_times=False),
-            "times": fingerprint_listing(listing, with_times=True),
-            "salt": blake3.blake3(config.salt.encode()).hexdigest()[:16],
-            "versions": _versions(),
-        }
-        if not config.overwrite and (manifest := _read_same(workspace, job)):
-            report = json.loads((workspace.output / AUDIT_NAME).read_text(encoding="utf-8"))
-            rejects = _read_rejects(workspace.output / REJECTS_NAME)
-            return JobSummary(manifest, report, rejects, report["own_patients"], 0.0, already_complete=True)
+        fingerprint = fingerprint_listing(listing)
+        job = {"options": config.result_options(), "versions": _versions()}
+        if not config.overwrite and _is_finished(workspace, job, fingerprint):
+            workspace.close()
+            return _summarise(workspace, already_complete=True)
         workspace.begin(job, config.overwrite)
-        kept = 0
-        if not workspace.is_built():
-            kept = _build(config, workspace, source, listing, job, beam_arguments, quiet)
+        built = workspace.built()
+        written = kept = 0
+        if built is None or built.source["listing"] != fingerprint:
+            written, kept = _build(config, workspace, source, listing, job, beam_arguments, quiet)
         workspace.publish()
-        manifest = read_manifest(workspace.output)
-        report = json.loads((workspace.output / AUDIT_NAME).read_text(encoding="utf-8"))
-        rejects = _read_rejects(workspace.output / REJECTS_NAME)
-        return JobSummary(manifest, report, rejects, report["own_patients"], time.monotonic() - began, kept)
+        return _summarise(workspace, seconds=time.monotonic() - began, written_images=written, kept_shards=kept)
 
 
-def _open_source(config: PreprocessConfig, workspace: Workspace) -> Source:
-    if config.input.startswith(TFDS_PREFIX):
-        name = config.input.removeprefix(TFDS_PREFIX)
-        return materialize_tfds(name, workspace.archive(config.input), config.tfds_data_dir)
-    return open_source(config.input, config.images_root)
+def _summarise(workspace: Workspace, **facts: Any) -> JobSummary:
+    report = json.loads((workspace.output / AUDIT_NAME).read_text(encoding="utf-8"))
+    with open(workspace.output / REJECTS_NAME, encoding="utf-8") as file:
+        rejects = tuple((row["path"], row["reason"]) for row in map(json.loads, file))
+    return JobSummary(read_manifest(workspace.output), report, rejects, **facts)
+
+
+def _refuse_output_in_input(source: Source, workspace: Workspace) -> None:
+    root, output = Path(source.root).resolve(), workspace.output.resolve()
+    if isinstance(source, FolderSource) and (output == root or root in output.parents):
+        raise InputError(
+            f"the output {output} lies inside the input {root}, and would be taken for images; expected one elsewhere"
+        )
 
 
 def _list(source: Source, config: PreprocessConfig) -> list[SourceImage]:
@@ -114,12 +129,10 @@ def _list(source: Source, config: PreprocessConfig) -> list[SourceImage]:
     return listing
 
 
-def _read_same(workspace: Workspace, job: dict[str, Any]) -> Manifest | None:
-    """The finished data set of the output, where it is what `job` would make."""
-    manifest = None if workspace.is_built() else workspace.finished()
-    if manifest and manifest.options == job["options"] and manifest.source["listing"] == job["listing"]:
-        return manifest
-    return None
+def _is_finished(workspace: Workspace, job: dict[str, Any], fingerprint: str) -> bool:
+    """Whether the output holds the finished data set that `job` would make of the source."""
+    manifest = None if workspace.built() else workspace.finished()
+    return manifest is not None and manifest.options == job["options"] and manifest.source["listing"] == fingerprint
 
 
 def _build(
@@ -130,10 +143,11 @@ def _build(
     job: dict[str, Any],
     beam_arguments: Sequence[str],
     quiet: bool,
-) -> int:
-    """Writes the data set into the build directory; returns how many shards were finished before."""
-    options = beam_pipeline.make_options(beam_arguments, beam_pipeline.usable_cores())
-    context = beam_pipeline.WorkerContext(source, str(workspace.progress))
+) -> tuple[int, int]:
+    """Writes the data set into the build directory: (images written, shards that were finished before)."""
+    options = beam_pipeline.make_options(beam_arguments, usable_cores())
+    driver = os.getpid() if beam_pipeline.is_local(options) else None
+    context = beam_pipeline.WorkerContext(source, str(workspace.progress), driver)
     rows = _read_headers(config, workspace, context, listing, options, quiet)
     rejects = [(row.image.path, row.reject) for row in rows if row.reject]
     _check_rejects(rejects, len(listing), config, "so far only headers were read; ")  # before hours of writing
@@ -155,13 +169,16 @@ def _build(
         plan.multi_label,
         config.max_pixels,
     )
-    finished = [read_finished(settings, shard) is not None for shard in plan.shards]
-    _check_disk(workspace, plan, settings, finished)
-    results = _write_shards(workspace, context, plan, settings, options, quiet)
+    todo = [shard for shard in plan.shards if not read_finished(settings, shard, every_byte=True)]
+    _check_disk(workspace, todo, settings)
+    results = _write_shards(workspace, context, plan, todo, settings, options, quiet)
     rejects += [reject for result in results for reject in result.rejects]
     _check_rejects(rejects, len(listing), config)
-    finish(workspace.build, job, source.kind, settings, plan, usable, results, rejects, dropped)
-    return sum(finished)
+    _check_written(plan, results)
+    _remove_strangers(plan, settings)
+    described = {**job, "listing": fingerprint_listing(listing)}
+    finish(workspace.build, described, source.kind, settings, plan, usable, results, rejects, dropped)
+    return sum(len(shard.images) for shard in todo), len(plan.shards) - len(todo)
 
 
 def _read_headers(
@@ -199,12 +216,13 @@ def _handle_duplicates(
 
     Only images of equal size can have equal pixels, so only those are decoded here.
     """
+    bit_depth = max((row.header.bit_depth for row in rows if row.header), default=8)
     by_size = collections.Counter(_upright_size(row) for row in rows)
     candidates = [row for row in rows if by_size[_upright_size(row)] > 1]
     tasks = write_tasks(workspace.hashes, candidates)
     if tasks:
         beam_pipeline.run_tasks(
-            beam_pipeline.HashPixels(context, config.max_pixels),
+            beam_pipeline.HashPixels(context, config.max_pixels, bit_depth),
             tasks,
             options,
             workspace.progress,
@@ -256,27 +274,23 @@ def _write_shards(
     workspace: Workspace,
     context: beam_pipeline.WorkerContext,
     plan: Plan,
+    todo: Sequence[ShardPlan],
     settings: ShardSettings,
     options: Any,
     quiet: bool,
 ) -> list[ShardResult]:
+    """Writes the shards `todo`; returns the results of all shards of the plan, in its order."""
     workspace.plan.mkdir(exist_ok=True)
     workspace.results.mkdir(exist_ok=True)
     tasks = []
     # largest first: dealt out in turn, the workers then get nearly equal bytes
-    for shard in sorted(plan.shards, key=lambda shard: -shard.bytes):
+    for shard in sorted(todo, key=lambda shard: -shard.bytes):
         tasks.append(workspace.plan / f"{shard.split}-{shard.index:05d}.json")
         write_atomically(tasks[-1], shard.to_json())
-    images = sum(len(shard.images) for shard in plan.shards)
-    beam_pipeline.run_tasks(
-        beam_pipeline.WriteShards(context, settings),
-        tasks,
-        options,
-        workspace.progress,
-        images,
-        "writing shards",
-        quiet,
-    )
+    if tasks:
+        transform = beam_pipeline.WriteShards(context, settings)
+        images = sum(len(shard.images) for shard in todo)
+        beam_pipeline.run_tasks(transform, tasks, options, workspace.progress, images, "writing shards", quiet)
     results = [read_finished(settings, shard) for shard in plan.shards]
     missing = [f"{shard.split} {shard.index}" for shard, result in zip(plan.shards, results, strict=True) if not result]
     if missing:
@@ -284,6 +298,24 @@ def _write_shards(
             f"the runner ended without writing {len(missing)} shards ({missing[0]} the first); run it again"
         )
     return [result for result in results if result]
+
+
+def _check_written(plan: Plan, results: Sequence[ShardResult]) -> None:
+    """Refuses a data set with a split of which no image could be used."""
+    written: collections.Counter[str] = collections.Counter()
+    for shard, result in zip(plan.shards, results, strict=True):
+        written[shard.split] += len(result.images)
+    empty = [split for split, count in written.items() if not count]
+    if empty:
+        raise InputError(f"the split '{empty[0]}' would be empty: none of its images can be decoded; mend them")
+
+
+def _remove_strangers(plan: Plan, settings: ShardSettings) -> None:
+    """Removes shards that an interrupted run wrote for another plan, before its source was changed."""
+    known = {path for shard in plan.shards for path in shard_paths(settings, shard).values()}
+    for path in Path(settings.build).glob("*/*"):
+        if path not in known:
+            path.unlink()
 
 
 def _check_rejects(
@@ -305,10 +337,9 @@ def _check_rejects(
         )
 
 
-def _check_disk(workspace: Workspace, plan: Plan, settings: ShardSettings, finished: Sequence[bool]) -> None:
+def _check_disk(workspace: Workspace, todo: Sequence[ShardPlan], settings: ShardSettings) -> None:
     """Refuses a job that cannot fit on the disk, before it has filled it."""
-    todo = [image for shard, done in zip(plan.shards, finished, strict=True) if not done for image in shard.images]
-    needed = sum(_estimate_output(image, settings) for image in todo)
+    needed = sum(_estimate_output(image, settings) for shard in todo for image in shard.images)
     free = shutil.disk_usage(workspace.output).free
     if needed > free:
         raise OutputError(
@@ -331,8 +362,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def _read_rejects(path: Path) -> tuple[tuple[str, str], ...]:
-    with open(path, encoding="utf-8") as file:
-        return tuple((row["path"], row["reason"]) for row in map(json.loads, file))

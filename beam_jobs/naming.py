@@ -17,27 +17,31 @@ CAUSE_LABELS = ("normal", "bacterial", "viral")
 """Label names of `--labels cause`, and so their indices."""
 
 _CAUSES = {
-    "normal": "normal", "none": "normal",
+    "normal": "normal",
     "bacteria": "bacterial", "bacterial": "bacterial",
     "virus": "viral", "viral": "viral",
 }  # fmt: skip
 
 
-def kermany_patient(path: str) -> str | None:
-    """The patient key in a Kermany file name, or None where the name is not of that form."""
+def kermany_patient(path: str, normal: bool) -> str | None:
+    """The patient key in a Kermany file name, or None where the name is not of that form.
+
+    Args:
+      path: of the image.
+      normal: the image is labelled normal. Only such images are named `IM-...` in that data set; elsewhere
+        it is what viewers call every exported image, and says nothing of the patient.
+    """
     stem = _stem(path)
     if match := _PERSON.fullmatch(stem):
         return f"{match[1]}_{match[2]}"
     match = _IM.fullmatch(stem)
-    return match[1] if match else None
+    return match[1] if match and normal else None
 
 
 def kermany_cause(path: str) -> str | None:
-    """`bacterial`, `viral`, `normal`, or None where the name is not of the Kermany form."""
-    stem = _stem(path)
-    if match := _PERSON.fullmatch(stem):
-        return _CAUSES[match[2]]
-    return "normal" if _IM.fullmatch(stem) else None
+    """`bacterial` or `viral`, or None where the name is not that of a Kermany pneumonia."""
+    match = _PERSON.fullmatch(_stem(path))
+    return _CAUSES[match[2]] if match else None
 
 
 def normalise_cause(cause: str | None) -> str | None:

@@ -13,7 +13,6 @@ import dataclasses
 import difflib
 import json
 import os
-import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,21 +23,22 @@ from apache_beam.options import pipeline_options
 from beam_jobs.index import IndexRow, hash_image, run_task, scan_image
 from beam_jobs.planning import ShardPlan
 from beam_jobs.progress import ProgressWriter, run_with_bar
-from beam_jobs.shard_writer import ShardSettings, describe, write_shard
+from beam_jobs.shard_writer import ShardSettings, write_shard
 from beam_jobs.sources import Source
 from tfrecords.errors import CxrError, InputError
 
 LOCAL_RUNNER = "FnApiRunner"
-"""Beam's own local runner by name: `DirectRunner` would first look for another, downloaded, one."""
+"""Beam's own local runner; what `DirectRunner` stands for first looks for another, downloaded, one."""
+_LOCAL_NAMES = ("fnapirunner", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner")
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerContext:
-    """What every worker holds: the source, the progress folder, and who the driver is."""
+    """What every worker holds: source, progress folder, and the driver's process id where it is on the same machine."""
 
     source: Source
     progress: str
-    driver: tuple[str, int] = dataclasses.field(default_factory=lambda: (socket.gethostname(), os.getpid()))
+    driver: int | None
 
     def open_progress(self) -> ProgressWriter:
         """A progress file of this worker's own."""
@@ -62,6 +62,8 @@ class _TaskFn(beam.DoFn, abc.ABC):
         self._progress = self._context.open_progress()
 
     def process(self, task: str) -> Iterable[str]:
+        if errors_path(Path(self._context.progress)).exists():
+            return  # the job has failed already
         try:
             self.run(Path(task))
         except CxrError as error:
@@ -86,21 +88,26 @@ class _ScanFn(_TaskFn):
         super().__init__(context)
         self._max_pixels = max_pixels
         self._salt = salt
+        self._rejects = Metrics.counter("cxr", "unreadable_headers")
 
     def run(self, task: Path) -> None:
         def scan(row: IndexRow) -> IndexRow:
             return scan_image(self._context.source, row.image, self._max_pixels, self._salt)
 
-        run_task(task, scan, self.report)
+        self._rejects.inc(sum(row.reject is not None for row in run_task(task, scan, self.report)))
 
 
 class _HashFn(_TaskFn):
-    def __init__(self, context: WorkerContext, max_pixels: int):
+    def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
         super().__init__(context)
         self._max_pixels = max_pixels
+        self._bit_depth = bit_depth
 
     def run(self, task: Path) -> None:
-        run_task(task, lambda row: hash_image(self._context.source, row, self._max_pixels), self.report)
+        def hash_row(row: IndexRow) -> IndexRow:
+            return hash_image(self._context.source, row, self._max_pixels, self._bit_depth)
+
+        run_task(task, hash_row, self.report)
 
 
 class _WriteShardFn(_TaskFn):
@@ -113,10 +120,10 @@ class _WriteShardFn(_TaskFn):
 
     def run(self, task: Path) -> None:
         plan = ShardPlan.from_json(task.read_text(encoding="utf-8"))
-        result = describe(write_shard(self._settings, plan, self._context.source, self.report))
+        result = write_shard(self._settings, plan, self._context.source, self.report)
         self._shards.inc()
-        self._rejects.inc(result["rejects"])
-        self._written.inc(result["bytes"])
+        self._rejects.inc(len(result.rejects))
+        self._written.inc(sum(shard.bytes for shard in result.files.values()))
 
 
 class _Tasks(beam.PTransform):
@@ -143,8 +150,8 @@ class ScanImages(_Tasks):
 class HashPixels(_Tasks):
     """Decodes every image of a PCollection of task files and adds its pixel hash to the rows beside them."""
 
-    def __init__(self, context: WorkerContext, max_pixels: int):
-        super().__init__(_HashFn(context, max_pixels))
+    def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
+        super().__init__(_HashFn(context, max_pixels, bit_depth))
 
 
 class WriteShards(_Tasks):
@@ -171,10 +178,8 @@ def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -
     if unknown:
         known = [*own_options, *parser._option_string_actions]
         close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(
-            f"unknown option {unknown[0]!r}{hint} See --help, and Beam's own options at its runner's page."
-        )
+        hint = f"; did you mean {close[0]}?" if close else "; neither `cxr preprocess --help` nor Apache Beam knows it"
+        raise InputError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]!r}{hint}")
 
 
 def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.PipelineOptions:
@@ -188,7 +193,8 @@ def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.Pip
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     names = {argument.split("=")[0] for argument in arguments}
     extra = list(arguments)
-    if "--runner" not in names:
+    asked = pipeline_options.PipelineOptions(extra).view_as(pipeline_options.StandardOptions).runner
+    if asked is None or asked.lower() in _LOCAL_NAMES:
         extra.append(f"--runner={LOCAL_RUNNER}")
         if "--direct_running_mode" not in names:
             extra.append("--direct_running_mode=multi_processing")
@@ -230,7 +236,7 @@ def run_tasks(
     Raises:
       CxrError: what went wrong in a worker, as it said it.
     """
-    errors = progress.with_name("errors.jsonl")
+    errors = errors_path(progress)
     errors.unlink(missing_ok=True)
 
     def run() -> None:
@@ -257,6 +263,11 @@ def run_tasks(
         raise CxrError(json.loads(first))
 
 
+def errors_path(progress: Path) -> Path:
+    """Where error texts are kept, beside the progress folder."""
+    return progress.with_name("errors.jsonl")
+
+
 class _KeepErrorFn(beam.DoFn):
     """Appends error texts to a file that the driver reads."""
 
@@ -266,8 +277,3 @@ class _KeepErrorFn(beam.DoFn):
     def process(self, error: str) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(error) + "\n")
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,12 +13,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from beam_jobs.config import PreprocessConfig
+from beam_jobs.config import DEFAULT_FRACTIONS, DEFAULT_VAL_FRACTION, PreprocessConfig
 from beam_jobs.index import IndexRow
 from beam_jobs.naming import CAUSE_LABELS, compile_patient_pattern, kermany_cause, kermany_patient, normalise_cause
 from tfrecords.errors import InputError
 
 SPLIT_ORDER = ("train", "val", "test")
+MAX_SHARDS = 99_999
 MIN_SHARDS = 16
 """Shards that a split gets at least, so that many workers share a small data set and a reader mixes files..."""
 MIN_SHARD_IMAGES = 8
@@ -40,6 +41,7 @@ class PlannedImage:
       cause: or "".
       bytes: estimated bytes of the stored full-resolution image.
       pixels: width x height.
+      modified: stamp of the source file, so that a shard of a mended file is written anew.
     """
 
     path: str
@@ -49,6 +51,7 @@ class PlannedImage:
     cause: str
     bytes: int
     pixels: int
+    modified: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +126,8 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
         notes.append(
             f"{depths[8]} images of 8 bits stand beside {depths[16]} of 16: all are stored with 16, 8-bit levels x 257"
         )
+    if config.patient_salt is None and any(row.header and row.header.patient for row in rows):
+        notes.append("DICOM patient ids were hashed with the public default salt; set CXR_PATIENT_SALT to a secret")
     images = [
         PlannedImage(
             row.image.path,
@@ -132,10 +137,11 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
             _cause_of(row) or "",
             _estimate_bytes(row, config, bit_depth),
             row.header.width * row.header.height if row.header else 0,
+            row.image.modified,
         )
         for number, row in enumerate(rows)
     ]
-    _check_splits(images, required, labels, notes)
+    _check_splits(images, required, labels, folders=all(row.image.split for row in rows))
     return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), own_patients, tuple(notes))
 
 
@@ -164,9 +170,18 @@ def _assign_labels(
                 f"{', '.join(CAUSE_LABELS)}. Use --labels binary to take the classes as they are."
             )
         names: tuple[str, ...] = CAUSE_LABELS
+        for row, (cause,) in zip(rows, found, strict=True):
+            if row.image.labels and (cause == "normal") != _is_normal(row):
+                raise InputError(
+                    f"--labels cause: {row.image.path} is labelled {'|'.join(row.image.labels)} and its cause is "
+                    f"{cause}; one of the two is wrong"
+                )
     else:
         found = [row.image.labels for row in rows]  # type: ignore[misc]
         names = config.classes or tuple(sorted({name for labels in found for name in labels if name}, key=_label_order))
+    unprintable = [name for name in names if not name.isprintable()]
+    if unprintable:
+        raise InputError(f"the label {unprintable[0]!r} has signs that cannot be printed; rename it in the source")
     multi_label = any(len(labels) > 1 for labels in found)
     position = {name: index for index, name in enumerate(names)}
     indices: list[tuple[int, ...]] = []
@@ -194,11 +209,13 @@ def _label_order(name: str) -> tuple[bool, str, str]:
     return name.lower() not in _NORMAL_NAMES, name.lower(), name
 
 
+def _is_normal(row: IndexRow) -> bool:
+    return any(label.lower() in _NORMAL_NAMES for label in row.image.labels)
+
+
 def _cause_of(row: IndexRow) -> str | None:
     stated = normalise_cause(row.image.cause) or kermany_cause(row.image.path)
-    if stated is None and any(label.lower() in _NORMAL_NAMES for label in row.image.labels):
-        return "normal"
-    return stated
+    return "normal" if stated is None and _is_normal(row) else stated
 
 
 def _assign_patients(rows: Sequence[IndexRow], config: PreprocessConfig) -> tuple[list[str], int]:
@@ -214,7 +231,7 @@ def _assign_patients(rows: Sequence[IndexRow], config: PreprocessConfig) -> tupl
                 raise InputError(f"--patient-pattern {config.patient_pattern!r} does not match {row.image.path}")
             patient = match[1]
         if patient is None:
-            patient = (row.header and row.header.patient) or kermany_patient(row.image.path)
+            patient = (row.header and row.header.patient) or kermany_patient(row.image.path, _is_normal(row))
         own += not patient
         patients.append(patient or row.image.path)
     return patients, own
@@ -226,16 +243,26 @@ def _assign_splits(
     """(split of each row, splits that must not be empty, notes)."""
     notes: list[str] = []
     stated = [row.image.split for row in rows]
-    if config.split == "patient" or (config.split is None and not all(stated)):
+    without = [row.image.path for row, split in zip(rows, stated, strict=True) if not split]
+    if config.split is None and without and any(stated):
+        raise InputError(
+            f"{len(without)} of {len(rows)} images have no split, {without[0]} the first, and the others have one. "
+            "Give each a split, or make new ones for all with --split patient."
+        )
+    if config.split == "patient" or (config.split is None and without):
+        if config.val_fraction is not None:
+            raise InputError("--val-fraction carves the source's splits, and there are none; expected --fractions")
         if any(stated):
             notes.append("the source's own splits were put aside for new ones by patient")
-        bounds = (config.fractions[0], config.fractions[0] + config.fractions[1])
+        fractions = config.fractions or DEFAULT_FRACTIONS
+        bounds = (fractions[0], fractions[0] + fractions[1])
         splits = [
             SPLIT_ORDER[sum(hash_fraction(config.seed, "split", patient) >= bound for bound in bounds)]
             for patient in patients
         ]
-        return splits, {split for split, part in zip(SPLIT_ORDER, config.fractions, strict=True) if part}, notes
-    without = [row.image.path for row, split in zip(rows, stated, strict=True) if not split]
+        return splits, {split for split, part in zip(SPLIT_ORDER, fractions, strict=True) if part}, notes
+    if config.fractions is not None:
+        raise InputError("--fractions makes new splits, and the source has its own; expected --split patient with it")
     if without:
         raise InputError(
             f"--split folder: {len(without)} of {len(rows)} images have no split, {without[0]} the first; expected "
@@ -244,22 +271,29 @@ def _assign_splits(
     splits = [str(split) for split in stated]
     counts = collections.Counter(splits)
     required = {"train", *splits}
-    wanted = config.val_fraction * (counts["train"] + counts["val"])
-    if config.val_fraction and counts["train"] and counts["val"] < wanted / 2:
+    fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
+    before = counts["train"] + counts["val"]
+    if fraction and counts["train"] and counts["val"] < fraction * before / 2:
         tiny = f"the source's {counts['val']} validation images were joined to train, and " if counts["val"] else ""
-        splits = [_carve(split, patient, config) for split, patient in zip(splits, patients, strict=True)]
+        splits = [
+            split if split not in ("train", "val") else _carve(patient, fraction, config.seed)
+            for split, patient in zip(splits, patients, strict=True)
+        ]
         required.add("val")
-        notes.append(f"{tiny}{config.val_fraction:.0%} of train was carved out for validation, by patient")
+        notes.append(
+            f"{tiny}{fraction:.0%} of the patients of train, {splits.count('val')} of {before} images, were carved out "
+            "for validation"
+        )
+    elif fraction and counts["val"]:
+        notes.append(f"the source's own validation split of {counts['val']} images was kept")
     return splits, required, notes
 
 
-def _carve(split: str, patient: str, config: PreprocessConfig) -> str:
-    if split not in ("train", "val"):
-        return split
-    return "val" if hash_fraction(config.seed, "val", patient) < config.val_fraction else "train"
+def _carve(patient: str, fraction: float, seed: int) -> str:
+    return "val" if hash_fraction(seed, "val", patient) < fraction else "train"
 
 
-def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Sequence[str], notes: list[str]) -> None:
+def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Sequence[str], folders: bool) -> None:
     found = sorted({image.split for image in images})
     empty = sorted(required - set(found))
     if empty:
@@ -281,10 +315,13 @@ def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Se
         if split != "train" and (strange := seen[split] - seen["train"]):
             raise InputError(
                 f"the label {labels[min(strange)]!r} of split '{split}' is unknown in train, which has "
-                f"{', '.join(labels[index] for index in sorted(seen['train']))}. Is a class folder misspelt?"
+                f"{', '.join(labels[index] for index in sorted(seen['train']))}. "
+                + (
+                    "Is a class misspelt?"
+                    if folders
+                    else "It is rare: try another --seed, or join it to another class."
+                )
             )
-        if absent := seen["train"] - seen[split]:
-            notes.append(f"split '{split}' has no image of {', '.join(labels[index] for index in sorted(absent))}")
 
 
 def _estimate_bytes(row: IndexRow, config: PreprocessConfig, bit_depth: int) -> int:
@@ -315,6 +352,10 @@ def _cut_shards(images: Sequence[PlannedImage], config: PreprocessConfig) -> tup
         by_size = math.ceil(total / (config.shard_mb * 2**20))
         count = max(1, by_size, min(MIN_SHARDS, len(ordered) // MIN_SHARD_IMAGES))
         count = min(count, len(ordered))
+        if count > MAX_SHARDS:
+            raise InputError(
+                f"--shard-mb {config.shard_mb:g} would cut split '{split}' into {count} shards; at most {MAX_SHARDS}"
+            )
         parts: list[list[PlannedImage]] = [[] for _ in range(count)]
         before = 0
         for image in ordered:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -122,7 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet = given.pop("quiet")
     salt = os.environ.get(SALT_VARIABLE)
     config = PreprocessConfig(**given, patient_salt=salt)
-    summary = preprocess(config, beam_arguments, quiet)
+    try:
+        summary = preprocess(config, beam_arguments, quiet)
+    except KeyboardInterrupt:
+        print("\nrun the same command again to continue", file=sys.stderr)
+        raise
     print(closing_report(summary, config.output))
     return 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import threading
 import time
@@ -29,13 +28,13 @@ class ProgressWriter:
 
     Args:
       folder: the progress folder.
-      driver: (host name, process id) of the driver: a worker on the same host whose driver has died ends
-        too, within an image, instead of writing on unseen.
+      driver: process id of the driver, where it is on the same machine: a worker whose driver has died ends
+        too, within an image, instead of writing on unseen. None for the workers of a cluster.
     """
 
-    def __init__(self, folder: Path, driver: tuple[str, int]):
+    def __init__(self, folder: Path, driver: int | None):
         self._path = folder / f"{uuid.uuid4().hex}.txt"
-        self._driver = driver[1] if driver[0] == socket.gethostname() else None
+        self._driver = driver
         self._images = self._bytes = 0
         self._written = 0.0
         self._lock = threading.Lock()

@@ -28,10 +28,11 @@ def closing_report(summary: JobSummary, output: str) -> str:
         parts.append(f"{output} was complete already; nothing was done")
     else:
         kept = f", {summary.kept_shards} shards kept from before" if summary.kept_shards else ""
-        megapixels = manifest.sizes["pixels"] / 1e6
+        rate = summary.written_images / summary.seconds
+        megapixels = manifest.sizes["pixels"] / 1e6 / images
         parts.append(
-            f"done in {format_seconds(summary.seconds)}: {images / summary.seconds:.0f} images/s, "
-            f"{megapixels / summary.seconds:.0f} megapixels/s{kept}\n"
+            f"done in {format_seconds(summary.seconds)}: {rate:.0f} images/s, "
+            f"{rate * megapixels:.0f} megapixels/s{kept}\n"
             f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}"
         )
     return "\n\n".join(parts)

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import blake3
 import cv2
 import numpy as np
 
@@ -22,7 +22,7 @@ from beam_jobs.planning import PlannedImage, ShardPlan
 from beam_jobs.sources import Source
 from tfrecords import codec
 from tfrecords.errors import ImageError, OutputError
-from tfrecords.framing import RecordWriter
+from tfrecords.framing import RecordWriter, hash_file
 from tfrecords.manifest import Shard
 from tfrecords.schema import Record, RecordSchema
 from tfrecords.shards import FULL_RUNG, rung_name, shard_path
@@ -31,7 +31,8 @@ READERS = 2
 """Threads of a worker that wait for the source. One more thread decodes, and the worker's own writes: with
 two that decode, storing raw pixels was measured a quarter slower, for they contend for memory."""
 LOOK_AHEAD = 4
-"""Images read and decoded ahead of the one being written; bounds a worker's memory."""
+LOOK_AHEAD_PIXELS = 50_000_000
+"""Images read and decoded ahead of the one being written, in number and in pixels; bounds a worker's memory."""
 BUFFER_BYTES = 1 << 14
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -98,8 +99,16 @@ class WrittenImage:
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
-    """A finished shard: its files by rung, its images in order, and (path, reason) of those left out."""
+    """A finished shard.
 
+    Attributes:
+      made_from: fingerprint of the plan and the settings.
+      files: by rung.
+      images: those in it, in order.
+      rejects: (path, reason) of those left out.
+    """
+
+    made_from: str
     files: dict[str, Shard]
     images: tuple[WrittenImage, ...]
     rejects: tuple[tuple[str, str], ...]
@@ -113,6 +122,7 @@ class ShardResult:
         """The result that `to_json` wrote."""
         fields = json.loads(text)
         return cls(
+            fields["made_from"],
             {rung: Shard(**shard) for rung, shard in fields["files"].items()},
             tuple(WrittenImage(**image) for image in fields["images"]),
             tuple((path, reason) for path, reason in fields["rejects"]),
@@ -124,14 +134,31 @@ def result_path(settings: ShardSettings, plan: ShardPlan) -> Path:
     return Path(settings.results, f"{plan.split}-{plan.index:05d}.json")
 
 
-def read_finished(settings: ShardSettings, plan: ShardPlan) -> ShardResult | None:
-    """The result of a shard that is finished and whose files are there in full, else None."""
+def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = False) -> ShardResult | None:
+    """The result of a shard that is finished, made from this very plan, and whose files are there in full.
+
+    Args:
+      settings: of the job.
+      plan: the shard.
+      every_byte: hold the files to their checksums as well as to their sizes: after a power cut a file may
+        have its size and not its content.
+
+    Returns:
+      The result, or None where the shard has to be written.
+    """
     try:
         result = ShardResult.from_json(result_path(settings, plan).read_text(encoding="utf-8"))
-        sizes = {rung: path.stat().st_size for rung, path in _paths(settings, plan).items()}
+        paths = shard_paths(settings, plan)
+        if result.made_from != _fingerprint(settings, plan) or paths.keys() != result.files.keys():
+            return None
+        for rung, path in paths.items():
+            if path.stat().st_size != result.files[rung].bytes:
+                return None
+            if every_byte and hash_file(path) != result.files[rung].blake3:
+                return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result if sizes == {rung: shard.bytes for rung, shard in result.files.items()} else None
+    return result
 
 
 def write_shard(
@@ -155,7 +182,7 @@ def write_shard(
     if finished := read_finished(settings, plan):
         report(len(plan.images), sum(image.bytes for image in plan.images))
         return finished
-    paths = _paths(settings, plan)
+    paths = shard_paths(settings, plan)
     target = result_path(settings, plan)
     temporary = {rung: _temporary_name(path) for rung, path in paths.items()}
     unfinished = _temporary_name(target)
@@ -180,7 +207,7 @@ def write_shard(
         for rung, path in temporary.items():
             path.replace(paths[rung])
         files = {rung: Shard(writer.records, writer.bytes, writer.checksum) for rung, writer in writers.items()}
-        result = ShardResult(files, tuple(images), tuple(rejects))
+        result = ShardResult(_fingerprint(settings, plan), files, tuple(images), tuple(rejects))
         unfinished.write_text(result.to_json(), encoding="utf-8")
         unfinished.replace(target)
     except OSError as error:
@@ -199,11 +226,18 @@ def write_shard(
     return result
 
 
+def _fingerprint(settings: ShardSettings, plan: ShardPlan) -> str:
+    """BLAKE3 of all that a shard's bytes depend on, but for the files' content; their time stamps are in the plan."""
+    what = dataclasses.replace(settings, build="", results="")
+    return blake3.blake3(f"{what}{plan.to_json()}".encode()).hexdigest()
+
+
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def _paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:
+def shard_paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:
+    """Where the files of a shard lie, by rung."""
     return {
         rung: shard_path(Path(settings.build), rung, settings.name, plan.split, plan.index, plan.count)
         for rung in settings.rungs
@@ -222,7 +256,7 @@ def _prepare_ahead(
         for image in plan.images:
             data = readers.submit(source.read, image.path)
             waiting.append((image, preparer.submit(_prepare, settings, image, data)))
-            if len(waiting) > LOOK_AHEAD:
+            if len(waiting) > LOOK_AHEAD or sum(ahead.pixels for ahead, _ in waiting) > LOOK_AHEAD_PIXELS:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
@@ -237,9 +271,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
         decoded = decode(data, settings.max_pixels)
     except ImageError as error:
         return error
-    pixels = decoded.pixels
-    if settings.bit_depth == 16 and pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.uint16) * 257
+    pixels = codec.raise_depth(decoded.pixels, settings.bit_depth)
     payloads = {}
     full: Record | None = None
     for rung, (size, encoding) in settings.rungs.items():
@@ -263,7 +295,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
         payloads[rung] = settings.schema(rung).serialize(record)
     if full is None:
         raise ValueError("a job has the full-resolution rung")
-    mean, variance = _statistics(pixels)
+    mean, variance = codec.pixel_statistics(pixels)
     return WrittenImage(
         image.path, full.height, full.width, full.channels, full.pixel_hash, mean, variance, full.encoding
     ), payloads
@@ -278,20 +310,3 @@ def _store(
             return data, decoded.keepable
         encoding = "png"
     return codec.encode(shown, encoding), encoding
-
-
-def _statistics(pixels: np.ndarray) -> tuple[float, float]:
-    """(mean, variance) over all pixels and channels, in [0, 1] of full scale."""
-    full_scale = float(np.iinfo(pixels.dtype).max)
-    means, deviations = (values[:, 0] / full_scale for values in cv2.meanStdDev(pixels))
-    mean = means.mean()
-    return float(mean), float((deviations**2 + means**2).mean() - mean**2)
-
-
-def describe(result: ShardResult) -> dict[str, Any]:
-    """What Beam's metrics and log lines say of a shard: images, rejects and bytes."""
-    return {
-        "images": len(result.images),
-        "rejects": len(result.rejects),
-        "bytes": sum(shard.bytes for shard in result.files.values()),
-    }

@@ -9,15 +9,19 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import errno
 import functools
 import io
 import json
+import lzma
 import os
 import posixpath
 import re
 import stat
+import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,9 +37,26 @@ SPLIT_NAMES = {
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
 """Files and folders that operating systems leave about; names that begin with a dot are ignored too."""
 
+DOCUMENT_SUFFIXES = (
+    ".txt", ".md", ".csv", ".tsv", ".json", ".pdf", ".html", ".xlsx", ".xls", ".docx",
+)  # fmt: skip
+"""Ends, in lower case, of the names of documents, which are ignored outside the class folders."""
+
+_DAMAGED_MEMBER = (
+    zipfile.BadZipFile,  # a wrong CRC among others
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,  # encrypted; NotImplementedError, an unknown compression, is one
+    EOFError,
+    ValueError,
+    OverflowError,
+    struct.error,
+)
+"""What `zipfile` raises for a member that no further attempt can read."""
 _TABLE_COLUMNS = ("path", "label", "patient", "split", "cause")
 _TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}
 _MAX_NAMED = 5
+_MAX_SHOWN = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +66,8 @@ class SourceImage:
     Attributes:
       path: relative to the source, with forward slashes; unique in the source.
       bytes: size of the file.
-      modified: modification time in nanoseconds where the source has one, else 0.
+      modified: stamp that a change of the file changes: its modification time in nanoseconds, or in a zip the
+        CRC-32 of the member.
       labels: class names; exactly one, except in a multi-label table.
       split: `train`, `val`, `test`, or another name a table gives; None where the source has no splits.
       patient: patient key, where the source states it.
@@ -79,7 +101,7 @@ class FolderSource:
         """The bytes of one file, at most `limit` of them where that is not negative.
 
         Raises:
-          ImageError: it cannot be read.
+          InputError: it cannot be read, which says nothing about the image.
         """
         return _read_file(Path(self.root, path), limit)
 
@@ -98,36 +120,34 @@ class ZipSource:
         if climbing:
             raise InputError(f"{self.root} has members whose path climbs out of the archive: {_name_some(climbing)}")
         files = [member for member in members if not member.is_dir() and not is_ignored(member.filename)]
-        entries = {member.filename: member.file_size for member in files}
+        entries = {member.filename: (member.file_size, member.CRC) for member in files}
         if len(entries) < len(files):
             counts = collections.Counter(member.filename for member in files)
             repeated = sorted(name for name, count in counts.items() if count > 1)
             raise InputError(f"{self.root} has several members of one name: {_name_some(repeated)}")
         for path, split, label in _read_layout(entries, self.root):
-            yield SourceImage(path, entries[path], 0, (label,), split)
+            size, checksum = entries[path]
+            yield SourceImage(path, size, checksum, (label,), split)
 
     def read(self, path: str, limit: int = -1) -> bytes:
         """The bytes of one member, at most `limit` where that is not negative; the CRC of a whole one is checked.
 
         Raises:
-          ImageError: it is damaged or encrypted.
+          ImageError: it is damaged, encrypted, or compressed in a way that is not supported.
+          InputError: the zip cannot be read or has no such member, which says nothing about the image.
         """
         archive = _open_zip(self.root)
         try:
             with archive.open(path) as member:
                 return member.read(limit)
-        except (
-            zipfile.BadZipFile,
-            KeyError,
-            RuntimeError,
-            NotImplementedError,
-            EOFError,
-            OSError,
-            ValueError,
-        ) as error:
+        except _DAMAGED_MEMBER as error:
             raise ImageError(f"cannot be read from the zip: {error}") from error
-        except Exception as error:  # zlib.error and lzma.LZMAError have no common base but Exception
-            raise ImageError(f"damaged zip member: {error}") from error
+        except KeyError as error:
+            raise _unreadable(f"{path} in {self.root}", "the zip has no such member") from error
+        except OSError as error:
+            if error.errno in (None, errno.EINVAL):  # bz2 has an OSError of its own; EINVAL: an impossible offset
+                raise ImageError(f"cannot be read from the zip: {error}") from error
+            raise _unreadable(f"{path} in {self.root}", error.strerror) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +230,7 @@ class TableSource:
         """The bytes of one file, at most `limit` of them where that is not negative.
 
         Raises:
-          ImageError: it cannot be read.
+          InputError: it cannot be read, which says nothing about the image.
         """
         return _read_file(Path(self.root, path), limit)
 
@@ -227,16 +247,31 @@ def open_source(location: str, images_root: str | None = None) -> Source:
       location: path of it.
       images_root: for a table, the directory its paths are relative to; its own directory by default.
 
+    Returns:
+      A source whose paths are absolute, for workers may run in another directory.
+
     Raises:
-      InputError: there is nothing there, or nothing of these.
+      InputError: there is nothing there, or nothing of these, or nothing that has an `images_root`.
     """
-    path = Path(location)
-    if not path.exists():
-        raise InputError(f"the input {location} does not exist; expected a folder, a .zip or a .csv/.tsv/.jsonl table")
-    if path.is_dir():
+    path = Path(os.path.abspath(location))  # noqa: PTH100
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot read the input {_shorten(location)}: {error.strerror}") from error
+    if not exists:
+        raise InputError(
+            f"the input {_shorten(location)} does not exist; expected a folder, a .zip or a .csv/.tsv/.jsonl table"
+        )
+    if not is_folder and path.suffix.lower() in _TABLE_SUFFIXES:
+        root = os.path.abspath(images_root) if images_root else os.fspath(path.parent)  # noqa: PTH100
+        return TableSource(root, os.fspath(path))
+    if images_root:
+        raise InputError(
+            f"--images-root {images_root}: only a table ({', '.join(_TABLE_SUFFIXES)}) has paths to look for there; "
+            f"the input {location} is {'a folder' if is_folder else 'none'}"
+        )
+    if is_folder:
         return FolderSource(os.fspath(path))
-    if path.suffix.lower() in _TABLE_SUFFIXES:
-        return TableSource(os.path.normpath(images_root) if images_root else os.fspath(path.parent), os.fspath(path))
     if zipfile.is_zipfile(path):
         return ZipSource(os.fspath(path))
     raise InputError(
@@ -247,10 +282,17 @@ def open_source(location: str, images_root: str | None = None) -> Source:
 
 def _walk(root: str) -> Iterator[tuple[str, int, int]]:
     """Yields (relative path, bytes, modification time) of every file below a directory."""
-    stack = [""]
+    stack: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
     while stack:
-        folder = stack.pop()
+        folder, above = stack.pop()
         try:
+            place = Path(root, folder).stat()
+            here = (place.st_dev, place.st_ino)
+            if here in above:  # else every link would be followed on every way that leads to it
+                raise InputError(
+                    f"{Path(root, folder)} leads back to a folder that it lies in, through symbolic links; "
+                    "remove the link from the input"
+                )
             with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
                 for entry in entries:
                     path = posixpath.join(folder, entry.name)
@@ -259,7 +301,7 @@ def _walk(root: str) -> Iterator[tuple[str, int, int]]:
                     if not _is_utf8(entry.name):
                         raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8 text; rename it")
                     if entry.is_dir():
-                        stack.append(path)
+                        stack.append((path, (*above, here)))
                     else:
                         status = entry.stat()
                         if not stat.S_ISREG(status.st_mode):
@@ -270,11 +312,17 @@ def _walk(root: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _read_layout(paths: dict, root: str) -> Iterator[tuple[str, str | None, str]]:
-    """Yields (path, split or None, class) for each path of a `split/class/*` or `class/*` tree."""
+    """Yields (path, split or None, class) for each path of a `split/class/*` or `class/*` tree.
+
+    Documents (`DOCUMENT_SUFFIXES`) outside the class folders are left out and have no part in what the tree is
+    taken for.
+    """
     if not paths:
         raise InputError(f"the input {root} is empty; expected split/class/image or class/image files")
-    depth = _common_depth(paths)
-    parts = {path: path.split("/")[depth:] for path in paths}
+    documents = [path for path in paths if path.lower().endswith(DOCUMENT_SUFFIXES)]
+    images = [path for path in paths if not path.lower().endswith(DOCUMENT_SUFFIXES)] or documents
+    depth = _common_depth(images)
+    parts = {path: path.split("/")[depth:] for path in images}
     tops = {names[0] for names in parts.values()}
     has_splits = all(top.lower() in SPLIT_NAMES for top in tops)
     if not has_splits and any(top.lower() in SPLIT_NAMES for top in tops):
@@ -287,12 +335,18 @@ def _read_layout(paths: dict, root: str) -> Iterator[tuple[str, str | None, str]
             f"{root}: expected {'split/class/image' if has_splits else 'class/image or split/class/image'} files, "
             f"received {_name_some(stray)}, which {'lies' if len(stray) == 1 else 'lie'} in no class folder"
         )
+    shared = images[0].split("/")[:depth]
+    for path in documents:
+        names = path.split("/")
+        within = names[:depth] == shared and len(names) >= depth + need
+        if within and not (has_splits and names[depth].lower() not in SPLIT_NAMES):
+            parts[path] = names[depth:]
     for path, names in parts.items():
         split = SPLIT_NAMES[names[0].lower()] if has_splits else None
         yield path, split, names[need - 2]
 
 
-def _common_depth(paths: dict) -> int:
+def _common_depth(paths: Collection[str]) -> int:
     """How many leading folders all paths share, unless they are a split or the only class."""
     folders = [path.split("/")[:-1] for path in paths]
     depth = 0
@@ -332,7 +386,16 @@ def _read_file(path: Path, limit: int) -> bytes:
         with open(path, "rb") as file:
             return file.read(limit)
     except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error.strerror) from error
+
+
+def _unreadable(what: object, reason: str | None) -> InputError:
+    """The error for bytes that cannot be had now; unlike damaged ones they do not reject an image for good."""
+    return InputError(f"cannot read {what}: {reason}. Run the same command again once it can be read")
+
+
+def _shorten(location: str) -> str:
+    return location if len(location) <= _MAX_SHOWN else f"{location[:_MAX_SHOWN]}..."
 
 
 @functools.lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from tfrecords.console import progress_bar
 from tfrecords.errors import InputError, MissingExtraError
 
 
-def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> ZipSource:
+def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quiet: bool = False) -> ZipSource:
     """Writes an image-classification data set of TFDS into an uncompressed zip of `split/class/*` files.
 
     The encoded images are copied as they are, so nothing is lost. A zip that exists is kept: it is renamed
@@ -27,6 +27,7 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> Z
       name: what `tfds.builder` takes, such as `patch_camelyon` or `my_data/config:1.0.0`.
       archive: where to write the zip.
       data_dir: TFDS's data directory; its default otherwise.
+      quiet: show no progress bar.
 
     Raises:
       InputError: no such data set, or not one of image classification, or it cannot be had (no network).
@@ -69,7 +70,7 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None) -> Z
     total = builder.info.splits.total_num_examples
     with (
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
-        progress_bar(total, f"reading {name}", unit=" images") as bar,
+        progress_bar(total, f"reading {name}", quiet, unit=" images") as bar,
     ):
         for split in builder.info.splits:
             examples = builder.as_dataset(

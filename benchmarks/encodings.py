@@ -24,10 +24,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from tabulate import tabulate
 
+from tfrecords.console import usable_cores
 from tfrecords.manifest import read_manifest
 from tfrecords.parse import decode_record
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 STREAM_SECONDS = 6.0
 
 

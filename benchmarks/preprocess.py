@@ -7,7 +7,8 @@ names until there are enough. Everything is measured in one run, the contenders 
 the rounds are compared as ratios:
 
   decode limit   libjpeg-turbo on all cores and nothing else: files in memory, pixels thrown away
-  write limit    the bytes of the raw data set, written to one file in 1 MiB blocks, and fsync
+  write limit    the bytes of the raw data set, written to one file in 1 MiB blocks, and fsync; a job too
+                 waits for the disk, once, at its end, which its whole time holds and its steady state not
   plain Beam     Create | Map(read and decode) | WriteToTFRecord, as tutorials have it
   cxr source     the job, keeping verified source files
   cxr raw        the job, storing pixels
@@ -38,13 +39,14 @@ from pathlib import Path
 import simplejpeg
 from tabulate import tabulate
 
+from tfrecords.console import usable_cores
 from tfrecords.manifest import read_manifest
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 PLAIN_IMAGES = (100, 600)
 """Images of the two runs of the plain job whose difference gives its steady state."""
 DECODE_SECONDS = 4.0
-BLOCK = bytes(1 << 20)
+BLOCK = os.urandom(1 << 20)
 
 
 def replicate(source: Path, target: Path, count: int) -> list[Path]:
@@ -200,6 +202,7 @@ def in_turn(rounds: int, contenders: dict[str, Callable[[], object]]) -> dict[st
     results: dict[str, list] = {name: [] for name in contenders}
     for number in range(rounds):
         for name, run in contenders.items():
+            os.sync()  # what one contender left to be written is not the next one's burden
             results[name].append(run())
             print(f"round {number + 1}: {name} done", file=sys.stderr)
     return results

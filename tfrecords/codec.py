@@ -129,6 +129,21 @@ def hash_pixels(pixels: np.ndarray) -> str:
     return hasher.hexdigest()
 
 
+def pixel_statistics(pixels: np.ndarray) -> tuple[float, float]:
+    """(mean, variance) over all pixels and channels of one image.
+
+    Args:
+      pixels: uint8 or uint16 [height, width, channels].
+
+    Returns:
+      The mean in [0, 1] of full scale, and the variance in the same unit squared.
+    """
+    full_scale = float(np.iinfo(pixels.dtype).max)
+    means, deviations = (values[:, 0] / full_scale for values in cv2.meanStdDev(pixels))
+    mean = means.mean()
+    return float(mean), float((deviations**2 + means**2).mean() - mean**2)
+
+
 def area_downscale(pixels: np.ndarray, size: int) -> np.ndarray:
     """Averages an image over areas so that its short side is `size` pixels; never enlarges.
 
@@ -149,3 +164,13 @@ def area_downscale(pixels: np.ndarray, size: int) -> np.ndarray:
     new_width, new_height = max(size, round(width * size / short)), max(size, round(height * size / short))
     small = cv2.resize(pixels, (new_width, new_height), interpolation=cv2.INTER_AREA)
     return small.reshape(new_height, new_width, channels)
+
+
+def raise_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Pixels in a data set's depth: 8-bit levels x 257 where it has 16 bits, so that white stays white.
+
+    Args:
+      pixels: uint8 or uint16 [height, width, channels].
+      bit_depth: 8 or 16.
+    """
+    return pixels.astype(np.uint16) * 257 if bit_depth == 16 and pixels.dtype == np.uint8 else pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, TextIO
@@ -26,8 +27,13 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         sys.stderr.close()
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def progress_bar(

@@ -21,6 +21,7 @@ from tfrecords.errors import CorruptError, DatasetError
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
 _MASK_DELTA = 0xA282EAD8
+_READ_BYTES = 1 << 22
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -115,3 +116,12 @@ def _read_one(file: BinaryIO, left: int) -> tuple[str | None, bool, bytes]:
     if masked_crc32c(data) != data_crc:
         return f"the data ({length} bytes) does not match its CRC", False, data
     return None, False, data
+
+
+def hash_file(path: str | Path) -> str:
+    """BLAKE3 of a whole file, 64 hex digits."""
+    hasher = blake3.blake3()
+    with open(path, "rb") as file:
+        while block := file.read(_READ_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()

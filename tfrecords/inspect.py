@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ TILE = 224
 """Side of an image on the contact sheet, pixels."""
 _CAPTION = 34
 _COLUMNS = 6
+_LOOK_AT = 40
+"""Images looked at for each one on the contact sheet; bounds the search for a rare label."""
 
 
 def read_split(root: Path, manifest: Manifest, rung: str, split: str) -> Iterator[Record]:
@@ -62,7 +65,9 @@ def describe_record(manifest: Manifest, record: Record) -> str:
 
 
 def contact_sheet(root: Path, manifest: Manifest, split: str, count: int) -> Image.Image:
-    """Draws `count` images of a split, as many of each label as there are, with label, patient and size.
+    """Draws `count` images of a split, as many of each label as possible, with label, cause and patient.
+
+    Where a label is rare, the search ends after 40 times as many images as are drawn.
 
     Args:
       root: the data set.
@@ -78,7 +83,7 @@ def contact_sheet(root: Path, manifest: Manifest, split: str, count: int) -> Ima
     share = math.ceil(count / len(manifest.labels))
     chosen: dict[str, list[Record]] = collections.defaultdict(list)
     spare: list[Record] = []
-    for record in read_split(root, manifest, rung, split):
+    for record in itertools.islice(read_split(root, manifest, rung, split), _LOOK_AT * count):
         label = label_names(manifest, record)
         if len(chosen[label]) < share:
             chosen[label].append(record)
@@ -128,11 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = arguments.split or next(iter(manifest.splits))
     _check_name("split", split, manifest.splits)
     _check_name("rung", arguments.rung, manifest.rungs)
-    for option in ("show", "grid_images"):
-        if getattr(arguments, option) < (option == "grid_images"):
-            raise InputError(
-                f"--{option.replace('_', '-')}: expected a positive number, received {getattr(arguments, option)}"
-            )
+    if arguments.show < 0:
+        raise InputError(f"--show: expected 0 or more, received {arguments.show}")
+    if arguments.grid_images < 1:
+        raise InputError(f"--grid-images: expected 1 or more, received {arguments.grid_images}")
     print(f"{root}: data set '{manifest.name}', labels by {manifest.options.get('labels', '?')}\n")
     print(manifest_tables(manifest))
     for warning in _read_warnings(root):

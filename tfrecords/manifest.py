@@ -10,10 +10,13 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import blake3
 
 from tfrecords.errors import DatasetError
 from tfrecords.schema import SCHEMA_VERSION, RecordSchema
@@ -76,9 +79,11 @@ class Manifest:
       pixels: `mean` and `std` of the pixels of the training split, in [0, 1] of full scale, each image
         weighing the same whatever its size.
       pixel_hash: how records' `pixel_hash` was computed.
-      source: kind and fingerprint of what the data set was made from.
+      source: `kind` and `listing`, a fingerprint, of what the data set was made from, and `pixels`, the fingerprint
+        of what is in it (`fingerprint`).
       options: the options of the job that change the result.
       versions: of the software that wrote it.
+      sidecars: BLAKE3 of the reports beside the manifest, by file name: `audit.json` and `rejects.jsonl`.
       schema_version: of the feature table.
     """
 
@@ -94,6 +99,7 @@ class Manifest:
     source: dict[str, Any]
     options: dict[str, Any]
     versions: dict[str, str]
+    sidecars: dict[str, str]
     pixel_hash: str = "blake3"
     schema_version: int = SCHEMA_VERSION
 
@@ -131,6 +137,8 @@ class Manifest:
             fields["labels"] = tuple(fields["labels"])
             fields["splits"] = {name: Split(**split) for name, split in fields["splits"].items()}
             fields["rungs"] = {name: _rung_from_json(rung) for name, rung in fields["rungs"].items()}
+            for name in ("sizes", "pixels", "source", "options", "versions", "sidecars"):
+                fields[name] = {**fields[name]}  # a TypeError for what is no object
             manifest = cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is damaged: {error}") from error
@@ -165,6 +173,56 @@ def size_histogram(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     return histogram
 
 
+class ImageEntry(NamedTuple):
+    """What the fingerprint of a data set tells of one image.
+
+    Attributes:
+      path: in the source.
+      pixel_hash: of the full image, see `codec.hash_pixels`.
+      labels: indices into the manifest's labels; exactly one, except in a multi-label set.
+      patient: patient key.
+      split: name of the split.
+    """
+
+    path: str
+    pixel_hash: str
+    labels: tuple[int, ...]
+    patient: str
+    split: str
+
+
+def fingerprint(images: Iterable[ImageEntry]) -> str:
+    """BLAKE3 over all that a data set says, 64 hex digits; the order of the images does not matter.
+
+    Args:
+      images: every image of the full-resolution rung.
+    """
+    hasher = blake3.blake3()
+    for image in sorted(images):
+        hasher.update(json.dumps(image).encode())
+    return hasher.hexdigest()
+
+
+def combine_statistics(images: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """`Manifest.pixels` of images of the given (mean, variance), see `codec.pixel_statistics`.
+
+    Args:
+      images: (mean, variance) of each image, in any order; at least one.
+
+    Returns:
+      `mean` and `std` over all images, each weighing the same, rounded to 9 places.
+    """
+    mean = math.fsum(image_mean for image_mean, _ in images) / len(images)
+    square = math.fsum(variance + image_mean**2 for image_mean, variance in images) / len(images)
+    return {"mean": round(mean, 9), "std": round(math.sqrt(max(0.0, square - mean**2)), 9)}
+
+
+def common_channels(channels: Iterable[int]) -> int:
+    """`Manifest.channels` of images of the given numbers of channels: the one number, or 0 where they differ."""
+    found = set(channels)
+    return found.pop() if len(found) == 1 else 0
+
+
 def read_manifest(root: str | Path) -> Manifest:
     """Reads the manifest of the data set at `root`.
 
@@ -190,7 +248,7 @@ def write_atomically(path: Path, content: str) -> None:
     """Writes a small text file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

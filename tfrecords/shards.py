@@ -37,6 +37,11 @@ def rung_name(size: int | None) -> str:
     return FULL_RUNG if size is None else str(size)
 
 
+def is_rung_name(name: str) -> bool:
+    """Whether a folder name is one that `rung_name` gives."""
+    return name == FULL_RUNG or (name.isascii() and name.isdecimal())
+
+
 def shard_path(root: Path, rung: str, dataset: str, split: str, index: int, count: int) -> Path:
     """Path of one shard of a data set at `root`."""
     return root / rung / shard_name(dataset, split, index, count)

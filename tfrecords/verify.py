@@ -7,7 +7,6 @@ import collections
 import dataclasses
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -16,17 +15,30 @@ from typing import NamedTuple
 import blake3
 
 from tfrecords import codec
-from tfrecords.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command
+from tfrecords.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command, usable_cores
 from tfrecords.errors import CorruptError, CxrError, InputError
 from tfrecords.framing import FramedRecord, read_records
-from tfrecords.manifest import RUNG_ENCODINGS, Manifest, Shard, Split, read_manifest, size_histogram
+from tfrecords.manifest import (
+    RUNG_ENCODINGS,
+    ImageEntry,
+    Manifest,
+    Shard,
+    Split,
+    combine_statistics,
+    common_channels,
+    fingerprint,
+    read_manifest,
+    size_histogram,
+)
 from tfrecords.schema import Record, RecordSchema
-from tfrecords.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_shard_name
+from tfrecords.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_rung_name, is_shard_name
 from tfrecords.tfds_metadata import tfds_files
 
 _READ_BYTES = 1 << 22
 _WORTH_PROCESSES = 64 << 20
 """Bytes from which on starting worker processes pays."""
+_STATISTICS_TOLERANCE = 1e-6
+"""How far mean and standard deviation may be off, of full scale."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +71,21 @@ class Rules:
 
 
 class Row(NamedTuple):
-    """What is kept of a readable record, to compare shards and rungs."""
+    """What is kept of a readable record, to compare shards and rungs.
+
+    Attributes:
+      path, patient, labels, height, width, channels, pixel_hash: as the record says.
+      statistics: (mean, variance) of its pixels where they were decoded, see `codec.pixel_statistics`.
+    """
 
     path: str
     patient: str
     labels: tuple[int, ...]
     height: int
     width: int
+    channels: int
+    pixel_hash: str
+    statistics: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +128,7 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
     if size != expected.bytes:
         faults.append(f"{path}: {size} bytes; the manifest says {expected.bytes}")
     elif checksum != expected.blake3:
-        faults.append(f"{path}: the checksum is {checksum[:16]}...; the manifest says {expected.blake3[:16]}...")
+        faults.append(f"{path}: the checksum is {_shorten(checksum)}; the manifest says {_shorten(expected.blake3)}")
     return ShardCheck(tuple(faults), tuple(rows))
 
 
@@ -118,21 +138,34 @@ def _check_record(framed: FramedRecord, rules: Rules, deep: bool) -> tuple[str |
         record = rules.schema.parse(framed.data)
     except CxrError as error:
         return str(error), None
-    row = Row(record.path, record.patient, _labels(record), record.height, record.width)
+    row = Row(
+        record.path,
+        record.patient,
+        _labels(record),
+        record.height,
+        record.width,
+        record.channels,
+        record.pixel_hash,
+    )
     if fault := rules.broken_by(record):
         return f"{record.path}: {fault}", row
     if deep:
         try:
-            pixel_hash = codec.hash_pixels(codec.decode(record))
+            pixels = codec.decode(record)
         except CxrError as error:
             return f"{record.path}: {error}", row
-        if pixel_hash != record.pixel_hash:
+        if codec.hash_pixels(pixels) != record.pixel_hash:
             return f"{record.path}: the pixels are not those that were stored (their hash differs)", row
+        row = row._replace(statistics=codec.pixel_statistics(pixels))
     return None, row
 
 
 def _labels(record: Record) -> tuple[int, ...]:
     return record.label if isinstance(record.label, tuple) else (record.label,)
+
+
+def _shorten(checksum: str) -> str:
+    return f"{checksum[:16]}..." if len(checksum) > 16 else checksum
 
 
 def _hash_file(path: Path) -> str:
@@ -168,7 +201,7 @@ def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bo
         )
     ]
     total = sum(shard.bytes for *_, shard in tasks)
-    count = workers or (len(os.sched_getaffinity(0)) if total > _WORTH_PROCESSES else 1)
+    count = workers or (usable_cores() if total > _WORTH_PROCESSES else 1)
     checks: dict[tuple[str, str, int], ShardCheck] = {}
     with progress_bar(total, "verifying", quiet, unit="B", unit_scale=True, unit_divisor=1024) as bar:
         for (rung, split, number, _, shard), check in _run(tasks, manifest, deep, count):
@@ -198,13 +231,25 @@ def _check_files(root: Path, manifest: Manifest) -> list[str]:
     faults: list[str] = []
     for name in (AUDIT_NAME, REJECTS_NAME):
         try:
-            text = (root / name).read_text(encoding="utf-8")
+            data = (root / name).read_bytes()
+            text = data.decode()
             for part in [text] if name == AUDIT_NAME else text.splitlines():
                 json.loads(part)
         except FileNotFoundError:
             faults.append(f"{root / name}: missing")
         except (OSError, ValueError) as error:
             faults.append(f"{root / name}: damaged: {error}")
+        else:
+            checksum, expected = blake3.blake3(data).hexdigest(), str(manifest.sidecars.get(name, "nothing"))
+            if checksum != expected:
+                faults.append(
+                    f"{root / name}: the checksum is {_shorten(checksum)}; the manifest says {_shorten(expected)}"
+                )
+    faults += [
+        f"{folder}: a rung that the manifest does not know"
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and is_rung_name(folder.name) and folder.name not in manifest.rungs
+    ]
     for rung, content in manifest.rungs.items():
         folder = root / rung
         known = {path.name for split in content.shards for path in manifest.shard_paths(root, rung, split)}
@@ -220,17 +265,20 @@ def _check_files(root: Path, manifest: Manifest) -> list[str]:
 
 
 def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str, int], ShardCheck]) -> list[str]:
-    """What no shard shows by itself: counts of splits, doubled images, sizes, rungs in step."""
+    """What no shard shows by itself: counts of splits, doubled images, sizes, fingerprint, rungs in step."""
     faults: list[str] = []
     places: dict[str, list[str]] = collections.defaultdict(list)
-    sizes: list[tuple[int, int]] = []
+    by_split: dict[str, list[Row]] = {}
+    whole = True
     for name, split in manifest.splits.items():
         shards = [checks[FULL_RUNG, name, number] for number in range(len(manifest.rungs[FULL_RUNG].shards[name]))]
         rows = [row for shard in shards for row in shard.rows]
         for row in rows:
             places[row.path].append(name)
-        sizes += [(row.height, row.width) for row in rows]
-        if not any(shard.faults for shard in shards):  # else the counts are off because of what was said already
+        by_split[name] = rows
+        if any(shard.faults for shard in shards):  # then the counts are off because of what was said already
+            whole = False
+        else:
             faults += _check_split(root, manifest, name, split, rows)
     faults += [
         f"{root}: {path} stands {len(splits)} times in the data set ({', '.join(splits)})"
@@ -242,8 +290,37 @@ def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str,
         if not check.faults and not full.faults:
             fault = _compare_rungs(check.rows, full.rows, manifest.rungs[rung].size)
             faults += [f"{root / rung}: shard {number} of '{name}' {fault}"] if fault else []
-    if sizes and not any(check.faults for check in checks.values()) and manifest.sizes != size_histogram(sizes):
+    return faults + (_check_images(root, manifest, by_split) if whole and any(by_split.values()) else [])
+
+
+def _check_images(root: Path, manifest: Manifest, by_split: dict[str, list[Row]]) -> list[str]:
+    """What the manifest says of all full-resolution images at once: sizes, channels, fingerprint, and, where the
+    rows have them, statistics of the pixels."""
+    faults: list[str] = []
+    rows = [row for rows in by_split.values() for row in rows]
+    if manifest.sizes != size_histogram([(row.height, row.width) for row in rows]):
         faults.append(f"{root}: the sizes of the images are not those that the manifest says")
+    channels = common_channels(row.channels for row in rows)
+    if channels != manifest.channels:
+        kinds = " and ".join(map(str, sorted({row.channels for row in rows})))
+        faults.append(f"{root}: the images have {kinds} channels; the manifest says {manifest.channels}")
+    found = fingerprint(
+        ImageEntry(row.path, row.pixel_hash, row.labels, row.patient, split)
+        for split, rows in by_split.items()
+        for row in rows
+    )
+    expected = str(manifest.source.get("pixels", "nothing"))
+    if found != expected:
+        faults.append(
+            f"{root}: the fingerprint of paths, pixels, labels, patients and splits is {_shorten(found)}; "
+            f"the manifest says {_shorten(expected)}"
+        )
+    statistics = [row.statistics for row in by_split.get("train", ()) if row.statistics]
+    if statistics:
+        for name, value in combine_statistics(statistics).items():
+            said = manifest.pixels.get(name)
+            if not isinstance(said, (int, float)) or not abs(value - said) <= _STATISTICS_TOLERANCE:
+                faults.append(f"{root}: the pixels of train have the {name} {value}; the manifest says {said}")
     return faults
 
 

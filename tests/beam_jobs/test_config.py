@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import pytest
 
-from beam_jobs.config import NOT_IN_RESULT, PreprocessConfig
+from beam_jobs.config import PreprocessConfig
 from tfrecords.errors import InputError
 
 
@@ -69,8 +68,31 @@ def test_patient_pattern_is_checked_when_the_config_is_made():
         make(patient_pattern="no group")
 
 
+def test_another_salt_is_another_result_and_cannot_be_read_off():
+    """Every DICOM patient key depends on the salt, and so does a split by patient."""
+    one, two = (make(patient_salt=salt).result_options()["patient_salt"] for salt in ("one", "two"))
+    assert one != two
+    assert make().result_options()["patient_salt"] is None
+    assert len(one) == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"fractions": (0.8, 0.1, 0.1), "split": "folder"}, "--fractions"),
+        ({"val_fraction": 0.1, "split": "patient"}, "--val-fraction"),
+        ({"val_fraction": 0.1, "fractions": (0.8, 0.1, 0.1)}, "--val-fraction"),
+        ({"tfds_data_dir": "x"}, "--tfds-data-dir"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, flag):
+    with pytest.raises(InputError, match=flag):
+        make(**options)
+
+
 def test_limits_that_are_allowed():
-    make(fractions=(1.0, 0.0, 0.0), val_fraction=0, max_reject_fraction=1, sizes=(8,), shard_mb=0.01)
+    make(fractions=(1.0, 0.0, 0.0), max_reject_fraction=1, sizes=(8,), shard_mb=0.01)
+    make(val_fraction=0)
     assert make(fractions=(0.7, 0.2, 0.1)).fractions == (0.7, 0.2, 0.1)  # 0.9999999999999999 in floating point
 
 
@@ -85,9 +107,9 @@ def test_max_pixels_and_salt():
 def test_result_options_hold_what_changes_the_result_and_no_secret():
     options = make(sizes=(512, 256), patient_salt="secret").result_options()
     assert options["sizes"] == [512, 256]
-    assert options["fractions"] == [0.8, 0.1, 0.1]
-    names = {field.name for field in dataclasses.fields(PreprocessConfig)}
-    assert set(options) == names - set(NOT_IN_RESULT)
+    assert make(fractions=(0.8, 0.1, 0.1)).result_options()["fractions"] == [0.8, 0.1, 0.1]
     assert "secret" not in repr(options)
+    for change in ({"split": "patient"}, {"encoding": "raw"}, {"labels": "cause"}, {"sizes": (64,)}, {"name": "x"}):
+        assert make(**change).result_options() != make().result_options(), change
     assert make(max_reject_fraction=0.5, overwrite=True).result_options() == make().result_options()
     assert make(seed=1).result_options() != make().result_options()

@@ -360,7 +360,17 @@ def test_a_file_in_place_of_the_folder(tmp_path):
         run(tmp_path / "file")
 
 
-def test_missing_tfds_names_the_extra(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["tensorflow_datasets", "requests"])
+def test_a_missing_package_is_named_before_the_download(server, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(fetch.sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"'{module.replace('_', '-')}', .*cxr-stream\[train\]"):
+        run(tmp_path / "data", "--url", server.url)
+    assert server.sent == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_tfds_is_named_for_a_zip_that_is_there(tmp_path, monkeypatch):
     monkeypatch.setitem(fetch.sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(MissingExtraError, match=r"cxr-stream\[train\]"):
-        run(tmp_path, "--url", server.url)
+    (tmp_path / "x.zip").write_bytes(make_zip())
+    with pytest.raises(MissingExtraError, match=r"'tensorflow-datasets', .*cxr-stream\[train\]"):
+        run(tmp_path / "data", "--zip", str(tmp_path / "x.zip"))

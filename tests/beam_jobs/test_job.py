@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,9 +18,12 @@ from beam_jobs import job as job_module
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.job import preprocess
 from beam_jobs.naming import kermany_patient
+from beam_jobs.pipeline import is_local, make_options
 from beam_jobs.preprocess import main
+from beam_jobs.sources import FolderSource
+from beam_jobs.workspace import Workspace
 from tfrecords import codec
-from tfrecords.errors import DatasetError, InputError, OutputError
+from tfrecords.errors import CxrError, DatasetError, InputError, OutputError
 from tfrecords.inspect import read_split
 from tfrecords.manifest import read_manifest
 from tfrecords.verify import verify
@@ -60,7 +65,7 @@ def test_every_image_is_there_once_with_the_pixels_of_its_file(phantoms, dataset
             expected = expected[..., :1] if expected.ndim == 3 else expected[..., None]
             np.testing.assert_array_equal(codec.decode(record), expected)
             assert manifest.labels[record.label] == record.path.split("/")[1]
-            assert record.patient == kermany_patient(record.path)
+            assert record.patient == kermany_patient(record.path, normal=True)
             assert record.image == (phantoms / record.path).read_bytes(), "source encoding keeps the file"
             seen.append(record.path)
     assert sorted(seen) == sorted(sources)
@@ -119,14 +124,15 @@ def test_encodings_differ_in_bytes_and_not_in_pixels(phantoms, dataset, tmp_path
     manifest, reference = read_manifest(tmp_path / "data"), read_manifest(dataset)
     assert manifest.source["pixels"] == reference.source["pixels"]
     for split in manifest.splits:
-        pairs = zip(
-            read_split(tmp_path / "data", manifest, "full", split),
-            read_split(dataset, reference, "full", split),
-            strict=False,
+        found, expected = (
+            {record.path: record for record in read_split(root, of, "full", split)}
+            for root, of in ((tmp_path / "data", manifest), (dataset, reference))
         )
-        for record, other in sorted(pairs, key=lambda pair: pair[0].path)[:5]:
+        assert found.keys() == expected.keys()
+        for path, record in found.items():
             assert record.encoding == encoding
-            assert len(record.pixel_hash) == len(other.pixel_hash) == 64
+            assert record.pixel_hash == expected[path].pixel_hash
+            np.testing.assert_array_equal(codec.decode(record), codec.decode(expected[path]))
     assert verify(tmp_path / "data", deep=True) == []
 
 
@@ -151,7 +157,7 @@ def test_the_order_of_a_table_does_not_matter(phantoms, tmp_path):
         {
             "path": str(path.relative_to(phantoms)),
             "label": path.parent.name,
-            "patient": kermany_patient(path.name) or "",
+            "patient": kermany_patient(path.name, normal=True) or "",
         }
         for path in sorted(phantoms.rglob("*.jpeg"))
     ]
@@ -361,10 +367,172 @@ def test_a_publication_stopped_anywhere_is_carried_on(phantoms, tmp_path, monkey
     assert files_of(output) == files_of(tmp_path / "fresh")
 
 
+def test_a_foreign_directory_is_never_replaced(phantoms, tmp_path):
+    """Neither a manifest of something else, nor a folder called `full` or a number, makes a directory ours."""
+    mine = tmp_path / "data"
+    for name in ("manifest.json", "full/precious.txt", "2024/mine.txt", ".work/notes.txt"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text('{"name": "my extension"}')
+    before = files_of(mine)
+    with pytest.raises(OutputError, match="holds something else"):
+        run(phantoms, mine, overwrite=True)
+    assert files_of(mine) == before
+
+
+def test_files_beside_a_data_set_survive_its_replacement(phantoms, tmp_path):
+    output = tmp_path / "data"
+    run(phantoms, output, sizes=(32,))
+    for name in ("notes.txt", "2024/mine.txt"):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text("mine")
+    run(phantoms, output, overwrite=True)
+    assert (output / "notes.txt").read_text() == (output / "2024" / "mine.txt").read_text() == "mine"
+    assert not (output / "32").exists()
+    with pytest.raises(OutputError, match="2024 is in the way"):
+        run(phantoms, output, overwrite=True, sizes=(2024,))
+    assert (output / "2024" / "mine.txt").read_text() == "mine"
+
+
+def test_a_rung_that_was_moved_elsewhere_and_linked(phantoms, tmp_path):
+    output = tmp_path / "data"
+    run(phantoms, output, sizes=(32,))
+    (output / "full").rename(tmp_path / "elsewhere")
+    (output / "full").symlink_to(tmp_path / "elsewhere")
+    run(phantoms, output, overwrite=True)
+    assert verify(output) == []
+    assert len(list((tmp_path / "elsewhere").iterdir())) > 3, "what a link leads to is not touched"
+
+
+def test_a_job_killed_after_its_last_move_is_finished(phantoms, tmp_path, monkeypatch):
+    output = tmp_path / "data"
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "close", stop)
+        patch.setattr(Workspace, "_clear", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            run(phantoms, output)
+    assert verify(output) == []
+    assert (output / ".work" / "job.json").exists()
+    with pytest.raises(OutputError, match="holds another data set"):
+        run(phantoms, output, sizes=(32,))
+    assert run(phantoms, output).already_complete
+    assert not (output / ".work").exists()
+
+
+def test_a_mended_image_is_taken_up_and_the_other_shards_are_kept(phantoms, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    victim = sorted((images / "train" / "PNEUMONIA").iterdir())[5]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    with pytest.raises(InputError, match="damaged JPEG"):
+        run(images, tmp_path / "data")
+    victim.write_bytes(whole)
+    summary = run(images, tmp_path / "data")
+    shards = sum(len(shards) for shards in summary.manifest.rungs["full"].shards.values())
+    assert summary.kept_shards == shards - 1
+    run(images, tmp_path / "fresh")
+    assert files_of(tmp_path / "data") == files_of(tmp_path / "fresh")
+
+
+def test_a_changed_source_leaves_no_shard_of_the_old_one(phantoms, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    victims = sorted((images / "train" / "PNEUMONIA").iterdir())
+    data = victims[0].read_bytes()
+    victims[0].write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError):
+        run(images, tmp_path / "data")
+    for victim in victims[:40]:
+        victim.unlink()
+    run(images, tmp_path / "data")
+    run(images, tmp_path / "fresh")
+    assert files_of(tmp_path / "data") == files_of(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_of_which_nothing_can_be_decoded(phantoms, tmp_path, split):
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    for path in (images / split).rglob("*.jpeg"):
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(InputError, match=f"split '{split}' would be empty: none of its images can be decoded"):
+        run(images, tmp_path / "data", max_reject_fraction=1.0, val_fraction=0)
+    assert not (tmp_path / "data" / "manifest.json").exists()
+
+
+def test_an_output_inside_the_input_is_refused_before_it_is_made(phantoms, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    for output in (images / "data", images):
+        with pytest.raises(InputError, match="lies inside the input"):
+            run(images, output)
+    assert sorted(path.name for path in images.iterdir() if path.is_dir()) == ["test", "train", "val"]
+
+
+def test_a_read_error_stops_the_job_and_is_forgotten(phantoms, tmp_path, monkeypatch):
+    """A share that is gone for a moment must not turn good images into rejects."""
+    read = FolderSource.read
+
+    def flaky(source, path, limit=-1):
+        if limit < 0 and path.endswith("_3.jpeg"):
+            raise InputError(f"cannot read {path}: Stale file handle")
+        return read(source, path, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "read", flaky)
+        with pytest.raises(CxrError, match="Stale file handle"):
+            run(phantoms, tmp_path / "data", max_reject_fraction=0.5)
+    assert run(phantoms, tmp_path / "data", max_reject_fraction=0.5).rejects == ()
+
+
+def test_8_and_16_bit_copies_of_a_picture_are_duplicates(tmp_path):
+    rng = np.random.default_rng(1)
+    for split in ("train", "val", "test"):
+        for label in ("A", "B"):
+            (tmp_path / "in" / split / label).mkdir(parents=True)
+            pixels = rng.integers(0, 256, (40, 50), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / split / label / "a.png")
+    deep = pixels.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "in" / "test" / "B" / "b.png")
+    summary = run(tmp_path / "in", tmp_path / "data", duplicates="drop")
+    assert summary.rejects == (("test/B/b.png", "the same pixels as test/B/a.png"),)
+    assert summary.audit["duplicates"]["extra_copies"] == 0
+    kept = run(tmp_path / "in", tmp_path / "kept")
+    assert kept.audit["duplicates"]["extra_copies"] == 1
+    assert kept.manifest.bit_depth == 16
+    assert verify(tmp_path / "kept", deep=True) == []
+
+
+def test_a_disk_that_fills_up_in_the_driver_is_no_traceback(phantoms, tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "index")
+
+    monkeypatch.setattr(job_module, "write_tasks", full)
+    with pytest.raises(OutputError, match=r"No space left on device \(index\)"):
+        run(phantoms, tmp_path / "data")
+
+
+def test_the_direct_runner_is_the_local_one():
+    for name in ("DirectRunner", "directrunner", "FnApiRunner"):
+        options = make_options([f"--runner={name}"], workers=3)
+        assert is_local(options)
+        assert options.get_all_options()["direct_running_mode"] == "multi_processing"
+        assert options.get_all_options()["direct_num_workers"] == 3
+    assert not is_local(make_options(["--runner=PortableRunner"], workers=3))
+
+
 REFUSALS = {
     "missing input": (["--input", "{tmp}/nothing"], "does not exist"),
     "empty input": (["--input", "{tmp}/empty"], "is empty"),
     "no splits": (["--input", "{images}/train", "--split", "folder"], "have no split"),
+    "ignored fractions": (["--input", "{images}", "--fractions", "0.5,0.25,0.25"], "expected --split patient"),
+    "ignored val fraction": (["--input", "{images}/train", "--val-fraction", "0.3"], "expected --fractions"),
+    "stray argument": (["--input", "{images}", "more"], "unknown argument 'more'"),
     "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "--fractions: expected three numbers"),
     "not a number": (["--input", "{images}", "--sizes", "512,big"], "whole numbers"),
     "unknown option": (["--input", "{images}", "--val-fracton=0.2"], "did you mean --val-fraction?"),

@@ -21,11 +21,11 @@ from tfrecords.errors import InputError
         ("train/PNEUMONIA/person447_bacteria_921.jpeg", "person447_bacteria", "bacterial"),
         ("person1003_virus_1685.jpeg", "person1003_virus", "viral"),
         ("chest_xray/test/PNEUMONIA/person1_virus_6.jpeg", "person1_virus", "viral"),
-        ("train/NORMAL/IM-0214-0001.jpeg", "IM-0214", "normal"),
-        ("train/NORMAL/IM-0439-0001-0001.jpeg", "IM-0439", "normal"),
-        ("train/NORMAL/IM-0467-0001-0002.jpeg", "IM-0467", "normal"),
-        ("train/NORMAL/NORMAL2-IM-0402-0001.jpeg", "NORMAL2-IM-0402", "normal"),
-        ("IM-0001.png", "IM-0001", "normal"),
+        ("train/NORMAL/IM-0214-0001.jpeg", "IM-0214", None),
+        ("train/NORMAL/IM-0439-0001-0001.jpeg", "IM-0439", None),
+        ("train/NORMAL/IM-0467-0001-0002.jpeg", "IM-0467", None),
+        ("train/NORMAL/NORMAL2-IM-0402-0001.jpeg", "NORMAL2-IM-0402", None),
+        ("IM-0001.png", "IM-0001", None),
         ("train/PNEUMONIA/person7.jpeg", None, None),
         ("train/PNEUMONIA/person7_fungus_1.jpeg", None, None),
         ("train/PNEUMONIA/aperson7_virus_1.jpeg", None, None),
@@ -36,14 +36,20 @@ from tfrecords.errors import InputError
     ],
 )
 def test_kermany_names(path: str, patient: str | None, cause: str | None):
-    assert kermany_patient(path) == patient
+    assert kermany_patient(path, normal=True) == patient
     assert kermany_cause(path) == cause
+
+
+def test_im_names_mean_a_patient_only_where_the_image_is_normal():
+    """Viewers export any study as IM-0001-0001; in the Kermany set only normal images are named so."""
+    assert kermany_patient("siteA/PNEUMONIA/IM-0001-0001.jpeg", normal=False) is None
+    assert kermany_patient("PNEUMONIA/person1_virus_1.jpeg", normal=False) == "person1_virus"
 
 
 def test_numbers_restart_for_each_cause_and_prefix():
     names = ["person5_virus_1.jpeg", "person5_bacteria_1.jpeg", "IM-0005-0001.jpeg", "NORMAL2-IM-0005-0001.jpeg"]
-    assert len({kermany_patient(name) for name in names}) == 4
-    assert kermany_patient("person5_virus_1.jpeg") == kermany_patient("test/x/person5_virus_9.jpeg")
+    assert len({kermany_patient(name, normal=True) for name in names}) == 4
+    assert kermany_patient("person5_virus_1.jpeg", False) == kermany_patient("test/x/person5_virus_9.jpeg", False)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ def test_numbers_restart_for_each_cause_and_prefix():
         ("VIRAL", "viral"),
         ("bacteria", "bacterial"),
         ("bacterial", "bacterial"),
-        ("none", "normal"),
+        ("none", "none"),
         ("Normal", "normal"),
         ("Tuberculosis", "Tuberculosis"),
         ("", None),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from beam_jobs import planning
 from beam_jobs.config import PreprocessConfig
 from beam_jobs.decode import ImageHeader
 from beam_jobs.index import IndexRow
@@ -115,10 +116,10 @@ def test_cause_labels_from_names_columns_and_normal_classes():
     rows = [
         row("P/person1_bacteria_2.jpeg", "P"),
         row("P/person1_virus_3.jpeg", "P"),
-        row("N/IM-0001-0001.jpeg", "N"),
+        row("N/IM-0001-0001.jpeg", "NORMAL"),
         row("x.png", "P", cause="Viral"),
         row("y.png", "Normal"),
-        row("N/person3_virus_1.jpeg", "N", cause="bacteria"),  # what the source states goes before the name
+        row("N/person3_virus_1.jpeg", "P", cause="bacteria"),  # what the source states goes before the name
     ]
     plan = make_plan(rows, config(labels="cause", **ALL_TRAIN))
     assert plan.labels == ("normal", "bacterial", "viral")
@@ -186,7 +187,7 @@ def test_pattern_that_does_not_match_or_matches_nothing():
 
 def test_equal_numbers_of_different_causes_are_different_patients():
     rows = [row(f"P/person{n}_{cause}_{n}.jpeg", "P") for n in range(40) for cause in ("virus", "bacteria")]
-    plan = make_plan([*rows, row("N/IM-1-1.jpeg", "N"), row("N/IM-2-1.jpeg", "N")], config(**ALL_TRAIN))
+    plan = make_plan([*rows, row("N/IM-1-1.jpeg", "NORMAL"), row("N/IM-2-1.jpeg", "NORMAL")], config(**ALL_TRAIN))
     assert len({image.patient for image in plan.images}) == 82
     assert plan.own_patients == 0
 
@@ -232,15 +233,21 @@ def test_splits_of_the_source_are_kept_where_it_has_them():
     rows = [*pairs(60, "train"), *pairs(20, "val", prefix="v"), *pairs(20, "test", prefix="t")]
     plan = make_plan(rows, config())
     assert splits_of(plan) == {item.image.path: item.image.split for item in rows}
-    assert plan.notes == ()
+    assert plan.notes == ("the source's own validation split of 40 images was kept",)
 
 
-def test_own_splits_are_put_aside_under_patient_and_where_some_are_missing():
+def test_own_splits_are_put_aside_under_patient():
     rows = [*pairs(100, "train"), *pairs(100, "test", prefix="t")]
-    for given, options in ((rows, {"split": "patient"}), ([*rows, *pairs(5, prefix="u")], {})):
-        plan = make_plan(given, config(**options))
-        assert "the source's own splits were put aside for new ones by patient" in plan.notes
-        assert {split for path, split in splits_of(plan).items() if path.startswith("t")} == {"train", "val", "test"}
+    plan = make_plan(rows, config(split="patient"))
+    assert "the source's own splits were put aside for new ones by patient" in plan.notes
+    assert {split for path, split in splits_of(plan).items() if path.startswith("t")} == {"train", "val", "test"}
+
+
+def test_a_split_that_only_some_images_have_is_refused():
+    """One blank cell must not send an official test split into train."""
+    rows = [*pairs(100, "train"), *pairs(100, "test", prefix="t")]
+    with pytest.raises(InputError, match=r"10 of 410 images have no split, u0_0.png the first, and the others have"):
+        make_plan([*rows, *pairs(5, prefix="u")], config())
     with pytest.raises(InputError, match=r"--split folder: 10 of 410 images have no split, u0_0.png the first"):
         make_plan([*rows, *pairs(5, prefix="u")], config(split="folder"))
 
@@ -255,14 +262,15 @@ def test_a_tiny_val_is_joined_to_train_and_carved_anew():
         f"t{n}_{i}.png" for n in range(50) for i in (0, 1)
     }
     assert plan.notes[0].startswith(
-        "the source's 8 validation images were joined to train, and 20% of train was carved"
+        "the source's 8 validation images were joined to train, and 20% of the patients of train, "
+        f"{counts['val']} of 808 images, were carved out"
     )
 
 
 def test_val_is_carved_where_the_source_has_none():
     plan = make_plan([*pairs(400, "train"), *pairs(50, "test", prefix="t")], config())
     assert collections.Counter(splits_of(plan).values())["val"] / 800 == pytest.approx(0.1, abs=0.04)
-    assert plan.notes[0] == "10% of train was carved out for validation, by patient"
+    assert plan.notes[0].startswith("10% of the patients of train, ")
 
 
 @pytest.mark.parametrize(("patients", "kept"), [(49, False), (51, True)])
@@ -299,9 +307,42 @@ def test_a_class_that_only_test_has():
         make_plan(rows, config(val_fraction=0))
 
 
-def test_a_class_that_test_lacks_is_noted():
-    plan = make_plan([*pairs(20, "train"), row("t1", "P", split="test")], config(val_fraction=0))
-    assert plan.notes == ("split 'test' has no image of N",)
+def test_a_rare_class_that_only_a_new_split_has_is_explained():
+    rows = [*pairs(40), row("rare", "Z", patient="z")]
+    for seed in range(40):
+        options = config(split="patient", fractions=(0.5, 0.25, 0.25), seed=seed)
+        if splits_of(make_plan(rows[:-1], options)) and hash_fraction(seed, "split", "z") >= 0.5:
+            with pytest.raises(InputError, match=r"'Z' of split .* It is rare: try another --seed"):
+                make_plan(rows, options)
+            return
+    pytest.fail("no seed sent the rare image away from train")
+
+
+def test_cause_and_label_must_agree():
+    rows = [row("a.png", "NORMAL"), row("P/person1_virus_1.jpeg", "PNEUMONIA")]
+    wrong = row("person2_bacteria_1.jpeg", "NORMAL")
+    with pytest.raises(InputError, match=r"person2_bacteria_1.jpeg is labelled NORMAL and its cause is bacterial"):
+        make_plan([*rows, wrong], config(labels="cause", **ALL_TRAIN))
+
+
+def test_labels_that_cannot_be_printed_are_refused():
+    """TFDS keeps one label a line."""
+    with pytest.raises(InputError, match=r"label 'N\\nx' has signs"):
+        make_plan([row("1", "N\nx"), row("2", "P")], config(**ALL_TRAIN))
+
+
+def test_shards_beyond_what_a_file_name_can_count(monkeypatch):
+    monkeypatch.setattr(planning, "MAX_SHARDS", 5)
+    with pytest.raises(InputError, match=r"--shard-mb 0.1 would cut split 'train' into \d+ shards; at most 5"):
+        make_plan(pairs(40), config(shard_mb=0.1, **ALL_TRAIN))
+
+
+def test_the_default_salt_is_noted_where_dicom_ids_are_hashed():
+    rows = [row("1", "N"), row("2", "P")]
+    header = dataclasses.replace(rows[0].header, patient="dicom-0123")  # type: ignore[type-var]
+    rows[0] = dataclasses.replace(rows[0], header=header)
+    assert any("CXR_PATIENT_SALT" in note for note in make_plan(rows, config(**ALL_TRAIN)).notes)
+    assert not make_plan(rows, config(patient_salt="s", **ALL_TRAIN)).notes
 
 
 @pytest.mark.parametrize(

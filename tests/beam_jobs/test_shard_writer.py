@@ -18,14 +18,14 @@ from beam_jobs.planning import PlannedImage, ShardPlan
 from beam_jobs.shard_writer import (
     ShardResult,
     ShardSettings,
-    describe,
     read_finished,
     result_path,
+    shard_paths,
     write_shard,
 )
 from beam_jobs.sources import FolderSource
 from tfrecords import codec
-from tfrecords.errors import OutputError
+from tfrecords.errors import InputError, OutputError
 from tfrecords.framing import read_records
 from tfrecords.schema import Record
 from tfrecords.shards import shard_path
@@ -164,7 +164,7 @@ def test_area_averaging_of_a_rung(tmp_path: Path, source: FolderSource):
 
 
 def test_rejects_are_listed_and_the_others_keep_their_order(tmp_path: Path, source: FolderSource):
-    names = ["empty.png", "grey.jpg", "text.png", "gone.png", "tall.png", "cut.png", "small.bmp", "colour.png"]
+    names = ["empty.png", "grey.jpg", "text.png", "tall.png", "cut.png", "small.bmp", "colour.png"]
     settings, plan = settings_of(tmp_path), plan_of(source, *names)
     reported: list[tuple[int, int]] = []
     result = write_shard(settings, plan, source, lambda images, size: reported.append((images, size)))
@@ -174,16 +174,30 @@ def test_rejects_are_listed_and_the_others_keep_their_order(tmp_path: Path, sour
         assert result.files[rung].records == 4
     assert [image.path for image in result.images] == good
     reasons = dict(result.rejects)
-    assert list(reasons) == ["empty.png", "text.png", "gone.png", "cut.png"]
-    assert "cannot be read: No such file" in reasons["gone.png"]
+    assert list(reasons) == ["empty.png", "text.png", "cut.png"]
     for name, (_, reason) in BAD.items():
         assert reason in reasons[name]
     assert reported == [(1, image.bytes) for image in plan.images]
-    assert describe(result) == {
-        "images": 4,
-        "rejects": 4,
-        "bytes": sum(map(len, list(files_of(tmp_path).values())[:3])),
-    }
+
+
+def test_a_file_that_vanished_stops_the_job_and_leaves_nothing(tmp_path: Path, source: FolderSource):
+    settings, plan = settings_of(tmp_path), plan_of(source, "grey.jpg", "gone.png")
+    with pytest.raises(InputError, match=r"gone.png: No such file"):
+        write_shard(settings, plan, source, silent)
+    assert files_of(tmp_path) == {}
+
+
+def test_a_shard_of_another_plan_or_damaged_on_the_disk_is_not_finished(tmp_path: Path, source: FolderSource):
+    settings, plan = settings_of(tmp_path), plan_of(source, "grey.jpg", "tall.png")
+    result = write_shard(settings, plan, source, silent)
+    assert read_finished(settings, plan, every_byte=True) == result
+    touched = dataclasses.replace(plan.images[0], modified=plan.images[0].modified + 1)
+    assert read_finished(settings, dataclasses.replace(plan, images=(touched, *plan.images[1:]))) is None
+    assert read_finished(dataclasses.replace(settings, encoding="raw"), plan) is None
+    path = shard_paths(settings, plan)["full"]
+    path.write_bytes(bytes(path.stat().st_size))  # as a power cut leaves it: the size without the content
+    assert read_finished(settings, plan) == result
+    assert read_finished(settings, plan, every_byte=True) is None
 
 
 def test_a_shard_of_nothing_but_rejects_is_an_empty_file(tmp_path: Path, source: FolderSource):

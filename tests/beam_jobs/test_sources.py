@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from beam_jobs import sources
 from beam_jobs.decode import decode
 from beam_jobs.sources import (
     FolderSource,
@@ -77,6 +81,24 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, tuple[str | None, str]]]] = {
         {"train/N/patient 7/a/1.png": ("train", "N"), "train/P/2.png": ("train", "P")},
     ),
     "class deeper files": (["N/x/1", "P/y/z/2"], {"N/x/1": (None, "N"), "P/y/z/2": (None, "P")}),
+    "documents outside splits": (
+        ["train/N/1", "test/P/2", "README.txt", "train/labels.CSV", "docs/a/paper.pdf", "docs/x.Json", "N.md"],
+        {"train/N/1": ("train", "N"), "test/P/2": ("test", "P")},
+    ),
+    "documents outside classes": (
+        ["set/N/1", "set/P/2", "set/labels.xlsx", "README.html", "docs/a/b.docx", "other/t.tsv", "t.xls"],
+        {"set/N/1": (None, "N"), "set/P/2": (None, "P")},
+    ),
+    "documents inside classes": (
+        ["train/N/1", "train/N/note.txt", "test/P/x/list.csv", "test/P/2", "test/note.txt"],
+        {
+            "train/N/1": ("train", "N"),
+            "train/N/note.txt": ("train", "N"),
+            "test/P/x/list.csv": ("test", "P"),
+            "test/P/2": ("test", "P"),
+        },
+    ),
+    "documents alone in a class": (["N/1", "P/2.md"], {"N/1": (None, "N"), "P/2.md": (None, "P")}),
     "names with spaces and umlauts": (
         ["Grün weiß/ä 1.png", "P/2"],
         {"Grün weiß/ä 1.png": (None, "Grün weiß"), "P/2": (None, "P")},
@@ -100,11 +122,12 @@ def test_layouts(tmp_path: Path, kind: str, layout: str):
 REFUSED_LAYOUTS = {
     "split beside class": (["train/N/1", "NORMAL/1"], "split folders beside NORMAL; expected only splits"),
     "deep split beside class": (["train/N/1", "unlabelled/N/1"], "split folders beside unlabelled"),
-    "split beside stray file": (["train/N/1", "README.md"], "split folders beside README.md"),
+    "split beside stray file": (["train/N/1", "README.png"], "split folders beside README.png"),
     "file beside classes": (
-        ["N/1", "P/2", "list.txt"],
-        "expected class/image .*received list.txt, which lies in no class",
+        ["N/1", "P/2", "list.bin", "list.txt"],
+        "expected class/image .*received list.bin, which lies in no class",
     ),
+    "only documents": (["README.txt", "labels.csv"], "README.txt, labels.csv, which lie in no class"),
     "files in a split": (
         ["train/1", "train/2", "test/N/1"],
         "expected split/class/image .*train/1, train/2, which lie in",
@@ -141,7 +164,13 @@ def test_modification_times(tmp_path: Path):
     root = make_folder(tmp_path / "in", ["N/1", "P/2"])
     os.utime(root / "N/1", ns=(5, 123456789))
     assert {image.path: image.modified for image in FolderSource(str(root)).list()}["N/1"] == 123456789
-    assert {image.modified for image in ZipSource(str(make_zip(tmp_path / "in.zip", ["N/1", "P/2"]))).list()} == {0}
+
+
+def test_the_stamp_of_a_zip_member_is_its_crc(tmp_path: Path):
+    source = ZipSource(str(make_zip(tmp_path / "in.zip", ["N/1", "P/2"])))
+    assert {image.path: image.modified for image in source.list()} == {
+        name: zlib.crc32(CONTENT + name.encode()) for name in ("N/1", "P/2")
+    }
 
 
 def test_symlinks_are_followed(tmp_path: Path):
@@ -160,14 +189,35 @@ def test_broken_symlinks_loops_and_pipes_are_refused(tmp_path: Path):
         make_folder(tmp_path / name, ["N/1", "P/2"])
     (tmp_path / "broken/N/gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "loop/N/again").symlink_to(tmp_path / "loop/N")
+    make_folder(tmp_path / "self", ["N/1", "P/2"])
+    (tmp_path / "self/N/self").symlink_to("self")
     os.mkfifo(tmp_path / "pipe/N/pipe.png")
     for name, message in (
         ("broken", "gone.png: No such file"),
-        ("loop", "symbolic links"),
+        ("loop", "N/again leads back to a folder that it lies in, through symbolic links"),
+        ("self", "symbolic links"),
         ("pipe", "pipe.png is neither"),
     ):
         with pytest.raises(InputError, match=message):
             list(FolderSource(str(tmp_path / name)).list())
+
+
+@pytest.mark.timeout(20)
+def test_many_links_to_a_folder_above_do_not_multiply(tmp_path: Path):
+    """Followed until the system refuses, 40 levels of three links each would be 3^40 folders."""
+    root = make_folder(tmp_path / "in", ["N/1", "P/2"])
+    for name in "abc":
+        (root / "N" / name).symlink_to(root)
+    with pytest.raises(InputError, match="symbolic links"):
+        list(FolderSource(str(root)).list())
+
+
+def test_two_links_to_one_folder_are_no_loop(tmp_path: Path):
+    root = make_folder(tmp_path / "in", ["N/1", "P/2"])
+    make_folder(tmp_path / "elsewhere", ["3"])
+    for name in ("N", "P"):
+        (root / name / "more").symlink_to(tmp_path / "elsewhere")
+    assert {image.path for image in FolderSource(str(root)).list()} == {"N/1", "N/more/3", "P/2", "P/more/3"}
 
 
 def test_file_name_that_is_not_utf8(tmp_path: Path):
@@ -186,8 +236,84 @@ def test_unreadable_inputs(tmp_path: Path):
     with pytest.raises(InputError, match="cannot open the zip"):
         list(ZipSource(str(tmp_path / "not.zip")).list())
     source = open_source(str(make_folder(tmp_path / "in", ["N/1", "P/2"])))
-    with pytest.raises(ImageError, match="cannot be read: No such file"):
+    again = r"No such file or directory\. Run the same command again once it can be read"
+    with pytest.raises(InputError, match=f"cannot read {tmp_path}/in/N/7: {again}"):
         source.read("N/7")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30)])
+@pytest.mark.parametrize("end", ["", ".zip", ".csv"])
+def test_an_input_of_an_impossible_name(name: str, end: str):
+    with pytest.raises(InputError, match=r"cannot read the input xxx.*: File name too long") as caught:
+        open_source(name + end)
+    assert len(str(caught.value)) < 700
+
+
+def test_an_input_with_a_nul(tmp_path: Path):
+    with pytest.raises(InputError, match="does not exist"):
+        open_source("in\0")
+
+
+class FailingFile(io.BytesIO):
+    """A file whose disk fails."""
+
+    error = OSError(errno.EIO, "Input/output error")
+
+    def read(self, *args):
+        raise self.error
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("kind", ["folder", "zip", "table"])
+def test_a_disk_that_fails_is_no_fault_of_the_image(tmp_path: Path, monkeypatch, kind: str, number: int):
+    root = make_folder(tmp_path / "in", ["N/1", "P/2"])
+    (root / "t.csv").write_text("path,label\nN/1,N\n")
+    place = {"folder": root, "zip": make_zip(tmp_path / "in.zip", ["N/1", "P/2"]), "table": root / "t.csv"}[kind]
+    source = open_source(str(place))
+    assert source.read("N/1") == CONTENT + b"N/1"
+    file = FailingFile()
+    file.error = OSError(number, os.strerror(number))
+    if kind == "zip":
+        monkeypatch.setattr(sources._open_zip(str(place)), "fp", file)
+    else:
+        monkeypatch.setattr(sources, "open", lambda *args: file, raising=False)
+    with pytest.raises(
+        InputError, match=f"cannot read .*: {os.strerror(number)}. Run the same command again"
+    ) as caught:
+        source.read("N/1")
+    assert "N/1" in str(caught.value) and str(tmp_path / "in") in str(caught.value)
+    monkeypatch.undo()
+    assert source.read("N/1") == CONTENT + b"N/1"
+
+
+def test_a_source_keeps_its_place_in_another_working_directory(tmp_path: Path, monkeypatch):
+    root = make_folder(tmp_path / "in", ["N/1", "P/2"])
+    make_zip(tmp_path / "in.zip", ["N/1", "P/2"])
+    (root / "t.csv").write_text("path,label\nN/1,N\nP/2,P\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/t.csv").write_text("path,label\nN/1,N\nP/2,P\n")
+    monkeypatch.chdir(tmp_path)
+    opened = [
+        open_source("in"),
+        open_source("./tables/../in.zip"),
+        open_source("in/t.csv"),
+        open_source("tables/t.csv", "in"),
+    ]
+    assert [source.root for source in opened] == [str(root), str(tmp_path / "in.zip"), str(root), str(root)]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for source in opened:
+        assert {image.path for image in source.list()} >= {"N/1", "P/2"}
+        assert source.read("P/2") == CONTENT + b"P/2"
+
+
+@pytest.mark.parametrize("name", ["in", "in.zip", "in.bin"])
+def test_images_root_without_a_table_is_refused(tmp_path: Path, name: str):
+    make_folder(tmp_path / "in", ["N/1", "P/2"])
+    make_zip(tmp_path / "in.zip", ["N/1", "P/2"])
+    (tmp_path / "in.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"--images-root /x: only a table .*\.csv.* has paths to look for there"):
+        open_source(str(tmp_path / name), "/x")
 
 
 def test_read_with_a_limit(tmp_path: Path):
@@ -236,11 +362,38 @@ def test_encrypted_and_damaged_members(tmp_path: Path):
     source = ZipSource(str(path))
     assert len(list(source.list())) == 4
     assert len(source.read("N/good")) == 6000
-    for name, message in (("N/encrypted", "is encrypted"), ("P/crc", "Bad CRC-32"), ("P/stream", "damaged zip member")):
-        with pytest.raises(ImageError, match=message):
+    for name, message in (("N/encrypted", "is encrypted"), ("P/crc", "Bad CRC-32"), ("P/stream", "Error -3")):
+        with pytest.raises(ImageError, match=f"cannot be read from the zip: .*{message}"):
             source.read(name)
-    with pytest.raises(ImageError, match="no item named"):
+    with pytest.raises(InputError, match=r"N/none in .*in\.zip: the zip has no such member\. Run the same command"):
         source.read("N/none")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("damage", ["stream", "cut", "method", "offset"])
+def test_what_is_damaged_for_good_is_the_images_fault(tmp_path: Path, method: int, damage: str):
+    path = tmp_path / "in.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("N/good", "P/bad"):
+            archive.writestr(name, os.urandom(3000) + bytes(3000))
+        offset = archive.getinfo("P/bad").header_offset
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"P/bad") - 46
+    start = offset + 30 + len("P/bad")
+    if damage == "stream":
+        data[start + 12 : start + 2000] = b"\xff" * 1988
+    elif damage == "cut":
+        data[entry + 20 : entry + 24] = (900).to_bytes(4, "little")  # compressed bytes
+    elif damage == "method":
+        data[entry + 10] = 77
+    else:
+        data[entry + 42 : entry + 46] = (0xFFFFFFF0).to_bytes(4, "little")
+    path.write_bytes(data)
+    source = ZipSource(str(path))
+    assert {image.path for image in source.list()} == {"N/good", "P/bad"}
+    assert len(source.read("N/good")) == 6000
+    with pytest.raises(ImageError, match="cannot be read from the zip"):
+        source.read("P/bad")
 
 
 # Tables

@@ -12,13 +12,24 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import blake3
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfrecords import codec
 from tfrecords.framing import RecordWriter
-from tfrecords.manifest import Manifest, Rung, Shard, Split, size_histogram, write_atomically
+from tfrecords.manifest import (
+    ImageEntry,
+    Manifest,
+    Rung,
+    Shard,
+    Split,
+    combine_statistics,
+    fingerprint,
+    size_histogram,
+    write_atomically,
+)
 from tfrecords.schema import Record
 from tfrecords.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, rung_name
 from tfrecords.tfds_metadata import write_tfds_metadata
@@ -131,6 +142,10 @@ def make_dataset(
                 original = pixels if size is None else original  # smaller rungs are made of what JPEG left
             number += 1
     full = expected[FULL_RUNG]
+    sidecars = {
+        AUDIT_NAME: json.dumps({"warnings": ["SHORTCUT: the label can be read off the encoding"]}),
+        REJECTS_NAME: json.dumps({"path": "bad.jpeg", "kind": "unreadable", "reason": "empty"}) + "\n",
+    }
     manifest = Manifest(
         name="chest_xray",
         labels=LABELS,
@@ -140,10 +155,11 @@ def make_dataset(
         splits={split: _count(full[split]) for split in shards},
         rungs={},
         sizes=size_histogram([pixels.shape[:2] for split in full.values() for _, pixels in split]),
-        pixels={"mean": 0.5, "std": 0.25},
-        source={"kind": "hand"},
+        pixels=combine_statistics([codec.pixel_statistics(pixels) for _, pixels in full["train"]]),
+        source={"kind": "hand", "pixels": fingerprint(entries(full))},
         options={"labels": "binary"},
         versions={"schema": "1"},
+        sidecars={name: blake3.blake3(text.encode()).hexdigest() for name, text in sidecars.items()},
     )
     manifest = dataclasses.replace(
         manifest,
@@ -168,10 +184,25 @@ def make_dataset(
     manifest = dataclasses.replace(manifest, rungs=written)
     for rung in manifest.rungs:
         write_tfds_metadata(root / rung, manifest, rung)
-    (root / AUDIT_NAME).write_text(json.dumps({"warnings": ["SHORTCUT: the label can be read off the encoding"]}))
-    (root / REJECTS_NAME).write_text(json.dumps({"path": "bad.jpeg", "kind": "unreadable", "reason": "empty"}) + "\n")
+    for name, text in sidecars.items():
+        (root / name).write_text(text)
     write_atomically(root / MANIFEST_NAME, manifest.to_json())
     return Made(root, manifest, expected)
+
+
+def entries(rows: dict[str, list[tuple[Record, np.ndarray]]]) -> list[ImageEntry]:
+    """What the fingerprint is made of, from the full rung's (record, pixels) by split."""
+    return [
+        ImageEntry(
+            record.path,
+            record.pixel_hash,
+            record.label if isinstance(record.label, tuple) else (record.label,),
+            record.patient,
+            split,
+        )
+        for split in rows
+        for record, _ in rows[split]
+    ]
 
 
 def _store(

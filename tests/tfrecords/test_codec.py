@@ -328,3 +328,22 @@ def test_the_short_side_is_exact_and_the_long_one_keeps_the_aspect(size, shape):
     small = codec.area_downscale(np.zeros((*shape, 1), np.uint8), size)
     assert min(small.shape[:2]) == size
     assert abs(max(small.shape[:2]) - max(shape) * size / min(shape)) <= 0.5
+
+
+@DEPTHS
+@CHANNELS
+@pytest.mark.parametrize("read_only", [False, True])
+def test_pixel_statistics_are_those_of_full_scale(picture, bit_depth, channels, read_only):
+    pixels = picture(13, 37, 53, channels, bit_depth)
+    if read_only:  # as `decode` gives raw records
+        pixels = codec.decode(record_of(pixels, "raw"))
+    mean, variance = codec.pixel_statistics(pixels)
+    scaled = pixels / (2**bit_depth - 1)
+    assert mean == pytest.approx(scaled.mean(), abs=1e-12)
+    assert variance == pytest.approx(scaled.var(), abs=1e-12)
+    assert isinstance(mean, float) and isinstance(variance, float)
+
+
+def test_pixel_statistics_of_one_level():
+    assert codec.pixel_statistics(np.full((4, 5, 3), 65535, np.uint16)) == (1.0, 0.0)
+    assert codec.pixel_statistics(np.zeros((1, 1, 1), np.uint8)) == (0.0, 0.0)

@@ -52,7 +52,8 @@ def test_tables_count_images_shards_and_sizes(dataset, capsys):
     assert full[1:4] == ["native", "png", "3"]
     assert small[1:4] == ["short side 24", "png", "3"]
     assert "40 to 52 pixels wide, 30 to 60 high, mean 46 x 45, 0.00 megapixels an image" in out
-    assert "8 bit, grey; pixels of train: mean 0.500, standard deviation 0.250 of full scale" in out
+    mean, std = (f"{dataset.manifest.pixels[name]:.3f}" for name in ("mean", "std"))
+    assert f"8 bit, grey; pixels of train: mean {mean}, standard deviation {std} of full scale" in out
     assert "WARNING SHORTCUT: the label can be read off the encoding" in out
 
 
@@ -144,6 +145,20 @@ def test_the_contact_sheet_takes_as_many_of_each_label(make, tmp_path):
         assert np.isclose(tile[..., 0].sum(), pixels.sum()), f"column {column} does not show image {number}"
 
 
+@pytest.mark.parametrize("looked_at", [79, 80])
+def test_the_contact_sheet_does_not_look_through_all_for_a_rare_label(make, tmp_path, looked_at):
+    """Of the first shard's images, all of one label, 80 suffice for two; the second shard is not there."""
+    made = make(tmp_path / "set", shards={"train": (1, 1)}, sizes=())
+    record = dataclasses.replace(made.records()[0], label=0)
+    made.rewrite([record] * looked_at)
+    made.shard("train", 1).unlink()
+    if looked_at < 80:
+        with pytest.raises(DatasetError, match="00001-of-00002"):
+            contact_sheet(made.root, made.manifest, "train", 2)
+    else:
+        assert contact_sheet(made.root, made.manifest, "train", 2).size == (2 * TILE, TILE + CAPTION)
+
+
 @pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1), (1, 3000)])
 def test_the_contact_sheet_shows_images_one_pixel_wide(dataset, shape):
     pixels = np.full((*shape, 1), 200, np.uint8)
@@ -169,8 +184,8 @@ def test_the_contact_sheet_reads_the_smallest_rung_that_is_large_enough(make, pi
     [
         (["--split", "test"], "error: --split: the data set has no split 'test'; expected one of train, val\n"),
         (["--rung", "512"], "error: --rung: the data set has no rung '512'; expected one of full, 24\n"),
-        (["--show", "-1"], "error: --show: expected a positive number, received -1\n"),
-        (["--grid-images", "0"], "error: --grid-images: expected a positive number, received 0\n"),
+        (["--show", "-1"], "error: --show: expected 0 or more, received -1\n"),
+        (["--grid-images", "0"], "error: --grid-images: expected 1 or more, received 0\n"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(dataset, capsys, options, message):

@@ -2,13 +2,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import threading
 from pathlib import Path
 
+import blake3
+import numpy as np
 import pytest
 
 from tfrecords.errors import DatasetError
-from tfrecords.manifest import Manifest, Rung, Shard, Split, read_manifest, size_histogram, write_atomically
+from tfrecords.manifest import (
+    ImageEntry,
+    Manifest,
+    Rung,
+    Shard,
+    Split,
+    combine_statistics,
+    common_channels,
+    fingerprint,
+    read_manifest,
+    size_histogram,
+    write_atomically,
+)
 from tfrecords.schema import SCHEMA_VERSION, RecordSchema
 
 MANIFEST = Manifest(
@@ -29,6 +44,7 @@ MANIFEST = Manifest(
     source={"kind": "folder", "listing": "00"},
     options={"seed": 0, "sizes": [512]},
     versions={"schema": "1"},
+    sidecars={"audit.json": "ab", "rejects.jsonl": "cd"},
 )
 
 
@@ -104,6 +120,9 @@ def test_each_missing_entry_is_named(field):
         ("rungs/full/shards/train/1/surprise", 1, "'surprise'"),
         ("rungs/full/shards/train/1/blake3", None, "'blake3'"),
         ("rungs", [1], "'list'"),
+        ("sidecars", ["audit.json"], "'list'"),
+        ("source", "folder", "'str'"),
+        ("pixels", 0.5, "'float'"),
         ("splits", {"train": 3}, "mapping"),
         ("labels", 7, "'int'"),
         ("rungs/full", None, "no rung 'full'"),
@@ -148,6 +167,53 @@ def test_size_histogram_of_known_sizes():
         "width": {"min": 100, "mean": 118.33, "max": 128},
         "pixels": 64 * 127 + 63 * 128 + 70 * 100,
     }
+
+
+ENTRIES = [
+    ImageEntry("a/2.png", "11", (1,), "p7", "train"),
+    ImageEntry("a/10.png", "22", (0, 1), "Ödem", "val"),
+    ImageEntry("b", "33", (), "p8", "test"),
+]
+
+
+def test_fingerprint_is_that_of_the_entries_as_json_in_order_of_path():
+    text = (
+        '["a/10.png", "22", [0, 1], "\\u00d6dem", "val"]["a/2.png", "11", [1], "p7", "train"]'
+        '["b", "33", [], "p8", "test"]'
+    )
+    expected = blake3.blake3(text.encode()).hexdigest()
+    assert fingerprint(ENTRIES) == fingerprint(ENTRIES[::-1]) == fingerprint(iter(ENTRIES)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"path": "a/3.png"}, {"pixel_hash": "12"}, {"labels": (0,)}, {"patient": "p8"}, {"split": "val"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_fingerprint_tells_every_field(change):
+    assert fingerprint([ENTRIES[0]._replace(**change), *ENTRIES[1:]]) != fingerprint(ENTRIES)
+    assert fingerprint(ENTRIES[1:]) != fingerprint(ENTRIES)
+
+
+def test_combined_statistics_are_those_of_all_pixels_of_images_of_one_size():
+    values = np.random.default_rng(1).random((5, 40))
+    images = list(zip(values.mean(axis=1), values.var(axis=1), strict=True))
+    combined = combine_statistics(images)
+    assert combined == combine_statistics(images[::-1])
+    assert combined == {"mean": round(values.mean(), 9), "std": round(values.std(), 9)}
+    for level in (0.1, 0.3, 0.7, 1.0):  # rounding may not ask for the root of -1e-17
+        assert combine_statistics([(level, 0.0)] * 3) == {"mean": level, "std": pytest.approx(0, abs=1e-7)}
+    assert combine_statistics([(0.0, 0.04), (1.0, 0.04)]) == {"mean": 0.5, "std": round(math.sqrt(0.29), 9)}
+
+
+@pytest.mark.parametrize(("channels", "expected"), [([1, 1], 1), ([3], 3), ([1, 3, 1], 0)])
+def test_common_channels(channels, expected):
+    assert common_channels(channels) == expected
+
+
+def test_writing_keeps_line_ends_as_they_are(tmp_path):
+    write_atomically(tmp_path / "x", "a\nb\r\n")
+    assert (tmp_path / "x").read_bytes() == b"a\nb\r\n"
 
 
 def test_writing_replaces_the_old_content_and_leaves_nothing_else(tmp_path):

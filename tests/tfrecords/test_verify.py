@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tfrecords import codec
@@ -174,6 +175,7 @@ def test_a_doubled_record(dataset):
         rf"{dataset.root}: {records[1].path} stands 2 times in the data set \(train, train\)",
         rf"{dataset.root}/24: shard 0 of 'train' holds other images",
         rf"{dataset.root}: the sizes of the images",
+        rf"{dataset.root}: the fingerprint of ",
     )
 
 
@@ -199,8 +201,12 @@ def test_a_changed_label_with_the_right_crc_and_checksum(dataset, rung):
     records[1] = dataclasses.replace(records[1], label=2)
     dataset.rewrite(records, rung=rung)
     labels = [rf"{dataset.root}: split 'train' has labels .*'PNEUMONIA': 1, 'Ödem': 2.*; the manifest says "]
+    fingerprint = [rf"{dataset.root}: the fingerprint of "]
     only(
-        verify(dataset.root), *(labels if rung == "full" else []), rf"{dataset.root}/24: shard 0 of 'train' holds other"
+        verify(dataset.root),
+        *(labels if rung == "full" else []),
+        rf"{dataset.root}/24: shard 0 of 'train' holds other",
+        *(fingerprint if rung == "full" else []),
     )
 
 
@@ -244,6 +250,47 @@ def test_changed_pixels_are_found_by_a_deep_check_alone(make, tmp_path, encoding
         verify(made.root, deep=True),
         rf"{made.shard()}: record 2 at byte {place}: {records[2].path}: the pixels are not those that were stored",
     )
+
+
+def forge(record):
+    """The record with all its pixels black, and the hash that goes with them."""
+    pixels = np.zeros((record.height, record.width, record.channels), np.uint8)
+    return dataclasses.replace(
+        record, image=codec.encode(pixels, record.encoding), pixel_hash=codec.hash_pixels(pixels)
+    )
+
+
+def test_pixels_whose_hash_was_changed_with_them_are_found_by_fingerprint_and_statistics(dataset):
+    records = dataset.records()
+    records[2] = forge(records[2])
+    dataset.rewrite(records)
+    fingerprint = rf"{dataset.root}: the fingerprint of paths, .* is \w{{16}}\.\.\.; the manifest says \w{{16}}\.\.\.$"
+    only(verify(dataset.root), fingerprint)
+    only(
+        verify(dataset.root, deep=True),
+        fingerprint,
+        rf"{dataset.root}: the pixels of train have the mean ",
+        rf"{dataset.root}: the pixels of train have the std ",
+    )
+
+
+def test_statistics_are_those_of_train_alone(dataset):
+    records = dataset.records("val")
+    records[0] = forge(records[0])
+    dataset.rewrite(records, "val")
+    only(verify(dataset.root, deep=True), rf"{dataset.root}: the fingerprint of ")
+
+
+@pytest.mark.parametrize("key", ["patient", "path"])
+def test_the_fingerprint_holds_all_rungs_together(dataset, key):
+    """The same change in every rung, with counts that stay the same."""
+    made = dataset
+    for rung in made.manifest.rungs:
+        records = made.records("val", 0, rung)
+        records[0] = dataclasses.replace(records[0], **{key: "another"})
+        made.rewrite(records, "val", rung=rung)
+        made = dataclasses.replace(made, manifest=read_manifest(made.root))
+    only(verify(made.root), rf"{made.root}: the fingerprint of ")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +346,80 @@ def test_missing_and_damaged_reports(dataset, name, content, fault):
     only(verify(dataset.root), rf"{path}: {fault}")
 
 
+@pytest.mark.parametrize("name", ["audit.json", "rejects.jsonl"])
+def test_a_report_that_was_edited(dataset, name):
+    path = dataset.root / name
+    path.write_bytes(path.read_bytes().replace(b"e", b"a"))
+    only(verify(dataset.root), rf"{path}: the checksum is \w{{16}}\.\.\.; the manifest says \w{{16}}\.\.\.$")
+
+
+def test_a_report_that_the_manifest_does_not_name(dataset):
+    dataset.save(dataclasses.replace(dataset.manifest, sidecars={}))
+    only(
+        verify(dataset.root),
+        rf"{dataset.root}/audit.json: the checksum is .*; the manifest says nothing$",
+        rf"{dataset.root}/rejects.jsonl: the checksum is .*; the manifest says nothing$",
+    )
+
+
+def test_stray_rungs(dataset):
+    for name in ("512", "1024", "notes", "24x", "\u0662"):
+        (dataset.root / name).mkdir()
+    (dataset.root / "99").write_text("a file, no folder")
+    only(
+        verify(dataset.root),
+        rf"{dataset.root}/1024: a rung that the manifest does not know$",
+        rf"{dataset.root}/512: a rung that the manifest does not know$",
+    )
+
+
+def test_a_rung_that_the_manifest_lost(dataset):
+    rungs = {"full": dataset.manifest.rungs["full"]}
+    dataset.save(dataclasses.replace(dataset.manifest, rungs=rungs))
+    only(verify(dataset.root), rf"{dataset.root}/24: a rung that the manifest does not know$")
+
+
+def with_pixels(made, **change):
+    """The manifest with other statistics: `change` is added to them."""
+    pixels = {name: value + change.get(name, 0) for name, value in made.manifest.pixels.items()}
+    return dataclasses.replace(made.manifest, pixels=pixels)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_wrong_statistics_are_found_by_a_deep_check(dataset, name):
+    dataset.save(with_pixels(dataset, **{name: 9e-7}))
+    assert verify(dataset.root, deep=True) == []
+    for off in (1.1e-6, -1.1e-6, float("nan")):
+        dataset.save(with_pixels(dataset, **{name: off}))
+        assert verify(dataset.root) == []
+        only(
+            verify(dataset.root, deep=True),
+            rf"{dataset.root}: the pixels of train have the {name} 0\.\d+; the manifest",
+        )
+    pixels = {key: value for key, value in dataset.manifest.pixels.items() if key != name}
+    dataset.save(dataclasses.replace(dataset.manifest, pixels=pixels))
+    only(verify(dataset.root, deep=True), rf"{dataset.root}: .* the {name} 0\.\d+; the manifest says None")
+
+
+@pytest.mark.parametrize("kind", [1, 3])
+def test_a_manifest_that_says_mixed_channels_of_one_kind(make, tmp_path, kind):
+    made = make(tmp_path / "set", channels=(kind,))
+    made.save(dataclasses.replace(made.manifest, channels=0))
+    only(verify(made.root), rf"{made.root}: the images have {kind} channels; the manifest says 0$")
+
+
+def test_a_manifest_that_says_one_kind_of_channels_of_mixed_ones(make, tmp_path):
+    made = make(tmp_path / "set", channels=(1, 3), sizes=())
+    made.save(dataclasses.replace(made.manifest, channels=3))
+    faults = verify(made.root)
+    assert len(faults) == 4
+    assert all("1 channels; expected 3" in fault for fault in faults)
+
+
+def with_source(made, **change):
+    return dataclasses.replace(made.manifest, source={**made.manifest.source, **change})
+
+
 def with_shard(made, **change):
     """The manifest with another entry for the first shard of full."""
     full = made.manifest.rungs["full"]
@@ -331,10 +452,26 @@ def with_sizes(made, **change):
         ),
         (lambda made: with_split(made, patients=2), r"\S+: split 'train' has 5 images of 3 patients; .* says 5 of 2"),
         (lambda made: with_split(made, labels={"NORMAL": 5}), r"\S+: split 'train' has labels .*says {'NORMAL': 5}"),
+        (
+            lambda made: with_source(made, pixels="0" * 64),
+            r"\S+: the fingerprint of .*; the manifest says 0000000000000",
+        ),
+        (lambda made: with_source(made, pixels=None), r"\S+: the fingerprint of .*; the manifest says None"),
         (lambda made: with_sizes(made, pixels=1), r"\S+: the sizes of the images are not those"),
         (lambda made: with_sizes(made, counts=[[0, 0, 7]], step=32), r"\S+: the sizes of the images are not those"),
     ],
-    ids=["records", "bytes", "checksum", "images", "patients", "labels", "area", "histogram"],
+    ids=[
+        "records",
+        "bytes",
+        "checksum",
+        "images",
+        "patients",
+        "labels",
+        "fingerprint",
+        "no fingerprint",
+        "area",
+        "histogram",
+    ],
 )
 def test_a_wrong_manifest_entry(dataset, edit, fault):
     dataset.save(edit(dataset))
