@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -108,6 +109,35 @@ def test_killed_with_all_its_processes_it_goes_on_where_it_was(images, reference
 
 
 @pytest.mark.slow
+def test_a_reader_during_overwrite_sees_the_old_set_the_new_one_or_none(images, reference, tmp_path):
+    output = tmp_path / "data"
+    cxr("preprocess", "--input", images, "--output", output, "--sizes", "64")
+    old, new = read_manifest(output), read_manifest(reference)
+    job = start(
+        tmp_path / "log.txt", "preprocess", "--input", images, "--output", output, "--sizes", "128", "--overwrite"
+    )
+    seen = []
+    while job.poll() is None:
+        try:
+            manifest = read_manifest(output)
+        except DatasetError:
+            seen.append("none")
+            continue
+        seen.append("old" if manifest == old else "new")
+        assert manifest in (old, new)
+        for rung in manifest.rungs:
+            for split in manifest.splits:
+                there = [path.exists() for path in manifest.shard_paths(output, rung, split)]
+                # the set may be replaced between two looks, and then its manifest is another one or gone
+                if not all(there):
+                    with contextlib.suppress(DatasetError):
+                        assert read_manifest(output) != manifest
+    assert job.returncode == 0
+    assert "old" in seen
+    assert files_of(output) == files_of(reference)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_killed_at_any_moment_over_and_over(images, reference, tmp_path, seed):
     """Kills at random moments, each with a reader looking on, until a run gets through."""
@@ -187,29 +217,45 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def is_up(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.slow
-def test_a_job_service_as_a_cluster_has_it(images, reference, tmp_path):
-    """Beam's portable runner: the driver submits to a job service in another process."""
-    port = free_port()
-    service = subprocess.Popen(
-        [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-
-        def is_up() -> bool:
-            with socket.socket() as client:
-                return client.connect_ex(("127.0.0.1", port)) == 0
-
-        wait_until(is_up, 60)
-        cxr(
-            *("preprocess", "--input", images, "--output", tmp_path / "data", "--sizes", "128"),
-            *("--runner=PortableRunner", f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"),
+def test_a_job_service_and_workers_as_a_cluster_has_them(images, reference, tmp_path):
+    """Beam's portable runner: driver, job service and workers are processes of their own, in folders of their own."""
+    jobs, workers = free_port(), free_port()
+    services = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"apache_beam.runners.{module}", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
         )
+        for module, arguments in (
+            ("portability.local_job_service_main", ["-p", str(jobs)]),
+            ("worker.worker_pool_main", [f"--service_port={workers}"]),
+        )
+    ]
+    try:
+        wait_until(lambda: is_up(jobs) and is_up(workers), 60)
+        # relative paths: what workers are sent must not depend on where the driver stands
+        done = subprocess.run(
+            [*COMMAND, "preprocess", "--input", os.path.relpath(images, tmp_path), "--output", "data", "--sizes", "128"]
+            + ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", "--environment_type=EXTERNAL"]
+            + [f"--environment_config=localhost:{workers}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
     finally:
-        service.kill()
-        service.wait()
+        for service in services:
+            os.killpg(service.pid, signal.SIGKILL)
+            service.wait()
     assert files_of(tmp_path / "data") == files_of(reference)
 
 
