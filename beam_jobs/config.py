@@ -118,6 +118,12 @@ class PreprocessConfig:
             f"an --input that begins with {TFDS_PREFIX}",
             self,
         )
+        _check(
+            self.images_root is None or not self.input.startswith(TFDS_PREFIX),
+            "images_root",
+            "a table as --input",
+            self,
+        )
         _check(0 <= self.max_reject_fraction <= 1, "max_reject_fraction", "a number in [0, 1]", self)
         _check(0 < self.shard_mb < math.inf, "shard_mb", "a finite number above 0", self)
         _check(0 < self.max_megapixels < math.inf, "max_megapixels", "a finite number above 0", self)

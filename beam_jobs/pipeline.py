@@ -62,10 +62,9 @@ class _TaskFn(beam.DoFn, abc.ABC):
         self._progress = self._context.open_progress()
 
     def process(self, task: str) -> Iterable[str]:
-        if errors_path(Path(self._context.progress)).exists():
-            return  # the job has failed already
         try:
-            self.run(Path(task))
+            if not errors_path(Path(self._context.progress)).exists():  # else the job has failed already
+                self.run(Path(task))
         except CxrError as error:
             yield str(error)
         finally:

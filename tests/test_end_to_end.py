@@ -226,6 +226,8 @@ def is_up(port: int) -> bool:
 def test_a_job_service_and_workers_as_a_cluster_has_them(images, reference, tmp_path):
     """Beam's portable runner: driver, job service and workers are processes of their own, in folders of their own."""
     jobs, workers = free_port(), free_port()
+    # a worker pool starts the `python` that it finds
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     services = [
         subprocess.Popen(
             [sys.executable, "-m", f"apache_beam.runners.{module}", *arguments],
@@ -233,6 +235,7 @@ def test_a_job_service_and_workers_as_a_cluster_has_them(images, reference, tmp_
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            env=environment,
         )
         for module, arguments in (
             ("portability.local_job_service_main", ["-p", str(jobs)]),
@@ -242,10 +245,15 @@ def test_a_job_service_and_workers_as_a_cluster_has_them(images, reference, tmp_
     try:
         wait_until(lambda: is_up(jobs) and is_up(workers), 60)
         # relative paths: what workers are sent must not depend on where the driver stands
+        source = os.path.relpath(images, tmp_path)
+        beam = [
+            "--runner=PortableRunner",
+            f"--job_endpoint=localhost:{jobs}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=localhost:{workers}",
+        ]
         done = subprocess.run(
-            [*COMMAND, "preprocess", "--input", os.path.relpath(images, tmp_path), "--output", "data", "--sizes", "128"]
-            + ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", "--environment_type=EXTERNAL"]
-            + [f"--environment_config=localhost:{workers}"],
+            [*COMMAND, "preprocess", "--input", source, "--output", "data", "--sizes", "128", *beam],
             cwd=tmp_path,
             capture_output=True,
             text=True,
