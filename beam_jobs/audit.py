@@ -20,7 +20,7 @@ WARN_AUC = 0.7
 """Cross-validated AUC from which on the encoding is said to give the label away."""
 MIN_PATIENTS = 10
 """Patients that each side needs before a cross-validated AUC means anything."""
-MAX_IMAGES = 20_000
+MAX_IMAGES = 5_000
 """Images that the encoding model looks at; more add time, not certainty."""
 FOLDS = 5
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "MONOCHROME1", "MONOCHROME2")
@@ -180,7 +180,8 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
         chosen = np.random.default_rng(0).choice(len(target), MAX_IMAGES, replace=False)
         features, target, group_names = features[chosen], target[chosen], group_names[chosen]
     known = np.where(np.isnan(features), -1.0, features)
-    model = RandomForestClassifier(100, min_samples_leaf=3, class_weight="balanced", random_state=0, n_jobs=-1)
+    # in one thread, so that the scores are summed in the same order every time
+    model = RandomForestClassifier(100, min_samples_leaf=3, class_weight="balanced", random_state=0)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare class may be missing from one fold; the joined AUC is still defined

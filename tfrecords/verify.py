@@ -17,7 +17,7 @@ import blake3
 from tfrecords import codec
 from tfrecords.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command, usable_cores
 from tfrecords.errors import CorruptError, CxrError, InputError
-from tfrecords.framing import FramedRecord, read_records
+from tfrecords.framing import FramedRecord, hash_file, read_records
 from tfrecords.manifest import (
     RUNG_ENCODINGS,
     ImageEntry,
@@ -34,7 +34,6 @@ from tfrecords.schema import Record, RecordSchema
 from tfrecords.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_rung_name, is_shard_name
 from tfrecords.tfds_metadata import tfds_files
 
-_READ_BYTES = 1 << 22
 _WORTH_PROCESSES = 64 << 20
 """Bytes from which on starting worker processes pays."""
 _STATISTICS_TOLERANCE = 1e-6
@@ -119,7 +118,7 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
                 faults.append(str(CorruptError(path, framed.index, framed.offset, fault)))
             if row:
                 rows.append(row)
-        size, checksum = path.stat().st_size, _hash_file(path)
+        size, checksum = path.stat().st_size, hash_file(path)
     except (CxrError, OSError) as error:
         return ShardCheck((*map(str, corrupt), *faults, f"{path}: {error}"), tuple(rows))
     faults = [*map(str, corrupt), *faults]
@@ -166,14 +165,6 @@ def _labels(record: Record) -> tuple[int, ...]:
 
 def _shorten(checksum: str) -> str:
     return f"{checksum[:16]}..." if len(checksum) > 16 else checksum
-
-
-def _hash_file(path: Path) -> str:
-    hasher = blake3.blake3()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bool = True) -> list[str]:
