@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import uuid
@@ -63,15 +64,19 @@ class ShardSettings:
     multi_label: bool
     max_pixels: int
 
-    @property
+    @functools.cached_property
     def rungs(self) -> dict[str, tuple[int | None, str]]:
         """(size, encoding) of every rung, full resolution first."""
         smaller = {rung_name(size): (size, self.rung_encoding) for size in self.sizes}
         return {FULL_RUNG: (None, self.encoding), **smaller}
 
-    def schema(self, rung: str) -> RecordSchema:
-        """The feature table of one rung."""
-        return RecordSchema(raw=self.rungs[rung][1] == "raw", multi_label=self.multi_label)
+    @functools.cached_property
+    def schemas(self) -> dict[str, RecordSchema]:
+        """The feature table of every rung."""
+        return {
+            rung: RecordSchema(raw=encoding == "raw", multi_label=self.multi_label)
+            for rung, (_, encoding) in self.rungs.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +297,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
             pixel_hash=full.pixel_hash if full and shown is pixels else codec.hash_pixels(shown),
         )
         full = full or record
-        payloads[rung] = settings.schema(rung).serialize(record)
+        payloads[rung] = settings.schemas[rung].serialize(record)
     if full is None:
         raise ValueError("a job has the full-resolution rung")
     mean, variance = codec.pixel_statistics(pixels)

@@ -96,7 +96,7 @@ def silent(images: int, size: int) -> None:
 
 def read(settings: ShardSettings, plan: ShardPlan, rung: str = "full") -> list[Record]:
     path = shard_path(Path(settings.build), rung, settings.name, plan.split, plan.index, plan.count)
-    return [settings.schema(rung).parse(record.data) for record in read_records(path)]
+    return [settings.schemas[rung].parse(record.data) for record in read_records(path)]
 
 
 def files_of(tmp_path: Path) -> dict[str, bytes]:
