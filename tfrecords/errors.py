@@ -61,7 +61,7 @@ class MissingExtraError(CxrError):
     def __init__(self, purpose: str, package: str, extra: str):
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed. "
-            f"Install it with: pip install 'cxr-stream[{extra}]'"
+            f"Install it with: pip install 'cxr-stream[{extra}]', or in a checkout: pip install '.[{extra}]'"
         )
         self._args = (purpose, package, extra)
 
