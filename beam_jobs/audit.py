@@ -65,12 +65,13 @@ def audit(images: Sequence[AuditImage], labels: Sequence[str], notes: Sequence[s
       `split_from_encoding`, `notes`, and `warnings` as sentences.
     """
     images = sorted(images, key=lambda image: image.path)
+    features = encoding_features(images)
     report: dict[str, Any] = {
         "duplicates": _find_duplicates(images, labels),
         "patients_across_splits": _find_patients_across_splits(images),
         "balance": _balance(images, labels),
-        "label_from_encoding": _label_from_encoding(images, labels),
-        "split_from_encoding": _split_from_encoding(images),
+        "label_from_encoding": _label_from_encoding(images, features, labels),
+        "split_from_encoding": _split_from_encoding(images, features),
         "notes": list(notes),
     }
     report["warnings"] = _warnings(report)
@@ -194,10 +195,10 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
     return {"auc": round(float(roc_auc_score(target, scores)), 4), "single": single, "images": len(target)}
 
 
-def _label_from_encoding(images: Sequence[AuditImage], labels: Sequence[str]) -> dict[str, Any]:
+def _label_from_encoding(images: Sequence[AuditImage], features: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     """For each label but the first (or each, with several an image): can it be told from the encoding, within train?"""
+    chosen = [image.split == "train" for image in images]
     train = [image for image in images if image.split == "train"]
-    features = encoding_features(train)
     patients = [image.patient for image in train]
     multi_label = any(len(image.labels) != 1 for image in train)
     result = {}
@@ -205,17 +206,18 @@ def _label_from_encoding(images: Sequence[AuditImage], labels: Sequence[str]) ->
         if index == 0 and len(labels) == 2 and not multi_label:
             continue
         target = np.array([index in image.labels for image in train], bool)
-        result[name] = cross_validated_auc(features, target, patients)
+        result[name] = cross_validated_auc(features[chosen], target, patients)
     return result
 
 
-def _split_from_encoding(images: Sequence[AuditImage]) -> dict[str, Any]:
+def _split_from_encoding(images: Sequence[AuditImage], features: np.ndarray) -> dict[str, Any]:
     """For each split but train: are its files encoded differently from those of train?"""
     result = {}
     for split in sorted({image.split for image in images} - {"train"}, key=split_order):
+        chosen = [image.split in ("train", split) for image in images]
         both = [image for image in images if image.split in ("train", split)]
         target = np.array([image.split == split for image in both], bool)
-        result[split] = cross_validated_auc(encoding_features(both), target, [image.patient for image in both])
+        result[split] = cross_validated_auc(features[chosen], target, [image.patient for image in both])
     return result
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from beam_jobs.decode import ImageHeader, decode, read_header
 from beam_jobs.sources import Source, SourceImage
 from tfrecords.codec import hash_pixels, raise_depth
 from tfrecords.errors import ImageError
+from tfrecords.manifest import write_atomically
 
 HEAD_BYTES = 1 << 16
 """Enough of a file for the header of nearly every image; the rest is read where it is not."""
@@ -135,11 +135,8 @@ def result_path(task: Path) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[IndexRow]) -> None:
-    """Writes rows as JSON lines under a temporary name, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(row.to_json() + "\n" for row in rows)
-    temporary.replace(path)
+    """Writes rows as JSON lines, atomically."""
+    write_atomically(path, "".join(row.to_json() + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> Iterator[IndexRow]:

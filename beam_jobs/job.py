@@ -19,7 +19,7 @@ from beam_jobs.config import TFDS_PREFIX, PreprocessConfig
 from beam_jobs.finish import finish
 from beam_jobs.index import IndexRow, fingerprint_listing, read_rows, write_tasks
 from beam_jobs.index import result_path as index_result_path
-from beam_jobs.planning import Plan, PlannedImage, ShardPlan, make_plan, split_order
+from beam_jobs.planning import Plan, PlannedImage, ShardPlan, common_bit_depth, make_plan, split_order
 from beam_jobs.shard_writer import ShardResult, ShardSettings, read_finished, shard_paths
 from beam_jobs.sources import FolderSource, Source, SourceImage, open_source
 from beam_jobs.tfds_source import materialize_tfds
@@ -99,10 +99,11 @@ def _preprocess(config: PreprocessConfig, beam_arguments: Sequence[str], quiet: 
             workspace.close()
             return _summarise(workspace, already_complete=True)
         workspace.begin(job, config.overwrite)
+        described = {**job, "listing": fingerprint}
         built = workspace.built()
         written = kept = 0
         if built is None or built.source["listing"] != fingerprint:
-            written, kept = _build(config, workspace, source, listing, job, beam_arguments, quiet)
+            written, kept = _build(config, workspace, source, listing, described, beam_arguments, quiet)
         workspace.publish()
         return _summarise(workspace, seconds=time.monotonic() - began, written_images=written, kept_shards=kept)
 
@@ -140,7 +141,7 @@ def _build(
     workspace: Workspace,
     source: Source,
     listing: list[SourceImage],
-    job: dict[str, Any],
+    described: dict[str, Any],
     beam_arguments: Sequence[str],
     quiet: bool,
 ) -> tuple[int, int]:
@@ -176,7 +177,6 @@ def _build(
     _check_rejects(rejects, len(listing), config)
     _check_written(plan, results)
     _remove_strangers(plan, settings)
-    described = {**job, "listing": fingerprint_listing(listing)}
     finish(workspace.build, described, source.kind, settings, plan, usable, results, rejects, dropped)
     return sum(len(shard.images) for shard in todo), len(plan.shards) - len(todo)
 
@@ -216,13 +216,12 @@ def _handle_duplicates(
 
     Only images of equal size can have equal pixels, so only those are decoded here.
     """
-    bit_depth = max((row.header.bit_depth for row in rows if row.header), default=8)
     by_size = collections.Counter(_upright_size(row) for row in rows)
     candidates = [row for row in rows if by_size[_upright_size(row)] > 1]
     tasks = write_tasks(workspace.hashes, candidates)
     if tasks:
         beam_pipeline.run_tasks(
-            beam_pipeline.HashPixels(context, config.max_pixels, bit_depth),
+            beam_pipeline.HashPixels(context, config.max_pixels, common_bit_depth(rows)),
             tasks,
             options,
             workspace.progress,

@@ -121,7 +121,7 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
     patients, own_patients = _assign_patients(rows, config)
     splits, required, notes = _assign_splits(rows, patients, config)
     depths = collections.Counter(row.header.bit_depth for row in rows if row.header)
-    bit_depth = max(depths)
+    bit_depth = common_bit_depth(rows)
     if len(depths) > 1:
         notes.append(
             f"{depths[8]} images of 8 bits stand beside {depths[16]} of 16: all are stored with 16, 8-bit levels x 257"
@@ -143,6 +143,11 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
     ]
     _check_splits(images, required, labels, folders=all(row.image.split for row in rows))
     return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), own_patients, tuple(notes))
+
+
+def common_bit_depth(rows: Iterable[IndexRow]) -> int:
+    """The bit depth of a data set of these images: 16 where any has more than 8 bits, else 8."""
+    return max((row.header.bit_depth for row in rows if row.header), default=8)
 
 
 def split_order(split: str) -> tuple[int, str]:
