@@ -28,11 +28,13 @@ def closing_report(summary: JobSummary, output: str) -> str:
         parts.append(f"{output} was complete already; nothing was done")
     else:
         kept = f", {summary.kept_shards} shards kept from before" if summary.kept_shards else ""
-        rate = summary.written_images / summary.seconds
-        megapixels = manifest.sizes["pixels"] / 1e6 / images
+        speed = ""
+        if summary.written_images:  # a run may find every shard finished
+            rate = summary.written_images / summary.seconds
+            megapixels = rate * manifest.sizes["pixels"] / 1e6 / images
+            speed = f": {rate:.0f} images/s, {megapixels:.0f} megapixels/s"
         parts.append(
-            f"done in {format_seconds(summary.seconds)}: {rate:.0f} images/s, "
-            f"{rate * megapixels:.0f} megapixels/s{kept}\n"
+            f"done in {format_seconds(summary.seconds)}{speed}{kept}\n"
             f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}"
         )
     return "\n\n".join(parts)
