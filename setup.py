@@ -22,6 +22,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77,<3", "scikit-learn>=1.6"],
     # What reads data sets and trains: no Beam.
     "train": [
+        "numba>=0.65",
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<4",
         "tensorboard>=2.21",

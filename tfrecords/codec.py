@@ -23,7 +23,7 @@ PNG_COMPRESSION = 3
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def decode_jpeg(data: bytes, channels: int) -> np.ndarray:
+def decode_jpeg(data: bytes | memoryview, channels: int) -> np.ndarray:
     """Decodes a JPEG file, strictly: what libjpeg only warns about (a damaged stretch, a missing end) is an error.
 
     Args:
@@ -53,14 +53,15 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def decode_png(data: bytes) -> np.ndarray:
+def decode_png(data: bytes | memoryview) -> np.ndarray:
     """Decodes a grey or RGB PNG file of 8 or 16 bits to uint8 or uint16 [height, width, 1 or 3].
 
     Raises:
       ImageError: the file is damaged or not a PNG.
     """
-    if not data.startswith(_PNG_START):  # OpenCV would decode any format it knows
-        raise ImageError(f"not a PNG; it begins with {data[:8]!r}")
+    start = bytes(data[: len(_PNG_START)])
+    if start != _PNG_START:  # OpenCV would decode any format it knows
+        raise ImageError(f"not a PNG; it begins with {start!r}")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -87,28 +88,32 @@ def decode(record: Record) -> np.ndarray:
       DatasetError: it decodes, but not to the shape and depth that the record states, or the record states
         what no image has.
     """
-    shape = (record.height, record.width, record.channels)
-    if min(shape) < 1 or record.channels not in (1, 3) or record.bit_depth not in (8, 16):
-        raise DatasetError(
-            f"the record says {shape} at {record.bit_depth} bits; expected 1 or 3 channels, 8 or 16 bits"
-        )
-    dtype = np.dtype(f"<u{record.bit_depth // 8}")
-    if record.encoding == "raw":
+    return decode_image(record.image, record.encoding, (record.height, record.width, record.channels), record.bit_depth)
+
+
+def decode_image(image: bytes | memoryview, encoding: str, shape: tuple[int, int, int], bit_depth: int) -> np.ndarray:
+    """The pixels of a stored image; arguments and errors as the fields of a `Record` and those of `decode`.
+
+    Returns:
+      uint8 or uint16 of `shape`, [height, width, channels]; for `raw` a view of `image`.
+    """
+    if min(shape) < 1 or shape[2] not in (1, 3) or bit_depth not in (8, 16):
+        raise DatasetError(f"the record says {shape} at {bit_depth} bits; expected 1 or 3 channels, 8 or 16 bits")
+    dtype = np.dtype(f"<u{bit_depth // 8}")
+    if encoding == "raw":
         needed = math.prod(shape) * dtype.itemsize
-        if len(record.image) != needed:
-            raise DatasetError(
-                f"raw image of {len(record.image)} bytes; {shape} at {record.bit_depth} bits needs {needed}"
-            )
-        return np.frombuffer(record.image, dtype).reshape(shape)
-    if record.encoding == "jpeg":
-        pixels = decode_jpeg(record.image, record.channels)
-    elif record.encoding == "png":
-        pixels = decode_png(record.image)
+        if len(image) != needed:
+            raise DatasetError(f"raw image of {len(image)} bytes; {shape} at {bit_depth} bits needs {needed}")
+        return np.frombuffer(image, dtype).reshape(shape)
+    if encoding == "jpeg":
+        pixels = decode_jpeg(image, shape[2])
+    elif encoding == "png":
+        pixels = decode_png(image)
     else:
-        raise DatasetError(f"unknown image encoding {record.encoding!r}: expected jpeg, png or raw")
+        raise DatasetError(f"unknown image encoding {encoding!r}: expected jpeg, png or raw")
     if pixels.shape != shape or pixels.dtype != dtype:
         raise DatasetError(
-            f"the {record.encoding} image decodes to {pixels.dtype} {pixels.shape}; the record says {dtype} {shape}"
+            f"the {encoding} image decodes to {pixels.dtype} {pixels.shape}; the record says {dtype} {shape}"
         )
     return pixels
 

@@ -97,25 +97,37 @@ def read_records(path: str | Path, faults: list[CorruptError] | None = None) -> 
             offset += HEADER_BYTES + len(data) + FOOTER_BYTES
 
 
-def _read_one(file: BinaryIO, left: int) -> tuple[str | None, bool, bytes]:
-    """Reads one record: (fault or None, whether nothing can be read after it, data)."""
-    header = file.read(HEADER_BYTES)
+def check_header(header: bytes, left: int) -> tuple[str | None, int]:
+    """(what is wrong or None, bytes of data) of a record whose frame begins with `header`.
+
+    Args:
+      header: the first `HEADER_BYTES` of the frame, fewer where the file ends in them.
+      left: bytes of the file from the beginning of the frame on.
+    """
     if len(header) < HEADER_BYTES:
-        return f"the file ends after {len(header)} of {HEADER_BYTES} bytes of a record's header", True, b""
+        return f"the file ends after {len(header)} of {HEADER_BYTES} bytes of a record's header", 0
     length, length_crc = struct.unpack("<QI", header)
     if masked_crc32c(header[:8]) != length_crc:
-        return "the length does not match its CRC", True, b""
-    if HEADER_BYTES + length + FOOTER_BYTES > left:
-        return (
-            f"truncated: the record needs {HEADER_BYTES + length + FOOTER_BYTES} bytes, the file has {left} left",
-            True,
-            b"",
-        )
+        return "the length does not match its CRC", 0
+    needed = HEADER_BYTES + length + FOOTER_BYTES
+    if needed > left:
+        return f"truncated: the record needs {needed} bytes, the file has {left} left", 0
+    return None, length
+
+
+def check_data(data: bytes, footer: bytes) -> str | None:
+    """What is wrong with a record's data, given the `FOOTER_BYTES` behind it, or None."""
+    (data_crc,) = struct.unpack("<I", footer)
+    return None if masked_crc32c(data) == data_crc else f"the data ({len(data)} bytes) does not match its CRC"
+
+
+def _read_one(file: BinaryIO, left: int) -> tuple[str | None, bool, bytes]:
+    """Reads one record: (fault or None, whether nothing can be read after it, data)."""
+    fault, length = check_header(file.read(HEADER_BYTES), left)
+    if fault is not None:
+        return fault, True, b""
     data = file.read(length)
-    (data_crc,) = struct.unpack("<I", file.read(FOOTER_BYTES))
-    if masked_crc32c(data) != data_crc:
-        return f"the data ({length} bytes) does not match its CRC", False, data
-    return None, False, data
+    return check_data(data, file.read(FOOTER_BYTES)), False, data
 
 
 def hash_file(path: str | Path) -> str:

@@ -45,7 +45,7 @@ def read_split(root: Path, manifest: Manifest, rung: str, split: str) -> Iterato
 
 def label_names(manifest: Manifest, record: Record) -> str:
     """The label of a record by name; several joined by '|'."""
-    indices = record.label if isinstance(record.label, tuple) else (record.label,)
+    indices = record.labels
     if any(not 0 <= index < len(manifest.labels) for index in indices):
         raise DatasetError(f"label {record.label} of {record.path}; the data set has {len(manifest.labels)} labels")
     return "|".join(manifest.labels[index] for index in indices) or "(none)"

@@ -63,6 +63,11 @@ class Record:
     path: str
     pixel_hash: str
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All labels, however many a record of this data set has."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
 
 @dataclasses.dataclass(frozen=True)
 class RecordSchema:

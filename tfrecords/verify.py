@@ -19,7 +19,6 @@ from tfrecords.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, 
 from tfrecords.errors import CorruptError, CxrError, InputError
 from tfrecords.framing import FramedRecord, hash_file, read_records
 from tfrecords.manifest import (
-    RUNG_ENCODINGS,
     ImageEntry,
     Manifest,
     Shard,
@@ -30,7 +29,7 @@ from tfrecords.manifest import (
     read_manifest,
     size_histogram,
 )
-from tfrecords.schema import Record, RecordSchema
+from tfrecords.rules import Rules
 from tfrecords.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_rung_name, is_shard_name
 from tfrecords.tfds_metadata import tfds_files
 
@@ -38,35 +37,6 @@ _WORTH_PROCESSES = 64 << 20
 """Bytes from which on starting worker processes pays."""
 _STATISTICS_TOLERANCE = 1e-6
 """How far mean and standard deviation may be off, of full scale."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What the manifest says of every record of a rung."""
-
-    schema: RecordSchema
-    encodings: tuple[str, ...]
-    bit_depth: int
-    channels: int
-    labels: int
-
-    @classmethod
-    def of(cls, manifest: Manifest, rung: str) -> Rules:
-        """The rules of one rung."""
-        encodings = RUNG_ENCODINGS[manifest.rungs[rung].encoding]
-        return cls(manifest.schema(rung), encodings, manifest.bit_depth, manifest.channels, len(manifest.labels))
-
-    def broken_by(self, record: Record) -> str | None:
-        """The first rule that a record breaks, as a sentence, or None."""
-        if any(not 0 <= label < self.labels for label in _labels(record)):
-            return f"label {record.label}; expected 0 to {self.labels - 1}"
-        if record.encoding not in self.encodings:
-            return f"encoding {record.encoding}; expected {' or '.join(self.encodings)}"
-        if record.bit_depth != self.bit_depth:
-            return f"{record.bit_depth} bits; expected {self.bit_depth}"
-        if record.channels not in ((self.channels,) if self.channels else (1, 3)):
-            return f"{record.channels} channels; expected {self.channels or '1 or 3'}"
-        return None
 
 
 class Row(NamedTuple):
@@ -140,7 +110,7 @@ def _check_record(framed: FramedRecord, rules: Rules, deep: bool) -> tuple[str |
     row = Row(
         record.path,
         record.patient,
-        _labels(record),
+        record.labels,
         record.height,
         record.width,
         record.channels,
@@ -157,10 +127,6 @@ def _check_record(framed: FramedRecord, rules: Rules, deep: bool) -> tuple[str |
             return f"{record.path}: the pixels are not those that were stored (their hash differs)", row
         row = row._replace(statistics=codec.pixel_statistics(pixels))
     return None, row
-
-
-def _labels(record: Record) -> tuple[int, ...]:
-    return record.label if isinstance(record.label, tuple) else (record.label,)
 
 
 def _shorten(checksum: str) -> str:

@@ -196,7 +196,7 @@ def entries(rows: dict[str, list[tuple[Record, np.ndarray]]]) -> list[ImageEntry
         ImageEntry(
             record.path,
             record.pixel_hash,
-            record.label if isinstance(record.label, tuple) else (record.label,),
+            record.labels,
             record.patient,
             split,
         )
@@ -236,7 +236,7 @@ def _store(
 def _count(rows: Sequence[tuple[Record, np.ndarray]]) -> Split:
     labels: collections.Counter[int] = collections.Counter()
     for record, _ in rows:
-        labels.update(record.label if isinstance(record.label, tuple) else (record.label,))
+        labels.update(record.labels)
     patients = len({record.patient for record, _ in rows})
     return Split(len(rows), patients, {name: labels[index] for index, name in enumerate(LABELS)})
 

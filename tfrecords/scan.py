@@ -1,0 +1,113 @@
+"""Reads a record without reading its image.
+
+A shard can only be walked from record to record, but what training has to know before the first image, how
+many records there are, where, of which size and label, is a few hundred bytes of each. A serialized
+`tf.train.Example` is one message around a list of entries, each with its length in front; the entry of the image
+is stepped over, and the others together are a record with an empty image, which `RecordSchema.parse` reads.
+Wire format: protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tfrecords.errors import DatasetError
+from tfrecords.example_proto import Example
+from tfrecords.schema import Record, RecordSchema
+
+_READ_BYTES = 2048
+"""What one read takes: all but the image and, rarely, a very long path fits."""
+_TAG = 0x0A
+"""Field 1, length-delimited: every field that is stepped through here."""
+
+
+def _empty_image(key: str) -> bytes:
+    """The entry of an image without bytes."""
+    example = Example()
+    example.features.feature[key].bytes_list.value.append(b"")
+    return example.features.SerializeToString()
+
+
+_IMAGES = {key.encode(): _empty_image(key) for key in ("image", "image/value")}
+
+
+def scan_record(descriptor: int, offset: int, length: int, schema: RecordSchema) -> tuple[Record, tuple[int, int]]:
+    """Reads all but the image of one record.
+
+    Args:
+      descriptor: the shard, open for reading.
+      offset: byte offset in the file at which the record's data (behind its frame's header) begins.
+      length: bytes of the data.
+      schema: the feature table.
+
+    Returns:
+      the record with an empty `image`, and where in the data the image begins and ends.
+
+    Raises:
+      DatasetError: the data is not such a record.
+    """
+    window = _Window(descriptor, offset, length)
+    start, stop = window.field(0, length)
+    entries = []
+    image = None
+    while start < stop:
+        begin, end = window.field(start, stop)
+        key_begin, key_end = window.field(begin, end)
+        empty = _IMAGES.get(window.at(key_begin, key_end - key_begin))
+        if empty is None:
+            entries.append(window.at(start, end - start))
+        else:
+            entries.append(empty)
+            image = window.bytes_value(key_end, end)
+        start = end
+    if image is None:
+        raise DatasetError("feature 'image' is missing")
+    features = b"".join(entries)
+    return schema.parse(bytes([_TAG]) + _to_varint(len(features)) + features), image
+
+
+def _to_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+class _Window:
+    """A record's data, read piece by piece as it is looked at."""
+
+    def __init__(self, descriptor: int, offset: int, length: int):
+        self._descriptor, self._offset, self._length = descriptor, offset, length
+        self._start, self._bytes = 0, b""
+
+    def at(self, start: int, count: int) -> bytes:
+        """Bytes [start, start + count); fewer only at the end of the record."""
+        begin = start - self._start
+        if begin < 0 or begin + count > len(self._bytes):
+            want = min(max(count, _READ_BYTES), self._length - start)
+            self._start, begin = start, 0
+            self._bytes = os.pread(self._descriptor, max(0, want), self._offset + start)
+        return self._bytes[begin : begin + count]
+
+    def field(self, start: int, stop: int, tag: int = _TAG) -> tuple[int, int]:
+        """[begin, end) of the content of the length-delimited field at `start`, within `stop`."""
+        header = self.at(start, 11)
+        if not header or header[0] != tag:
+            raise DatasetError(f"not a serialized tf.train.Example: byte {start} is {header[:1].hex() or 'missing'}")
+        size = shift = 0
+        for position, byte in enumerate(header[1:], start + 2):
+            size |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if position + size > stop:
+                    raise DatasetError(f"not a serialized tf.train.Example: the field at byte {start} is too long")
+                return position, position + size
+            shift += 7
+        raise DatasetError(f"not a serialized tf.train.Example: the length at byte {start + 1} does not end")
+
+    def bytes_value(self, start: int, stop: int) -> tuple[int, int]:
+        """[begin, end) of the one value in the BytesList of the Feature at `start`."""
+        feature = self.field(start, stop, tag=0x12)  # field 2 of a map entry: its value
+        values = self.field(*feature)  # field 1 of Feature: bytes_list
+        return self.field(*values)

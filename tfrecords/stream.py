@@ -1,0 +1,371 @@
+"""Batches of a data set as a `tf.data.Dataset`.
+
+    Dataset.range(steps)         the steps of the run
+      .map(load, threads)        step -> rows (`sampling`) -> read, decode (`reader`), fit (`fit`) or cache -> batch
+      .prefetch(batches)
+
+A batch is a pure function of the step, which is why shuffling, resuming, sharding and caching are plain
+arithmetic on row numbers and need no buffer of records. The work of a batch is done in one call, mostly in
+compiled code that releases Python's lock: TensorFlow's own reading, parsing and resizing copy a full-resolution
+image five times and resize it at a tenth of the rate (`benchmarks/stream.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecords import errors
+from tfrecords.buckets import assign_buckets, choose_buckets
+from tfrecords.cache import PixelCache, cache_key, choose_cache, open_cache
+from tfrecords.errors import CxrError, DatasetError, InputError
+from tfrecords.fit import fit
+from tfrecords.index import OnCorrupt, SplitIndex, build_index
+from tfrecords.manifest import Manifest, read_manifest
+from tfrecords.options import StreamOptions
+from tfrecords.reader import RecordReader
+from tfrecords.sampling import Plan
+
+SERVICE_TOKEN = "pyfunc_0"
+"""The name under which a tf.data service worker knows `_load_step`: TensorFlow numbers the Python functions of a
+process, and `cxr data-service worker` makes this its first."""
+_ALIGNMENT = 64
+"""Bytes. TensorFlow takes over an array that begins at a multiple of this; others it copies."""
+METADATA = ("patient", "path", "cause", "row")
+
+
+class Loader:
+    """Loads any batch of a stream, from any thread."""
+
+    def __init__(self, root: Path, manifest: Manifest, options: StreamOptions):
+        """Indexes the split, plans, and opens the cache.
+
+        Args:
+          root: the data set.
+          manifest: of the data set.
+          options: of the stream.
+
+        Raises:
+          CxrError: the data set cannot be read, or the options do not fit it.
+        """
+        self.manifest = manifest
+        self.options = options
+        self.rung = choose_rung(manifest, options)
+        check_split(manifest, options.split)
+        self.channels = options.channels or manifest.channels or 3
+        self.index = _index(root, manifest.digest, self.rung, options.split, options.on_corrupt)
+        if self.index.faults:
+            warnings.warn(
+                f"{root}: skipped {self.index.lost} of {self.index.lost + len(self.index)} records of split "
+                f"'{options.split}'; first fault: {self.index.faults[0]}",
+                stacklevel=2,
+            )
+        if len(self.index) == 0:
+            raise InputError(f"split '{options.split}' of {root} has no readable example")
+        self.reader = RecordReader(self.index, manifest, self.rung, self.channels)
+        self.buckets = self._bucket = None
+        if options.image_size is None:
+            counts, step = manifest.sizes["counts"], manifest.sizes["step"]
+            self.buckets = choose_buckets(counts, step, options.max_buckets, manifest.rungs[self.rung].size)
+            self._bucket = assign_buckets(self.index.shape, self.buckets)
+        self.plan = Plan(self.index, options.sampling, self._bucket)
+        self.cache = self._open_cache(root)
+        self.class_weights = class_weights(manifest, options.split) if options.sample_weights else None
+
+    def _open_cache(self, root: Path) -> PixelCache:
+        options, manifest = self.options, self.manifest
+        shapes = self.index.shape[:, :2].astype(np.int64) if options.image_size is None else options.size
+        bytes_each = np.broadcast_to(np.prod(shapes, axis=-1), len(self.index)) * (
+            self.channels * self.reader.dtype.itemsize
+        )
+        about = {
+            "manifest": manifest.digest,
+            "split": options.split,
+            "rung": self.rung,
+            "image_size": options.image_size,
+            "fit": options.fit,
+            "channels": self.channels,
+            "records": len(self.index),  # fewer where damaged ones are skipped: rows then mean other images
+            "faults": [str(fault) for fault in self.index.faults],
+        }
+        key, kind = cache_key(**about), str(options.cache)
+        if kind == "auto":
+            rows = self.plan.rows
+            needed, stored = int(bytes_each[rows].sum()), int(self.index.length[rows].sum())
+            decoding = manifest.rungs[self.rung].encoding != "raw"
+            kind = choose_cache(needed, stored, decoding, options.epochs, key, options.cache_folder)
+        starts = np.concatenate([[0], np.cumsum(bytes_each)])
+        return open_cache(kind, key, starts, options.cache_folder, {"data_set": str(root), **about})
+
+    def load(self, step: int) -> tuple[np.ndarray, ...]:
+        """The arrays of one batch, in the order of `Loader.specs`.
+
+        Args:
+          step: from 0, counted over all epochs.
+
+        Raises:
+          CxrError: a record is damaged or cannot be read.
+        """
+        rows = self.plan.batch(step)
+        if self.buckets is None or self._bucket is None:
+            arrays = [self._fitted(rows)]
+        else:
+            arrays = list(self._padded(rows, self.buckets[self._bucket[rows[0]]]))
+        labels = self.index.label[rows]
+        arrays.append(labels.astype(np.float32) if self.manifest.multi_label else labels)
+        if self.class_weights is not None:
+            arrays.append(np.array([self.class_weights[label] for label in labels.tolist()], np.float32))
+        if self.options.metadata:
+            records = [self.reader.facts(row) for row in rows.tolist()]
+            arrays += [np.array([getattr(one, key).encode() for one in records], object) for key in METADATA[:-1]]
+            arrays.append(rows)
+        return tuple(arrays)
+
+    def _fitted(self, rows: np.ndarray) -> np.ndarray:
+        """[batch, height, width, channels]: images of one size."""
+        batch = _aligned((len(rows), *self.options.size, self.channels), self.reader.dtype)
+        if not self.cache.read_batch(rows, batch):
+            for row, out in zip(rows.tolist(), batch, strict=True):
+                if not self.cache.read(row, out):
+                    fit(self.reader.image(row), out, self.options.fit)
+                    self.cache.write(row, out)
+        return batch
+
+    def _padded(self, rows: np.ndarray, bucket: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """([batch, height, width, channels], bool [batch, height, width, 1]): images at the top left, and where."""
+        height, width = bucket.tolist()
+        batch = _aligned((len(rows), height, width, self.channels), self.reader.dtype)
+        batch[...] = 0
+        mask = np.zeros((len(rows), height, width, 1), bool)
+        for place, row in enumerate(rows.tolist()):
+            inner_height, inner_width, _ = self.index.shape[row].tolist()
+            pixels = np.empty((inner_height, inner_width, self.channels), self.reader.dtype)
+            if not self.cache.read(row, pixels):
+                pixels = self.reader.image(row)
+                self.cache.write(row, pixels)
+            batch[place, :inner_height, :inner_width] = pixels
+            mask[place, :inner_height, :inner_width] = True
+        return batch, mask
+
+    def specs(self) -> tuple[tf.TensorSpec, ...]:
+        """What `load` returns."""
+        count = self.options.batch_size if self.plan.uniform else None
+        dtype = tf.as_dtype(self.reader.dtype)
+        if self.buckets is None:
+            specs = [tf.TensorSpec([count, *self.options.size, self.channels], dtype)]
+        else:
+            shape = self.buckets[0].tolist() if len(self.buckets) == 1 else [None, None]
+            specs = [tf.TensorSpec([count, *shape, self.channels], dtype), tf.TensorSpec([count, *shape, 1], tf.bool)]
+        if self.manifest.multi_label:
+            specs.append(tf.TensorSpec([count, len(self.manifest.labels)], tf.float32))
+        else:
+            specs.append(tf.TensorSpec([count], tf.int32))
+        if self.class_weights is not None:
+            specs.append(tf.TensorSpec([count], tf.float32))
+        if self.options.metadata:
+            specs += [tf.TensorSpec([count], tf.string)] * 3 + [tf.TensorSpec([count], tf.int64)]
+        return tuple(specs)
+
+    def structure(self, arrays: list[Any]) -> tuple:
+        """The arrays of `load` as the element of the data set."""
+        rest = list(arrays)
+        images = rest.pop(0) if self.buckets is None else {"image": rest.pop(0), "mask": rest.pop(0)}
+        metadata = (dict(zip(METADATA, rest[-len(METADATA) :], strict=True)),) if self.options.metadata else ()
+        return (images, *rest[: len(rest) - len(METADATA) * len(metadata)], *metadata)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that TensorFlow can take over without copying it."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def check_split(manifest: Manifest, split: str) -> None:
+    """Raises InputError unless the data set has the split, with examples in it."""
+    if split not in manifest.splits:
+        raise InputError(f"no split '{split}'; the data set has {', '.join(manifest.splits)}")
+    if manifest.splits[split].images == 0:
+        raise InputError(f"split '{split}' is empty")
+
+
+def choose_rung(manifest: Manifest, options: StreamOptions) -> str:
+    """The rung to read: the one asked for, else the smallest that is not smaller than the images wanted.
+
+    Raises:
+      InputError: no such rung.
+    """
+    if options.rung is not None:
+        if options.rung not in manifest.rungs:
+            raise InputError(f"no rung '{options.rung}'; the data set has {', '.join(manifest.rungs)}")
+        return options.rung
+    rungs = sorted((rung.size, name) for name, rung in manifest.rungs.items() if rung.size is not None)
+    if options.image_size is not None:
+        for size, name in rungs:
+            if size >= max(options.size):
+                return name
+    return next(name for name, rung in manifest.rungs.items() if rung.size is None)
+
+
+def class_weights(manifest: Manifest, split: str) -> dict[int, float]:
+    """Weights that make each class count the same: images / (classes * images of the class), by label index.
+
+    That is scikit-learn's "balanced" (King and Zeng, "Logistic regression in rare events data", 2001). Classes
+    without an image have weight 0.
+
+    Raises:
+      InputError: no such split, or a multi-label data set, whose images have no one class.
+    """
+    check_split(manifest, split)
+    if manifest.multi_label:
+        raise InputError("class weights need exactly one label an image; this data set is multi-label")
+    counts = manifest.splits[split].labels
+    present = sum(count > 0 for count in counts.values())
+    images = sum(counts.values())
+    return {
+        index: images / (present * counts[label]) if counts[label] else 0.0
+        for index, label in enumerate(manifest.labels)
+    }
+
+
+@functools.lru_cache(maxsize=16)
+def _index(root: Path, digest: str, rung: str, split: str, on_corrupt: OnCorrupt) -> SplitIndex:
+    """The index of a split, scanned once in a process for all streams over it."""
+    return build_index(root, _manifest(root, digest), rung, split, on_corrupt)
+
+
+def _manifest(root: Path, digest: str) -> Manifest:
+    """The manifest of a data set that has been opened before.
+
+    Raises:
+      DatasetError: it is another one now.
+    """
+    manifest = read_manifest(root)
+    if manifest.digest != digest:
+        raise DatasetError(f"the data set {root} was written anew since it was opened; open it again")
+    return manifest
+
+
+@functools.lru_cache(maxsize=16)
+def _loader(recipe: bytes) -> Loader:
+    """The loader of a stream: one in a process for equal options."""
+    fields = json.loads(recipe)
+    root = Path(fields["root"])
+    return Loader(root, _manifest(root, fields["digest"]), StreamOptions.from_json(fields["options"]))
+
+
+def _recipe(root: Path, digest: str, options: StreamOptions) -> bytes:
+    """All that a loader is made from."""
+    return json.dumps({"root": str(root.resolve()), "digest": digest, "options": options.to_json()}).encode()
+
+
+def open_loader(root: Path, digest: str, options: StreamOptions) -> Loader:
+    """The loader behind a stream, see `make_stream`."""
+    return _loader(_recipe(root, digest, options))
+
+
+def forget_loaders() -> None:
+    """Lets go of indexes and memory caches; streams that are still in use open theirs again."""
+    _loader.cache_clear()
+    _index.cache_clear()
+
+
+def _load_step(recipe: bytes, step: np.int64) -> tuple[np.ndarray, ...]:
+    """What the graph calls. All it needs is in its arguments, so a worker in another process can run it too."""
+    return _loader(recipe).load(int(step))
+
+
+def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Dataset:
+    """The batches of a split.
+
+    Args:
+      root: the data set.
+      digest: of its manifest, so that a data set written anew is opened anew.
+      options: see `StreamOptions`, which also says what an element is.
+
+    Raises:
+      CxrError: the data set cannot be read, or the options do not fit it.
+    """
+    recipe = _recipe(root, digest, options)
+    loader = _loader(recipe)
+    specs = loader.specs()
+    types = [spec.dtype for spec in specs]
+    call = _service_call(recipe, types) if options.data_service else _local_call(recipe, types)
+
+    def load(step: tf.Tensor) -> tuple:
+        arrays = call(step)
+        for array, spec in zip(arrays, specs, strict=True):
+            array.set_shape(spec.shape)
+        return loader.structure(arrays)
+
+    steps = tf.int64.max if options.epochs is None else options.epochs * loader.plan.steps_per_epoch
+    dataset = tf.data.Dataset.range(options.first_step, steps)
+    dataset = dataset.map(load, num_parallel_calls=options.thread_count, deterministic=True)
+    settings = tf.data.Options()
+    settings.autotune.enabled = False
+    if options.data_service:
+        service = tf.data.experimental.service
+        dataset = dataset.with_options(settings)
+        dataset = dataset.apply(service.distribute(service.ShardingPolicy.DYNAMIC, options.data_service))
+    else:
+        settings.threading.private_threadpool_size = options.thread_count + 1
+    return dataset.prefetch(options.prefetch).with_options(settings)
+
+
+def _local_call(recipe: bytes, types: list[tf.DType]) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    return lambda step: list(tf.numpy_function(_load_step, [recipe, step], types, stateful=False))
+
+
+def _service_call(recipe: bytes, types: list[tf.DType]) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    return lambda step: list(tf.raw_ops.PyFuncStateless(input=[recipe, step], token=SERVICE_TOKEN, Tout=types))
+
+
+def register_loader() -> tf.Graph:
+    """Makes `_load_step` the function that streams with a data service call in this process.
+
+    Returns:
+      a graph that must be kept as long as the process serves.
+
+    Raises:
+      RuntimeError: another Python function was registered before.
+    """
+    with tf.Graph().as_default() as graph:
+        result = tf.numpy_function(_load_step, [b"", tf.constant(0, tf.int64)], [tf.uint8], stateful=False)
+    token = result[0].op.get_attr("token").decode()
+    if token != SERVICE_TOKEN:
+        raise RuntimeError(f"register_loader() must come first in a process; the function became '{token}'")
+    return graph
+
+
+_NAMED_ERROR = re.compile(r"\b(?P<name>[A-Za-z]+Error): (?P<message>[^\n]+)")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Inside, what this package says within a `tf.data` pipeline comes out as the error it was.
+
+    TensorFlow wraps an exception of a Python function into one of its own, with the traceback as its text.
+
+    Raises:
+      CxrError: of the class and message that was raised while loading a batch.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for match in _NAMED_ERROR.finditer(str(error)):
+            kind = getattr(errors, match["name"], None)
+            if isinstance(kind, type) and issubclass(kind, CxrError):
+                raised = CxrError.__new__(kind)
+                raised.args = (match["message"],)
+                raise raised from error
+        raise
