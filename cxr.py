@@ -13,6 +13,8 @@ COMMANDS = {
     "phantom": ("beam_jobs.phantom", "draw a synthetic chest X-ray set to try things on"),
     "preprocess": ("beam_jobs.preprocess", "turn images into a verified TFRecord data set"),
     "inspect": ("tfrecords.inspect", "show what is in a data set"),
+    "bench": ("tfrecords.bench", "measure how fast a data set streams, and what limits it"),
+    "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
     "verify": ("tfrecords.verify", "check every record of a data set"),
 }
 """Subcommand: the module whose `main(argv)` it calls, and what it does."""
@@ -20,7 +22,7 @@ COMMANDS = {
 
 def usage() -> str:
     """What `cxr --help` prints."""
-    lines = [f"  {name:12}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:14}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: cxr COMMAND [OPTIONS]",

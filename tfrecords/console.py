@@ -36,6 +36,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def keep_tensorflow_small() -> None:
+    """Lets TensorFlow, where it is not loaded yet, leave the GPU alone and say nothing but errors as it starts."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def progress_bar(
     work: int | Sized | None, description: str, quiet: bool = False, file: TextIO | None = None, **options: Any
 ) -> tqdm:

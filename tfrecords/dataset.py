@@ -115,23 +115,23 @@ class XrayDataset:
         """
         from tfrecords.stream import make_stream
 
-        return make_stream(self.root, self.manifest.digest, self._options(split, options))
+        return make_stream(self.root, self.manifest.digest, self.options(split, **options))
 
     def steps_per_epoch(self, split: str, **options: Any) -> int:
         """Batches of an epoch of `stream(split, **options)`."""
         from tfrecords.stream import open_loader
 
-        return open_loader(self.root, self.manifest.digest, self._options(split, options)).plan.steps_per_epoch
+        return open_loader(self.root, self.manifest.digest, self.options(split, **options)).plan.steps_per_epoch
 
-    def _options(self, split: str, options: dict[str, Any]) -> StreamOptions:
-        from tfrecords.errors import InputError
+    def options(self, split: str, **options: Any) -> StreamOptions:
+        """The options of `stream(split, **options)`, checked.
+
+        Raises:
+          InputError: one is unknown or has a bad value.
+        """
         from tfrecords.options import StreamOptions
 
-        known = {name for name in StreamOptions.__dataclass_fields__ if name != "split"}
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise InputError(f"unknown option {', '.join(unknown)}; a stream takes {', '.join(sorted(known))}")
-        return StreamOptions(split, **options)
+        return StreamOptions.of(split, **options)
 
 
 def open_dataset(root: str | Path) -> XrayDataset:

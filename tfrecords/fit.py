@@ -37,8 +37,6 @@ def fit(pixels: np.ndarray, out: np.ndarray, how: Fit = "squash") -> None:
     if pixels.shape == out.shape:
         np.copyto(out, pixels)
         return
-    if not pixels.flags.aligned:  # 16-bit pixels at an odd place in their record
-        pixels = pixels.copy()
     rows, columns = (0.0, float(height)), (0.0, float(width))
     top = left = 0
     if how == "pad":
@@ -100,11 +98,23 @@ def _taps(size: int, start: float, stop: float, out_size: int) -> tuple[np.ndarr
 
 
 def _compile(function: Callable) -> Callable:
-    """Compiles for all threads at once, and keeps the code for the next process where there is a place for it."""
+    """Compiles for uint8 and uint16 when this module is loaded, so that no batch waits for it.
+
+    The code is kept for the next process, beside this file or in the user's cache folder, where one of them can
+    be written.
+    """
+    indices, weights = numba.int32[::1], numba.float32[:, ::1]
+    signatures = []
+    for level in (numba.uint8, numba.uint16):
+        # a view of a record's bytes can be read only, and its 16-bit levels may lie at odd addresses
+        source = numba.types.Array(level, 2, "C", readonly=True, aligned=level is numba.uint8)
+        signatures.append(
+            numba.void(source, indices, weights, indices, weights, level[:, ::1], numba.int64, numba.int64)
+        )
     try:
-        return numba.njit(nogil=True, fastmath=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written
-        return numba.njit(nogil=True, fastmath=True)(function)
+        return numba.njit(signatures, nogil=True, fastmath=True, cache=True)(function)
+    except RuntimeError:
+        return numba.njit(signatures, nogil=True, fastmath=True)(function)
 
 
 @_compile

@@ -129,6 +129,15 @@ class StreamOptions:
         """Batches loaded at the same time."""
         return self.threads or usable_cores()
 
+    @classmethod
+    def of(cls, split: str, **options: Any) -> StreamOptions:
+        """Options by name; an unknown one is an InputError that lists those there are."""
+        known = [field.name for field in dataclasses.fields(cls) if field.name != "split"]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InputError(f"unknown option {', '.join(unknown)}; a stream takes {', '.join(known)}")
+        return cls(split, **options)
+
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has."""
         return dataclasses.asdict(self)

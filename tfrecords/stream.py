@@ -84,9 +84,10 @@ class Loader:
     def _open_cache(self, root: Path) -> PixelCache:
         options, manifest = self.options, self.manifest
         shapes = self.index.shape[:, :2].astype(np.int64) if options.image_size is None else options.size
-        bytes_each = np.broadcast_to(np.prod(shapes, axis=-1), len(self.index)) * (
-            self.channels * self.reader.dtype.itemsize
-        )
+        pixels_each = np.broadcast_to(np.prod(shapes, axis=-1), len(self.index))
+        bytes_each = pixels_each * (self.channels * self.reader.dtype.itemsize)
+        self.fitted_bytes = int(bytes_each[self.plan.rows].sum())
+        """What this replica's images take once they are decoded and fitted."""
         about = {
             "manifest": manifest.digest,
             "split": options.split,
@@ -99,10 +100,9 @@ class Loader:
         }
         key, kind = cache_key(**about), str(options.cache)
         if kind == "auto":
-            rows = self.plan.rows
-            needed, stored = int(bytes_each[rows].sum()), int(self.index.length[rows].sum())
+            stored = int(self.index.length[self.plan.rows].sum())
             decoding = manifest.rungs[self.rung].encoding != "raw"
-            kind = choose_cache(needed, stored, decoding, options.epochs, key, options.cache_folder)
+            kind = choose_cache(self.fitted_bytes, stored, decoding, options.epochs, key, options.cache_folder)
         starts = np.concatenate([[0], np.cumsum(bytes_each)])
         return open_cache(kind, key, starts, options.cache_folder, {"data_set": str(root), **about})
 
@@ -310,15 +310,15 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
 
     steps = tf.int64.max if options.epochs is None else options.epochs * loader.plan.steps_per_epoch
     dataset = tf.data.Dataset.range(options.first_step, steps)
+    if options.data_service:
+        service = tf.data.experimental.service
+        dataset = dataset.map(load, num_parallel_calls=options.threads or tf.data.AUTOTUNE)  # on each worker
+        dataset = dataset.apply(service.distribute(service.ShardingPolicy.DYNAMIC, options.data_service))
+        return dataset.prefetch(options.prefetch)
     dataset = dataset.map(load, num_parallel_calls=options.thread_count, deterministic=True)
     settings = tf.data.Options()
     settings.autotune.enabled = False
-    if options.data_service:
-        service = tf.data.experimental.service
-        dataset = dataset.with_options(settings)
-        dataset = dataset.apply(service.distribute(service.ShardingPolicy.DYNAMIC, options.data_service))
-    else:
-        settings.threading.private_threadpool_size = options.thread_count + 1
+    settings.threading.private_threadpool_size = options.thread_count + 1
     return dataset.prefetch(options.prefetch).with_options(settings)
 
 

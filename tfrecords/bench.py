@@ -1,0 +1,325 @@
+"""`cxr bench`: how fast a data set streams, stage by stage, and what to change."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from tfrecords.console import EXIT_OK, keep_tensorflow_small, progress_bar, run_command, usable_cores
+from tfrecords.errors import InputError
+
+if TYPE_CHECKING:
+    from tfrecords.stream import Loader
+
+STAGES = ("read", "check", "decode", "fit", "batch")
+"""What a stream does to an image, in order. Each is measured together with all before it."""
+_ROUNDS = 3
+_CHUNK = 16
+"""Images that a thread takes at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage, measured together with all before it.
+
+    Attributes:
+      name: of `STAGES`, or `cached`.
+      images_s: images per second, all threads together.
+      megapixels_s: millions of stored pixels per second.
+      gigabytes_s: stored bytes per second, in 1e9.
+      own_ms: thread time that this stage adds to an image, milliseconds.
+    """
+
+    name: str
+    images_s: float
+    megapixels_s: float
+    gigabytes_s: float
+    own_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What `measure` found.
+
+    Attributes:
+      rung, encoding: what was read.
+      images: in the split.
+      scan_ms: milliseconds a record took to be found when the split was opened, which happens once.
+      threads: that worked at the same time.
+      stages: in order, then `cached` where the fitted images would fit into memory.
+      bottleneck: the stage that takes the most time of an image.
+      advice: what would make the stream faster, most effective first.
+    """
+
+    rung: str
+    encoding: str
+    images: int
+    scan_ms: float
+    threads: int
+    stages: tuple[Stage, ...]
+    bottleneck: str
+    advice: tuple[str, ...]
+
+
+def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = True, **options: Any) -> Benchmark:
+    """Measures every stage of a stream.
+
+    The stages take turns over three rounds, and the best of each counts: on a shared machine the fastest run is
+    the one that was disturbed least. The first round also brings the files into the page cache.
+
+    Args:
+      root: the data set.
+      split: to read.
+      seconds: for each stage, in all.
+      quiet: show no progress.
+      options: of `StreamOptions`; `cache` is left out.
+
+    Raises:
+      CxrError: the data set cannot be read or the options do not fit it.
+    """
+    from tfrecords.dataset import open_dataset
+    from tfrecords.stream import forget_loaders, open_loader
+
+    data = open_dataset(root)
+    chosen = data.options(split, training=True, epochs=None, cache="none", **options)
+    forget_loaders()
+    began = time.perf_counter()
+    loader = open_loader(data.root, data.manifest.digest, chosen)
+    scan_ms = (time.perf_counter() - began) * 1e3 / len(loader.index)
+    works = {name: _stage_work(loader, name) for name in STAGES if name in ("read", "check", "decode", "fit")}
+    rates = dict.fromkeys(STAGES, 0.0)
+    with (
+        ThreadPoolExecutor(chosen.thread_count) as pool,
+        progress_bar(_ROUNDS * len(STAGES), "measuring", quiet, unit="stage") as bar,
+    ):
+        for _ in range(_ROUNDS):
+            for name in STAGES:
+                if name in works:
+                    rate = _thread_rate(pool, chosen.thread_count, works[name], loader, seconds / _ROUNDS)
+                else:
+                    rate = _stream_rate(data.stream(split, **_fields(chosen)), seconds / _ROUNDS)
+                rates[name] = max(rates[name], rate)
+                bar.update()
+    stages = _stages(loader, rates, chosen.thread_count)
+    bottleneck = max(stages, key=lambda stage: stage.own_ms).name
+    cached = _cached(data, loader, seconds)
+    return Benchmark(
+        loader.rung,
+        loader.manifest.rungs[loader.rung].encoding,
+        len(loader.index),
+        scan_ms,
+        chosen.thread_count,
+        (*stages, *cached),
+        bottleneck,
+        tuple(_advice(loader, bottleneck, stages, cached)),
+    )
+
+
+def _fields(options: Any, **changes: Any) -> dict[str, Any]:
+    """Options as the keyword arguments of `stream`."""
+    fields = {**options.to_json(), **changes}
+    fields.pop("split")
+    return fields
+
+
+def _stage_work(loader: Loader, name: str) -> Callable[[int], object]:
+    """What is done to one row, up to and with a stage."""
+    import numpy as np
+
+    from tfrecords.fit import fit
+
+    reader, options = loader.reader, loader.options
+    if name == "read":
+        return lambda row: reader.data(row, check=False)
+    if name == "check":
+        return reader.data
+    if name == "decode" or options.image_size is None:
+        return reader.image
+    shape = (*options.size, reader.channels)
+
+    def fitted(row: int) -> None:
+        fit(reader.image(row), np.empty(shape, reader.dtype), options.fit)
+
+    return fitted
+
+
+def _thread_rate(
+    pool: ThreadPoolExecutor, threads: int, work: Callable[[int], object], loader: Loader, seconds: float
+) -> float:
+    """images/s of threads that each do `work` to rows in the order of training."""
+    import numpy as np
+
+    order = np.concatenate([loader.plan.batch(step) for step in range(loader.plan.steps_per_epoch)]).tolist()
+    stop = time.perf_counter() + seconds
+
+    def go(first: int) -> int:
+        done = 0
+        while True:
+            for _ in range(_CHUNK):
+                work(order[(first + done) % len(order)])
+                done += 1
+            if time.perf_counter() >= stop:
+                return done
+
+    began = time.perf_counter()
+    done = sum(pool.map(go, [part * len(order) // threads for part in range(threads)]))
+    return done / (time.perf_counter() - began)
+
+
+def _stream_rate(dataset: Any, seconds: float) -> float:
+    """images/s of a `tf.data.Dataset`, after its first batch."""
+    batches = iter(dataset)
+    next(batches)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        images = next(batches)[0]
+        done += len(images["image"] if isinstance(images, dict) else images)
+    return done / (time.perf_counter() - began)
+
+
+def _stages(loader: Loader, rates: dict[str, float], threads: int) -> tuple[Stage, ...]:
+    """Rates as table rows. A stage cannot be faster than what it contains: where noise says so, it adds nothing."""
+    pixels, size = _mean_megapixels(loader), float(loader.index.length.mean()) / 1e9
+    stages, before = [], 0.0
+    for name in STAGES:
+        total = max(before, threads / rates[name] * 1e3)
+        rate = threads / total * 1e3
+        stages.append(Stage(name, rate, rate * pixels, rate * size, total - before))
+        before = total
+    return tuple(stages)
+
+
+def _mean_megapixels(loader: Loader) -> float:
+    shape = loader.index.shape
+    return float((shape[:, 0].astype(float) * shape[:, 1]).mean()) / 1e6
+
+
+def _cached(data: Any, loader: Loader, seconds: float) -> tuple[Stage, ...]:
+    """The stream from a memory cache, where the fitted images take no more than `auto` would allow."""
+    from tfrecords.cache import MEMORY_SHARE, available_memory
+
+    if loader.fitted_bytes > MEMORY_SHARE * available_memory():
+        return ()
+    dataset = data.stream(loader.options.split, **_fields(loader.options, cache="memory"))
+    for _ in dataset.take(loader.plan.steps_per_epoch):
+        pass
+    rate = _stream_rate(dataset, seconds / _ROUNDS)
+    size = float(loader.index.length.mean()) / 1e9
+    own = loader.options.thread_count / rate * 1e3
+    return (Stage("cached", rate, rate * _mean_megapixels(loader), rate * size, own),)
+
+
+def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Sequence[Stage]) -> list[str]:
+    """What would help, most effective first."""
+    options, manifest = loader.options, loader.manifest
+    advice = []
+    rung = manifest.rungs[loader.rung]
+    if options.image_size is not None:
+        wanted, shorter = max(options.size), loader.index.shape[:, :2].min(axis=1).mean()
+        if rung.size is None and shorter > 1.3 * wanted and bottleneck != "batch":
+            advice.append(
+                f"add a rung: the stored images are {shorter / wanted:.1f} times as large as needed. "
+                f"`cxr preprocess ... --sizes {wanted} --overwrite`"
+            )
+    if bottleneck == "decode" and rung.encoding != "raw":
+        advice.append(f"store pixels instead of {rung.encoding} files: `cxr preprocess ... --encoding raw` (5 to 6 x)")
+    if cached and cached[0].images_s > 1.5 * stages[-1].images_s:
+        advice.append(
+            f"keep the fitted images: cache='memory' or 'auto' makes epochs after the first "
+            f"{cached[0].images_s / stages[-1].images_s:.0f} times as fast"
+        )
+    elif not cached:
+        advice.append("the fitted images do not fit into memory: cache='disk' on a fast local disk")
+    if bottleneck == "read":
+        advice.append("reading is what takes longest: a faster or local disk, or a smaller rung")
+    if options.thread_count < usable_cores():
+        advice.append(f"use more threads: {options.thread_count} of {usable_cores()} cores")
+    if not advice:
+        advice.append("nothing simple: this is what these cores do; more cores, or a data service on other hosts")
+    return advice
+
+
+def to_text(found: Benchmark, options: str) -> str:
+    """A benchmark as tables."""
+    total = sum(stage.own_ms for stage in found.stages if stage.name != "cached")
+    rows = [
+        [
+            stage.name,
+            f"{stage.images_s:,.0f}",
+            f"{stage.megapixels_s:,.0f}",
+            f"{stage.gigabytes_s:.2f}",
+            f"{stage.own_ms:.3f}",
+            "" if stage.name == "cached" else f"{stage.own_ms / total:.0%}",
+        ]
+        for stage in found.stages
+    ]
+    headers = ["up to", "images/s", "megapixels/s", "GB/s", "own ms an image", "share"]
+    lines = [
+        f"rung '{found.rung}' ({found.encoding}), {found.images} images, {options}, {found.threads} threads; "
+        f"opening took {found.scan_ms:.2f} ms a record, once",
+        "",
+        tabulate(rows, headers, colalign=["left", *["right"] * 5], disable_numparse=True),
+        "",
+        f"bottleneck: {found.bottleneck}",
+        *(f"  - {advice}" for advice in found.advice),
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: `cxr bench DIR`."""
+    parser = argparse.ArgumentParser(
+        prog="cxr bench",
+        description="Measures how fast a data set streams, stage by stage, names the bottleneck and says what to "
+        "change.",
+        epilog="read: bytes of the records. check: and their CRCs. decode: to pixels. fit: to the image size. "
+        "batch: the whole stream as training gets it. cached: the same from a memory cache.",
+    )
+    parser.add_argument("data", type=Path, metavar="DIR", help="data set written by cxr preprocess")
+    parser.add_argument("--split", default="train", help="split to read (train)")
+    parser.add_argument("--image-size", default="224", help="side in pixels, or native (224)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a batch (32)")
+    parser.add_argument("--fit", default="squash", help="squash, pad or crop (squash)")
+    parser.add_argument("--rung", help="resolution to read (the smallest that suffices)")
+    parser.add_argument("--threads", type=int, help="threads (one for each core)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each stage (3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    arguments = parser.parse_args(argv)
+    if arguments.seconds <= 0:
+        raise InputError(f"--seconds {arguments.seconds:g}: expected more than 0")
+    keep_tensorflow_small()
+    found = measure(
+        arguments.data,
+        arguments.split,
+        seconds=arguments.seconds,
+        quiet=False,
+        image_size=_image_size(arguments.image_size),
+        batch_size=arguments.batch_size,
+        fit=arguments.fit,
+        rung=arguments.rung,
+        threads=arguments.threads,
+    )
+    print(to_text(found, f"image size {arguments.image_size}, batches of {arguments.batch_size}"))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+    return EXIT_OK
+
+
+def _image_size(text: str) -> int | None:
+    if text == "native":
+        return None
+    if not text.isdecimal():
+        raise InputError(f"--image-size {text!r}: expected pixels or 'native'")
+    return int(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
