@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,9 @@ from tfrecords.schema import ENCODINGS, Record
 from tfrecords.shards import is_shard_name, shard_name
 
 OnCorrupt = Literal["error", "skip"]
+_Columns = dict[str, np.ndarray]
+_SCANNERS = 8
+"""Shards scanned at the same time: on a network the time goes into waiting for small reads."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,55 +75,34 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
 
     Raises:
       CorruptError: names file, record and byte offset.
-      DatasetError: a shard is missing, one too many, or has other records than the manifest says.
+      DatasetError: a shard is missing or one too many.
     """
     paths = tuple(manifest.shard_paths(root, rung, split))
-    faults: list[DatasetError] = list(_foreign_shards(root, manifest, rung, split))
-    rows: list[tuple] = []
-    for position, (path, promised) in enumerate(zip(paths, manifest.rungs[rung].shards[split], strict=True)):
-        found = 0
-        for row in _scan_shard(path, manifest, rung, check=on_corrupt == "skip"):
-            if isinstance(row, DatasetError):
-                faults.append(row)
-            else:
-                found += 1
-                rows.append((position, *row))
-            if faults and on_corrupt == "error":
-                raise faults[0]
-        if on_corrupt == "error" and found != promised.records:
-            raise DatasetError(
-                f"{path} has {found} records; the manifest says {promised.records}. The file was cut off or written "
-                "by another run: run `cxr verify`, and `cxr preprocess` again"
-            )
+    promised = [shard.records for shard in manifest.rungs[rung].shards[split]]
+    faults = list(_foreign_shards(root, manifest, rung, split))
+    _raise_first(faults, on_corrupt)
+    parts: list[_Columns] = []
+    with ThreadPoolExecutor(_SCANNERS) as pool:
+        tasks = [
+            pool.submit(_scan_shard, position, path, records, manifest, rung, on_corrupt)
+            for position, (path, records) in enumerate(zip(paths, promised, strict=True))
+        ]
+        try:
+            for task in tasks:
+                part, found = task.result()
+                _raise_first(found, on_corrupt)
+                parts.append(part)
+                faults += found
+        finally:
+            for task in tasks:
+                task.cancel()
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return SplitIndex(paths, tuple(faults), lost=sum(promised) - len(columns["offset"]), **columns)
+
+
+def _raise_first(faults: list[DatasetError], on_corrupt: OnCorrupt) -> None:
     if faults and on_corrupt == "error":
         raise faults[0]
-    promised_records = sum(shard.records for shard in manifest.rungs[rung].shards[split])
-    return _to_arrays(rows, paths, tuple(faults), promised_records - len(rows), manifest)
-
-
-def _to_arrays(
-    rows: list[tuple], paths: tuple[Path, ...], faults: tuple[DatasetError, ...], lost: int, manifest: Manifest
-) -> SplitIndex:
-    shard, number, offset, length, image, encoding, shape, labels = zip(*rows, strict=True) if rows else ((),) * 8
-    if manifest.multi_label:
-        label = np.zeros((len(rows), len(manifest.labels)), np.uint8)
-        for row, present in enumerate(labels):
-            label[row, list(present)] = 1
-    else:
-        label = np.array([present[0] for present in labels], np.int32)
-    return SplitIndex(
-        paths,
-        faults,
-        lost,
-        shard=np.array(shard, np.int32),
-        number=np.array(number, np.int32),
-        offset=np.array(offset, np.int64),
-        length=np.array(length, np.int64),
-        image=np.array(image, np.int64).reshape(-1, 2),
-        encoding=np.array(encoding, np.uint8),
-        shape=np.array(shape, np.int32).reshape(-1, 3),
-        label=label,
-    )
 
 
 def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> Iterator[DatasetError]:
@@ -134,26 +117,63 @@ def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> It
             )
 
 
-def _scan_shard(path: Path, manifest: Manifest, rung: str, check: bool) -> Iterator[tuple | DatasetError]:
-    """Yields for each record (number, offset, length, image, encoding, shape, labels), or what is wrong with it."""
+def _scan_shard(
+    position: int, path: Path, promised: int, manifest: Manifest, rung: str, on_corrupt: OnCorrupt
+) -> tuple[_Columns, list[DatasetError]]:
+    """(the columns of the index for one shard, what is wrong with it: the first fault, or all to be skipped)."""
+    rows: list[tuple[int, int, int, tuple[int, int], Record]] = []
+    faults: list[DatasetError] = []
+    for found in _walk_shard(path, promised, Rules.of(manifest, rung), check=on_corrupt == "skip"):
+        if not isinstance(found, DatasetError):
+            rows.append(found)
+            continue
+        faults.append(found)
+        if on_corrupt == "error":
+            break
+    records = [row[-1] for row in rows]
+    label = np.array([record.labels[:1] for record in records], np.int32).reshape(-1)
+    if manifest.multi_label:
+        label = np.zeros((len(rows), len(manifest.labels)), np.uint8)
+        for place, record in enumerate(records):
+            label[place, list(record.labels)] = 1
+    columns: _Columns = {
+        "shard": np.full(len(rows), position, np.int32),
+        "number": np.array([row[0] for row in rows], np.int32),
+        "offset": np.array([row[1] for row in rows], np.int64),
+        "length": np.array([row[2] for row in rows], np.int64),
+        "image": np.array([row[3] for row in rows], np.int64).reshape(-1, 2),
+        "encoding": np.array([ENCODINGS.index(record.encoding) for record in records], np.uint8),
+        "shape": np.array([(one.height, one.width, one.channels) for one in records], np.int32).reshape(-1, 3),
+        "label": label,
+    }
+    return columns, faults
+
+
+def _walk_shard(
+    path: Path, promised: int, rules: Rules, check: bool
+) -> Iterator[tuple[int, int, int, tuple[int, int], Record] | DatasetError]:
+    """Yields (number, offset, length, image, record) of each of the promised records, or what is wrong."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         yield DatasetError(f"cannot read the shard {path}: {error.strerror}")
         return
-    rules = Rules.of(manifest, rung)
     try:
         size = os.fstat(descriptor).st_size
-        number = start = 0
-        while start < size:
+        start = 0
+        for number in range(promised):
+            if start >= size:
+                yield CorruptError(path, number, start, f"the file ends; the manifest says {promised} records")
+                return
             fault, length = check_header(os.pread(descriptor, HEADER_BYTES, start), size - start)
             if fault is not None:
                 yield CorruptError(path, number, start, fault)
                 return  # without a length nothing more can be found
             offset = start + HEADER_BYTES
             if check:
-                frame = os.pread(descriptor, length + FOOTER_BYTES, offset)
-                fault = check_data(frame[:length], frame[length:])
+                fault = check_data(
+                    os.pread(descriptor, length, offset), os.pread(descriptor, FOOTER_BYTES, offset + length)
+                )
             if fault is None:
                 try:
                     record, image = scan_record(descriptor, offset, length, rules.schema)
@@ -161,12 +181,14 @@ def _scan_shard(path: Path, manifest: Manifest, rung: str, check: bool) -> Itera
                 except DatasetError as error:
                     fault = str(error)
             if fault is None:
-                shape = (record.height, record.width, record.channels)
-                yield number, offset, length, image, ENCODINGS.index(record.encoding), shape, record.labels
+                yield number, offset, length, image, record
             else:
                 yield CorruptError(path, number, start, fault)
-            number += 1
             start = offset + length + FOOTER_BYTES
+        if start < size:
+            yield CorruptError(
+                path, promised, start, f"{size - start} bytes more than the manifest's {promised} records"
+            )
     finally:
         os.close(descriptor)
 
