@@ -12,9 +12,12 @@ image five times and resize it at a tenth of the rate (`benchmarks/stream.py`).
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import re
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +43,8 @@ SERVICE_TOKEN = "pyfunc_0"
 process, and `cxr data-service worker` makes this its first."""
 _ALIGNMENT = 64
 """Bytes. TensorFlow takes over an array that begins at a multiple of this; others it copies."""
+_EXIT_SECONDS = 30.0
+"""How long the end of a process waits for batches that are being loaded."""
 METADATA = ("patient", "path", "cause", "row")
 
 
@@ -280,9 +285,48 @@ def forget_loaders() -> None:
     _index.cache_clear()
 
 
+class _Calls:
+    """Counts the calls that TensorFlow's threads have in this process, so that the process can end.
+
+    A thread that asks for Python's lock while the interpreter shuts down never gets it, and TensorFlow waits for
+    the calls of an unfinished iterator: left alone, a script that stops in the middle of an epoch hangs at its
+    end. So at exit, before the interpreter shuts down, calls are refused until no more come.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._running = 0
+        self._seen = 0
+        self._closed = False
+        atexit.register(self._close)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._seen += 1
+            if self._closed:
+                raise RuntimeError("no batch: the process is ending")
+            self._running += 1
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._running -= 1
+
+    def _close(self) -> None:
+        self._closed = True
+        give_up = time.monotonic() + _EXIT_SECONDS
+        seen = -1
+        while (self._running or self._seen != seen) and time.monotonic() < give_up:
+            seen = self._seen
+            time.sleep(0.05)
+
+
+_CALLS = _Calls()
+
+
 def _load_step(recipe: bytes, step: np.int64) -> tuple[np.ndarray, ...]:
     """What the graph calls. All it needs is in its arguments, so a worker in another process can run it too."""
-    return _loader(recipe).load(int(step))
+    with _CALLS:
+        return _loader(recipe).load(int(step))
 
 
 def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Dataset:
