@@ -30,7 +30,11 @@ def choose_buckets(histogram: Sequence[Sequence[int]], step: int, limit: int, sh
         high = low + step - 1
         if short_side is not None:
             scale = short_side / max(short_side, int(low.min()))
-            high = np.maximum(np.minimum(short_side, high), np.ceil(high * scale)).astype(int)
+            short = np.minimum(short_side, high)
+            high = np.maximum(short, np.ceil(high * scale)).astype(int)
+            if row != column:  # which side is the shorter one is known
+                shorter = int(row > column)
+                high[shorter] = short[shorter]
         height, width = (-(-high // step) * step).tolist()
         counts[height, width] = counts.get((height, width), 0) + count
     shapes, images = np.array(list(counts)), np.array(list(counts.values()))

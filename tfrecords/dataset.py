@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.manifest import Manifest, read_manifest
+from tfrecords.errors import InputError
+from tfrecords.manifest import Manifest, Split, read_manifest
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -87,9 +88,7 @@ class XrayDataset:
         """Images of a split by label name."""
         return dict(self._split(split).labels)
 
-    def _split(self, split: str):
-        from tfrecords.stream import check_split
-
+    def _split(self, split: str) -> Split:
         check_split(self.manifest, split)
         return self.manifest.splits[split]
 
@@ -99,14 +98,15 @@ class XrayDataset:
         Raises:
           InputError: no such split, or a multi-label data set.
         """
-        from tfrecords.stream import class_weights
-
         return class_weights(self.manifest, split)
 
     def stream(self, split: str, **options: Any) -> tf.data.Dataset:
         """Batches of a split, see `tfrecords.options.StreamOptions` for the options and what an element is.
 
-        Training: `model.fit(data.stream("train", training=True), steps_per_epoch=data.steps_per_epoch("train"))`.
+        Training, which ends epochs after so many steps of an endless stream:
+
+            steps = data.steps_per_epoch("train")
+            model.fit(data.stream("train", training=True), steps_per_epoch=steps, epochs=10, shuffle=False)
 
         Raises:
           InputError: the options do not fit the data set.
@@ -141,3 +141,50 @@ def open_dataset(root: str | Path) -> XrayDataset:
       DatasetError: `root` is not a finished data set that this version can read.
     """
     return XrayDataset(root)
+
+
+def check_split(manifest: Manifest, split: str) -> None:
+    """Raises InputError unless the data set has the split, with examples in it."""
+    if split not in manifest.splits:
+        raise InputError(f"no split '{split}'; the data set has {', '.join(manifest.splits)}")
+    if manifest.splits[split].images == 0:
+        raise InputError(f"split '{split}' is empty")
+
+
+def choose_rung(manifest: Manifest, options: StreamOptions) -> str:
+    """The rung to read: the one asked for, else the smallest that is not smaller than the images wanted.
+
+    Raises:
+      InputError: no such rung.
+    """
+    if options.rung is not None:
+        if options.rung not in manifest.rungs:
+            raise InputError(f"no rung '{options.rung}'; the data set has {', '.join(manifest.rungs)}")
+        return options.rung
+    rungs = sorted((rung.size, name) for name, rung in manifest.rungs.items() if rung.size is not None)
+    if options.image_size is not None:
+        for size, name in rungs:
+            if size >= max(options.size):
+                return name
+    return next(name for name, rung in manifest.rungs.items() if rung.size is None)
+
+
+def class_weights(manifest: Manifest, split: str) -> dict[int, float]:
+    """Weights that make each class count the same: images / (classes * images of the class), by label index.
+
+    That is scikit-learn's "balanced" (King and Zeng, "Logistic regression in rare events data", 2001). Classes
+    without an image have weight 0.
+
+    Raises:
+      InputError: no such split, or a multi-label data set, whose images have no one class.
+    """
+    check_split(manifest, split)
+    if manifest.multi_label:
+        raise InputError("class weights need exactly one label an image; this data set is multi-label")
+    counts = manifest.splits[split].labels
+    present = sum(count > 0 for count in counts.values())
+    images = sum(counts.values())
+    return {
+        index: images / (present * counts[label]) if counts[label] else 0.0
+        for index, label in enumerate(manifest.labels)
+    }

@@ -123,6 +123,7 @@ def _resample(source, first_row, row_weights, first_column, column_weights, out,
     height, width = len(first_row), len(first_column)
     row_taps, column_taps = row_weights.shape[1], column_weights.shape[1]
     rows = np.empty((4, source.shape[1]), np.float32)
+    limit = np.float32(2.0 ** (8 * out.itemsize) - 0.5)
     for begin in range(0, height, 4):
         count = min(4, height - begin)
         for part in range(4):
@@ -146,10 +147,10 @@ def _resample(source, first_row, row_weights, first_column, column_weights, out,
                 b += weight * rows[1, first + tap]
                 c += weight * rows[2, first + tap]
                 d += weight * rows[3, first + tap]
-            out[top + begin, left + column] = a
+            out[top + begin, left + column] = min(a, limit)
             if count > 1:
-                out[top + begin + 1, left + column] = b
+                out[top + begin + 1, left + column] = min(b, limit)
             if count > 2:
-                out[top + begin + 2, left + column] = c
+                out[top + begin + 2, left + column] = min(c, limit)
             if count > 3:
-                out[top + begin + 3, left + column] = d
+                out[top + begin + 3, left + column] = min(d, limit)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import blake3
 import numpy as np
 
 from tfrecords.errors import CorruptError, DatasetError
@@ -22,6 +23,10 @@ from tfrecords.shards import is_shard_name, shard_name
 
 OnCorrupt = Literal["error", "skip"]
 _Columns = dict[str, np.ndarray]
+_COLUMNS = ("shard", "number", "offset", "length", "image", "encoding", "shape", "label")
+_Row = tuple[int, int, int, tuple[int, int], Record]
+"""Number, offset, length and image as in `SplitIndex`, and the record without its image."""
+_LARGEST_SIDE = 1 << 20
 _SCANNERS = 8
 """Shards scanned at the same time: on a network the time goes into waiting for small reads."""
 
@@ -60,6 +65,14 @@ class SplitIndex:
     def __len__(self) -> int:
         return len(self.offset)
 
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of all arrays, 64 hex digits: equal where every row means the same record."""
+        hasher = blake3.blake3()
+        for name in _COLUMNS:
+            hasher.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        return hasher.hexdigest()
+
 
 def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrupt: OnCorrupt = "error") -> SplitIndex:
     """Scans the shards of one split of one rung.
@@ -81,7 +94,7 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
     promised = [shard.records for shard in manifest.rungs[rung].shards[split]]
     faults = list(_foreign_shards(root, manifest, rung, split))
     _raise_first(faults, on_corrupt)
-    parts: list[_Columns] = []
+    parts = [_to_columns([], 0, manifest)]  # a split may have no shard
     with ThreadPoolExecutor(_SCANNERS) as pool:
         tasks = [
             pool.submit(_scan_shard, position, path, records, manifest, rung, on_corrupt)
@@ -96,7 +109,7 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
         finally:
             for task in tasks:
                 task.cancel()
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     return SplitIndex(paths, tuple(faults), lost=sum(promised) - len(columns["offset"]), **columns)
 
 
@@ -121,7 +134,7 @@ def _scan_shard(
     position: int, path: Path, promised: int, manifest: Manifest, rung: str, on_corrupt: OnCorrupt
 ) -> tuple[_Columns, list[DatasetError]]:
     """(the columns of the index for one shard, what is wrong with it: the first fault, or all to be skipped)."""
-    rows: list[tuple[int, int, int, tuple[int, int], Record]] = []
+    rows: list[_Row] = []
     faults: list[DatasetError] = []
     for found in _walk_shard(path, promised, Rules.of(manifest, rung), check=on_corrupt == "skip"):
         if not isinstance(found, DatasetError):
@@ -130,13 +143,19 @@ def _scan_shard(
         faults.append(found)
         if on_corrupt == "error":
             break
+    return _to_columns(rows, position, manifest), faults
+
+
+def _to_columns(rows: list[_Row], position: int, manifest: Manifest) -> _Columns:
+    """The rows of one shard as columns of the index."""
     records = [row[-1] for row in rows]
-    label = np.array([record.labels[:1] for record in records], np.int32).reshape(-1)
     if manifest.multi_label:
         label = np.zeros((len(rows), len(manifest.labels)), np.uint8)
         for place, record in enumerate(records):
             label[place, list(record.labels)] = 1
-    columns: _Columns = {
+    else:
+        label = np.array([record.label for record in records], np.int32)
+    return {
         "shard": np.full(len(rows), position, np.int32),
         "number": np.array([row[0] for row in rows], np.int32),
         "offset": np.array([row[1] for row in rows], np.int64),
@@ -146,19 +165,13 @@ def _scan_shard(
         "shape": np.array([(one.height, one.width, one.channels) for one in records], np.int32).reshape(-1, 3),
         "label": label,
     }
-    return columns, faults
 
 
-def _walk_shard(
-    path: Path, promised: int, rules: Rules, check: bool
-) -> Iterator[tuple[int, int, int, tuple[int, int], Record] | DatasetError]:
+def _walk_shard(path: Path, promised: int, rules: Rules, check: bool) -> Iterator[_Row | DatasetError]:
     """Yields (number, offset, length, image, record) of each of the promised records, or what is wrong."""
+    descriptor = -1
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        yield DatasetError(f"cannot read the shard {path}: {error.strerror}")
-        return
-    try:
         size = os.fstat(descriptor).st_size
         start = 0
         for number in range(promised):
@@ -189,15 +202,18 @@ def _walk_shard(
             yield CorruptError(
                 path, promised, start, f"{size - start} bytes more than the manifest's {promised} records"
             )
+    except OSError as error:
+        yield DatasetError(f"cannot read the shard {path}: {error.strerror}")
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _wrong_size(record: Record, image_bytes: int) -> str | None:
     """What is wrong with the shape of an image, or with the number of bytes of a raw one, or None."""
     shape = (record.height, record.width, record.channels)
-    if min(shape) < 1:
-        return f"shape {shape}; expected at least 1 x 1 pixels"
+    if not 1 <= min(shape) <= max(shape) <= _LARGEST_SIDE:
+        return f"shape {shape}; expected 1 to {_LARGEST_SIDE} pixels a side"
     needed = math.prod(shape) * record.bit_depth // 8
     if record.encoding != "raw" or image_bytes == needed:
         return None

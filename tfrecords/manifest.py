@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -113,7 +112,7 @@ class Manifest:
         count = len(self.rungs[rung].shards[split])
         return [shard_path(root, rung, self.name, split, index, count) for index in range(count)]
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
         """BLAKE3 of the content, 64 hex digits: equal for two data sets exactly when their shards are, too."""
         return blake3.blake3(self.to_json().encode()).hexdigest()

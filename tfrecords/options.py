@@ -47,8 +47,10 @@ class StreamOptions:
       cache: what keeps decoded, fitted images: `memory` (this process), `disk` (shared by processes), `none`;
         `auto` decides by size and by the memory that is available, see `tfrecords.cache.choose_cache`.
       cache_dir: folder of disk caches; None is $CXR_CACHE_DIR or the user's cache folder.
-      on_corrupt: `error` stops at damage; `skip` checks the split first, and warns with a count of what is lost.
-      replica, replicas: this process reads part `replica` of `replicas`; each example is in exactly one part.
+      on_corrupt: `error` stops at damage; `skip` first reads the split and checks its CRCs, and warns with a
+        count of what is lost.
+      replica, replicas: this process reads part `replica` of `replicas`; each example is in exactly one part,
+        and all parts take the same number of steps (but for batches of 1, and at native size).
       threads: batches loaded at the same time; None is one for each usable core.
       prefetch: finished batches to hold ready. At most `threads + prefetch + 1` batches are in memory.
       max_buckets: number of batch shapes at native size.
@@ -82,8 +84,13 @@ class StreamOptions:
     data_service: str | None = None
 
     def __post_init__(self):
-        if isinstance(self.image_size, list):
-            object.__setattr__(self, "image_size", tuple(self.image_size))
+        for name, given, stored in (
+            ("image_size", list, tuple),
+            ("rung", int, str),
+            ("cache_dir", Path, str),
+        ):
+            if isinstance(getattr(self, name), given):
+                object.__setattr__(self, name, stored(getattr(self, name)))
         if self.epochs is None and not self.training:
             object.__setattr__(self, "epochs", 1)
         for side in () if self.image_size is None else self.size:
@@ -96,7 +103,14 @@ class StreamOptions:
         for name, allowed in (("fit", FITS), ("cache", CACHE_MODES), ("on_corrupt", get_args(OnCorrupt))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        if self.channels not in (None, 1, 3):
+        for name in ("training", "balanced", "drop_remainder", "sample_weights", "metadata"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}={getattr(self, name)!r}: expected True or False")
+        for name in ("split", "rung", "cache_dir", "data_service"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "split"):
+                raise InputError(f"{name}={value!r}: expected text" + ("" if name == "split" else " or None"))
+        if self.channels is not None and (type(self.channels) is not int or self.channels not in (1, 3)):
             raise InputError(f"channels={self.channels!r}: expected 1, 3 or None")
         if self.data_service is not None:
             if not self.data_service.startswith("grpc://"):

@@ -111,12 +111,15 @@ class RecordReader:
         """A record with an empty image; unchecked, since the CRC needs all of it.
 
         Raises:
-          DatasetError: the file cannot be read, or has been changed.
+          CorruptError: the file has been changed.
+          DatasetError: it cannot be read.
         """
         index = self.index
         try:
             file = self._open(int(index.shard[row]))
             return scan_record(file.descriptor, int(index.offset[row]), int(index.length[row]), self._schema)[0]
+        except DatasetError as error:
+            raise self._corrupt(row, str(error)) from error
         except OSError as error:
             raise DatasetError(f"cannot read the shard {index.paths[index.shard[row]]}: {error.strerror}") from error
 

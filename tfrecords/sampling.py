@@ -159,7 +159,7 @@ class Plan:
             quota = len(self.rows) // len(classes) + (place < len(self.rows) % len(classes))
             begin, end = epoch * quota, (epoch + 1) * quota
             rounds = range(begin // len(members), -(-end // len(members)))
-            walk = [members[_permutation(len(members), self._sampling.seed, _CLASS, int(label), r)] for r in rounds]
+            walk = [members[_permutation(len(members), self._sampling.seed, r, _CLASS, int(label))] for r in rounds]
             first = begin - rounds.start * len(members)
             chosen.append(np.concatenate(walk)[first : first + quota])
         return np.concatenate(chosen)

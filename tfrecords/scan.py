@@ -17,6 +17,7 @@ from tfrecords.schema import Record, RecordSchema
 
 _READ_BYTES = 2048
 """What one read takes: all but the image and, rarely, a very long path fits."""
+_LARGEST_ENTRY = 1 << 20
 _TAG = 0x0A
 """Field 1, length-delimited: every field that is stepped through here."""
 
@@ -28,7 +29,8 @@ def _empty_image(key: str) -> bytes:
     return example.features.SerializeToString()
 
 
-_IMAGES = {key.encode(): _empty_image(key) for key in ("image", "image/value")}
+_IMAGES = {raw: (key.encode(), _empty_image(key)) for raw, key in ((False, "image"), (True, "image/value"))}
+"""By layout, see `RecordSchema.raw`: the key of the image, and an entry for it without bytes."""
 
 
 def scan_record(descriptor: int, offset: int, length: int, schema: RecordSchema) -> tuple[Record, tuple[int, int]]:
@@ -47,21 +49,25 @@ def scan_record(descriptor: int, offset: int, length: int, schema: RecordSchema)
       DatasetError: the data is not such a record.
     """
     window = _Window(descriptor, offset, length)
+    image_key, without_image = _IMAGES[schema.raw]
     start, stop = window.field(0, length)
+    if stop != length:
+        raise DatasetError(f"not a serialized tf.train.Example: {length - stop} bytes follow its features")
     entries = []
     image = None
     while start < stop:
         begin, end = window.field(start, stop)
         key_begin, key_end = window.field(begin, end)
-        empty = _IMAGES.get(window.at(key_begin, key_end - key_begin))
-        if empty is None:
-            entries.append(window.at(start, end - start))
+        if window.at(key_begin, key_end - key_begin) == image_key:
+            entries.append(without_image)
+            image = window.only_value(key_end, end)
+        elif end - start > _LARGEST_ENTRY:
+            raise DatasetError(f"the feature at byte {start} has {end - start} bytes; only the image may be that large")
         else:
-            entries.append(empty)
-            image = window.bytes_value(key_end, end)
+            entries.append(window.at(start, end - start))
         start = end
     if image is None:
-        raise DatasetError("feature 'image' is missing")
+        raise DatasetError(f"feature '{image_key.decode()}' is missing")
     features = b"".join(entries)
     return schema.parse(bytes([_TAG]) + _to_varint(len(features)) + features), image
 
@@ -106,8 +112,11 @@ class _Window:
             shift += 7
         raise DatasetError(f"not a serialized tf.train.Example: the length at byte {start + 1} does not end")
 
-    def bytes_value(self, start: int, stop: int) -> tuple[int, int]:
-        """[begin, end) of the one value in the BytesList of the Feature at `start`."""
-        feature = self.field(start, stop, tag=0x12)  # field 2 of a map entry: its value
-        values = self.field(*feature)  # field 1 of Feature: bytes_list
-        return self.field(*values)
+    def only_value(self, start: int, stop: int) -> tuple[int, int]:
+        """[begin, end) of the one value in the BytesList of the Feature at `start`, which ends at `stop`."""
+        span = self.field(start, stop, tag=0x12)  # field 2 of a map entry: its value
+        for _ in range(2):  # field 1 of Feature: bytes_list; field 1 of BytesList: a value
+            span = self.field(*span)
+            if span[1] != stop:
+                raise DatasetError(f"not one image: {stop - span[1]} bytes follow it in its feature")
+        return span

@@ -19,7 +19,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ import tensorflow as tf
 
 from tfrecords import errors
 from tfrecords.buckets import assign_buckets, choose_buckets
+from tfrecords.buffers import BufferPool
 from tfrecords.cache import PixelCache, cache_key, choose_cache, open_cache
-from tfrecords.errors import CxrError, DatasetError, InputError
+from tfrecords.dataset import check_split, choose_rung, class_weights
+from tfrecords.errors import CorruptError, DatasetError, InputError, OutputError
 from tfrecords.fit import fit
 from tfrecords.index import OnCorrupt, SplitIndex, build_index
 from tfrecords.manifest import Manifest, read_manifest
@@ -41,8 +43,6 @@ from tfrecords.sampling import Plan
 SERVICE_TOKEN = "pyfunc_0"
 """The name under which a tf.data service worker knows `_load_step`: TensorFlow numbers the Python functions of a
 process, and `cxr data-service worker` makes this its first."""
-_ALIGNMENT = 64
-"""Bytes. TensorFlow takes over an array that begins at a multiple of this; others it copies."""
 _EXIT_SECONDS = 30.0
 """How long the end of a process waits for batches that are being loaded."""
 METADATA = ("patient", "path", "cause", "row")
@@ -83,6 +83,7 @@ class Loader:
             self.buckets = choose_buckets(counts, step, options.max_buckets, manifest.rungs[self.rung].size)
             self._bucket = assign_buckets(self.index.shape, self.buckets)
         self.plan = Plan(self.index, options.sampling, self._bucket)
+        self._buffers = BufferPool()
         self.cache = self._open_cache(root)
         self.class_weights = class_weights(manifest, options.split) if options.sample_weights else None
 
@@ -100,8 +101,7 @@ class Loader:
             "image_size": options.image_size,
             "fit": options.fit,
             "channels": self.channels,
-            "records": len(self.index),  # fewer where damaged ones are skipped: rows then mean other images
-            "faults": [str(fault) for fault in self.index.faults],
+            "index": self.index.digest,  # other rows where damaged records are skipped, or a label was changed
         }
         key, kind = cache_key(**about), str(options.cache)
         if kind == "auto":
@@ -137,7 +137,7 @@ class Loader:
 
     def _fitted(self, rows: np.ndarray) -> np.ndarray:
         """[batch, height, width, channels]: images of one size."""
-        batch = _aligned((len(rows), *self.options.size, self.channels), self.reader.dtype)
+        batch = self._buffers.take((len(rows), *self.options.size, self.channels), self.reader.dtype)
         if not self.cache.read_batch(rows, batch):
             for row, out in zip(rows.tolist(), batch, strict=True):
                 if not self.cache.read(row, out):
@@ -147,19 +147,28 @@ class Loader:
 
     def _padded(self, rows: np.ndarray, bucket: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """([batch, height, width, channels], bool [batch, height, width, 1]): images at the top left, and where."""
-        height, width = bucket.tolist()
-        batch = _aligned((len(rows), height, width, self.channels), self.reader.dtype)
-        batch[...] = 0
-        mask = np.zeros((len(rows), height, width, 1), bool)
-        for place, row in enumerate(rows.tolist()):
-            inner_height, inner_width, _ = self.index.shape[row].tolist()
-            pixels = np.empty((inner_height, inner_width, self.channels), self.reader.dtype)
-            if not self.cache.read(row, pixels):
-                pixels = self.reader.image(row)
-                self.cache.write(row, pixels)
-            batch[place, :inner_height, :inner_width] = pixels
-            mask[place, :inner_height, :inner_width] = True
-        return batch, mask
+        shape = (len(rows), *bucket.tolist())
+        batch = self._buffers.take((*shape, self.channels), self.reader.dtype)
+        masks = self._buffers.take((*shape, 1), np.dtype(bool))
+        for row, out, mask in zip(rows.tolist(), batch, masks, strict=True):
+            pixels = self._native(row)
+            height, width, _ = pixels.shape
+            for target, inside in ((out, pixels), (mask, True)):
+                target[:height, :width] = inside
+                target[:height, width:] = 0
+                target[height:] = 0
+        return batch, masks
+
+    def _native(self, row: int) -> np.ndarray:
+        """[height, width, channels]: an image at its own size."""
+        if self.cache.kind == "none":
+            return self.reader.image(row)
+        height, width, _ = self.index.shape[row].tolist()
+        pixels = np.empty((height, width, self.channels), self.reader.dtype)
+        if not self.cache.read(row, pixels):
+            pixels = self.reader.image(row)
+            self.cache.write(row, pixels)
+        return pixels
 
     def specs(self) -> tuple[tf.TensorSpec, ...]:
         """What `load` returns."""
@@ -188,61 +197,6 @@ class Loader:
         return (images, *rest[: len(rest) - len(METADATA) * len(metadata)], *metadata)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that TensorFlow can take over without copying it."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def check_split(manifest: Manifest, split: str) -> None:
-    """Raises InputError unless the data set has the split, with examples in it."""
-    if split not in manifest.splits:
-        raise InputError(f"no split '{split}'; the data set has {', '.join(manifest.splits)}")
-    if manifest.splits[split].images == 0:
-        raise InputError(f"split '{split}' is empty")
-
-
-def choose_rung(manifest: Manifest, options: StreamOptions) -> str:
-    """The rung to read: the one asked for, else the smallest that is not smaller than the images wanted.
-
-    Raises:
-      InputError: no such rung.
-    """
-    if options.rung is not None:
-        if options.rung not in manifest.rungs:
-            raise InputError(f"no rung '{options.rung}'; the data set has {', '.join(manifest.rungs)}")
-        return options.rung
-    rungs = sorted((rung.size, name) for name, rung in manifest.rungs.items() if rung.size is not None)
-    if options.image_size is not None:
-        for size, name in rungs:
-            if size >= max(options.size):
-                return name
-    return next(name for name, rung in manifest.rungs.items() if rung.size is None)
-
-
-def class_weights(manifest: Manifest, split: str) -> dict[int, float]:
-    """Weights that make each class count the same: images / (classes * images of the class), by label index.
-
-    That is scikit-learn's "balanced" (King and Zeng, "Logistic regression in rare events data", 2001). Classes
-    without an image have weight 0.
-
-    Raises:
-      InputError: no such split, or a multi-label data set, whose images have no one class.
-    """
-    check_split(manifest, split)
-    if manifest.multi_label:
-        raise InputError("class weights need exactly one label an image; this data set is multi-label")
-    counts = manifest.splits[split].labels
-    present = sum(count > 0 for count in counts.values())
-    images = sum(counts.values())
-    return {
-        index: images / (present * counts[label]) if counts[label] else 0.0
-        for index, label in enumerate(manifest.labels)
-    }
-
-
 @functools.lru_cache(maxsize=16)
 def _index(root: Path, digest: str, rung: str, split: str, on_corrupt: OnCorrupt) -> SplitIndex:
     """The index of a split, scanned once in a process for all streams over it."""
@@ -263,7 +217,7 @@ def _manifest(root: Path, digest: str) -> Manifest:
 
 @functools.lru_cache(maxsize=16)
 def _loader(recipe: bytes) -> Loader:
-    """The loader of a stream: one in a process for equal options."""
+    """The loader of a stream: one in a process for equal options, while it is among the last ones used."""
     fields = json.loads(recipe)
     root = Path(fields["root"])
     return Loader(root, _manifest(root, fields["digest"]), StreamOptions.from_json(fields["options"]))
@@ -276,11 +230,12 @@ def _recipe(root: Path, digest: str, options: StreamOptions) -> bytes:
 
 def open_loader(root: Path, digest: str, options: StreamOptions) -> Loader:
     """The loader behind a stream, see `make_stream`."""
+    _manifest(root, digest)  # a loader that is open already would not notice that the data set has changed
     return _loader(_recipe(root, digest, options))
 
 
 def forget_loaders() -> None:
-    """Lets go of indexes and memory caches; streams that are still in use open theirs again."""
+    """Lets go of indexes and memory caches that no stream is using."""
     _loader.cache_clear()
     _index.cache_clear()
 
@@ -324,7 +279,7 @@ _CALLS = _Calls()
 
 
 def _load_step(recipe: bytes, step: np.int64) -> tuple[np.ndarray, ...]:
-    """What the graph calls. All it needs is in its arguments, so a worker in another process can run it too."""
+    """What the graph of a data service calls: all it needs is in its arguments, so that any worker can run it."""
     with _CALLS:
         return _loader(recipe).load(int(step))
 
@@ -340,19 +295,29 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
     Raises:
       CxrError: the data set cannot be read, or the options do not fit it.
     """
+    loader = open_loader(root, digest, options)
     recipe = _recipe(root, digest, options)
-    loader = _loader(recipe)
     specs = loader.specs()
     types = [spec.dtype for spec in specs]
-    call = _service_call(recipe, types) if options.data_service else _local_call(recipe, types)
+
+    def call(step: tf.Tensor) -> list[tf.Tensor]:
+        if options.data_service:
+            return tf.raw_ops.PyFuncStateless(input=[recipe, step], token=SERVICE_TOKEN, Tout=types)
+        return tf.numpy_function(load_here, [step], types, stateful=False)
+
+    def load_here(step: np.int64) -> tuple[np.ndarray, ...]:
+        with _CALLS:  # the loader stays as long as the stream: one opened here, in a thread of TensorFlow's,
+            return loader.load(int(step))  # could wait for a lock whose holder waits for this call
 
     def load(step: tf.Tensor) -> tuple:
-        arrays = call(step)
+        arrays = list(call(step))
         for array, spec in zip(arrays, specs, strict=True):
             array.set_shape(spec.shape)
         return loader.structure(arrays)
 
     steps = tf.int64.max if options.epochs is None else options.epochs * loader.plan.steps_per_epoch
+    if options.first_step > steps:
+        raise InputError(f"first_step={options.first_step}: the stream has {steps} batches")
     dataset = tf.data.Dataset.range(options.first_step, steps)
     if options.data_service:
         service = tf.data.experimental.service
@@ -364,14 +329,6 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
     settings.autotune.enabled = False
     settings.threading.private_threadpool_size = options.thread_count + 1
     return dataset.prefetch(options.prefetch).with_options(settings)
-
-
-def _local_call(recipe: bytes, types: list[tf.DType]) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    return lambda step: list(tf.numpy_function(_load_step, [recipe, step], types, stateful=False))
-
-
-def _service_call(recipe: bytes, types: list[tf.DType]) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    return lambda step: list(tf.raw_ops.PyFuncStateless(input=[recipe, step], token=SERVICE_TOKEN, Tout=types))
 
 
 def register_loader() -> tf.Graph:
@@ -392,6 +349,7 @@ def register_loader() -> tf.Graph:
 
 
 _NAMED_ERROR = re.compile(r"\b(?P<name>[A-Za-z]+Error): (?P<message>[^\n]+)")
+_CORRUPT_PLACE = re.compile(r"(?P<path>.*): record (?P<record>\d+) at byte (?P<offset>\d+): (?P<fault>.*)")
 
 
 @contextmanager
@@ -408,8 +366,8 @@ def plain_errors() -> Iterator[None]:
     except tf.errors.OpError as error:
         for match in _NAMED_ERROR.finditer(str(error)):
             kind = getattr(errors, match["name"], None)
-            if isinstance(kind, type) and issubclass(kind, CxrError):
-                raised = CxrError.__new__(kind)
-                raised.args = (match["message"],)
-                raise raised from error
+            if kind is CorruptError and (place := _CORRUPT_PLACE.fullmatch(match["message"])):
+                raise CorruptError(place["path"], int(place["record"]), int(place["offset"]), place["fault"]) from error
+            if kind in (InputError, DatasetError, OutputError):
+                raise kind(match["message"]) from error
         raise

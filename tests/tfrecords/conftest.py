@@ -113,6 +113,7 @@ def make_dataset(
     multi_label: bool = False,
     sizes: Sequence[int] = (24,),
     shards: dict[str, tuple[int, ...]] | None = None,
+    shape: Callable[[int], tuple[int, int]] = lambda number: (30 + 5 * number, 52 - 2 * number),
 ) -> Made:
     """Writes a data set.
 
@@ -124,6 +125,7 @@ def make_dataset(
       multi_label: give the images 0, 1, 2, ... labels in turn instead of one.
       sizes: of the smaller rungs.
       shards: number of records of each shard, by split.
+      shape: (height, width) of the image with that number, counted over all splits.
     """
     shards = shards or SHARDS
     rungs = {
@@ -135,7 +137,7 @@ def make_dataset(
     for split, counts in shards.items():
         for _ in range(sum(counts)):
             image_channels = channels[number % len(channels)]
-            original = draw(number, 30 + 5 * number, 52 - 2 * number, image_channels, bit_depth)
+            original = draw(number, *shape(number), image_channels, bit_depth)
             for rung, (size, stored_as) in rungs.items():
                 record, pixels = _store(original, number, split, size, stored_as, multi_label)
                 expected[rung][split].append((record, pixels))

@@ -1,0 +1,39 @@
+"""Memory for batches, used again when TensorFlow has let go of it.
+
+A batch of full-resolution images is many megabytes, which the system hands out as pages to be cleared at first
+touch; at native size that costs more than copying the pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import numpy as np
+
+_ALIGNMENT = 64
+"""Bytes. TensorFlow takes over an array that begins at a multiple of this; others it copies."""
+
+
+class BufferPool:
+    """Gives out arrays, from any number of threads.
+
+    It never keeps more blocks than were in use at the same time, each as large as the largest it was asked for.
+    """
+
+    def __init__(self):
+        self._free: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array in C order with arbitrary content, whose memory returns when nothing refers to it any more."""
+        size = math.prod(shape) * dtype.itemsize
+        try:
+            block = self._free.pop()
+        except IndexError:
+            block = np.empty(0, np.uint8)
+        if len(block) < size:
+            raw = np.empty(size + _ALIGNMENT, np.uint8)
+            block = raw[-raw.ctypes.data % _ALIGNMENT :][:size]
+        array = np.frombuffer(block.data, np.uint8, size)  # what every view of the result refers to
+        weakref.finalize(array, self._free.append, block).atexit = False
+        return array.view(dtype).reshape(shape)
