@@ -18,10 +18,16 @@ _ALIGNMENT = 64
 class BufferPool:
     """Gives out arrays, from any number of threads.
 
-    It never keeps more blocks than were in use at the same time, each as large as the largest it was asked for.
+    It never keeps more blocks than were in use at the same time. A block takes memory as far as it was ever used.
     """
 
-    def __init__(self):
+    def __init__(self, block_bytes: int):
+        """Takes no memory yet.
+
+        Args:
+          block_bytes: what the largest array will take; larger ones get a block of their own size.
+        """
+        self._block_bytes = block_bytes
         self._free: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -32,8 +38,9 @@ class BufferPool:
         except IndexError:
             block = np.empty(0, np.uint8)
         if len(block) < size:
-            raw = np.empty(size + _ALIGNMENT, np.uint8)
-            block = raw[-raw.ctypes.data % _ALIGNMENT :][:size]
+            capacity = max(size, self._block_bytes)
+            raw = np.empty(capacity + _ALIGNMENT, np.uint8)
+            block = raw[-raw.ctypes.data % _ALIGNMENT :][:capacity]
         array = np.frombuffer(block.data, np.uint8, size)  # what every view of the result refers to
         weakref.finalize(array, self._free.append, block).atexit = False
         return array.view(dtype).reshape(shape)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -24,11 +26,12 @@ from tfrecords.shards import is_shard_name, shard_name
 OnCorrupt = Literal["error", "skip"]
 _Columns = dict[str, np.ndarray]
 _COLUMNS = ("shard", "number", "offset", "length", "image", "encoding", "shape", "label")
+_Scanned = tuple[_Columns, list[DatasetError]]
 _Row = tuple[int, int, int, tuple[int, int], Record]
 """Number, offset, length and image as in `SplitIndex`, and the record without its image."""
 _LARGEST_SIDE = 1 << 20
 _SCANNERS = 8
-"""Shards scanned at the same time: on a network the time goes into waiting for small reads."""
+"""Shards scanned at the same time where the time goes into waiting for small reads, as on a network."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,23 +97,38 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
     promised = [shard.records for shard in manifest.rungs[rung].shards[split]]
     faults = list(_foreign_shards(root, manifest, rung, split))
     _raise_first(faults, on_corrupt)
+    tasks = [
+        functools.partial(_scan_shard, position, path, records, manifest, rung, on_corrupt)
+        for position, (path, records) in enumerate(zip(paths, promised, strict=True))
+    ]
     parts = [_to_columns([], 0, manifest)]  # a split may have no shard
-    with ThreadPoolExecutor(_SCANNERS) as pool:
-        tasks = [
-            pool.submit(_scan_shard, position, path, records, manifest, rung, on_corrupt)
-            for position, (path, records) in enumerate(zip(paths, promised, strict=True))
-        ]
-        try:
-            for task in tasks:
-                part, found = task.result()
-                _raise_first(found, on_corrupt)
-                parts.append(part)
-                faults += found
-        finally:
-            for task in tasks:
-                task.cancel()
+    for part, found in _run(tasks):
+        _raise_first(found, on_corrupt)
+        parts.append(part)
+        faults += found
     columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     return SplitIndex(paths, tuple(faults), lost=sum(promised) - len(columns["offset"]), **columns)
+
+
+def _run(tasks: Sequence[Callable[[], _Scanned]]) -> Iterator[_Scanned]:
+    """Results in order. After a first task that waited longer than it worked, the others run in threads."""
+    if not tasks:
+        return
+    wall, work = time.perf_counter(), time.thread_time()
+    yield tasks[0]()
+    worked = time.thread_time() - work
+    if time.perf_counter() - wall < 2 * worked:
+        for task in tasks[1:]:
+            yield task()
+        return
+    with ThreadPoolExecutor(_SCANNERS) as pool:
+        running = [pool.submit(task) for task in tasks[1:]]
+        try:
+            for future in running:
+                yield future.result()
+        finally:
+            for future in running:
+                future.cancel()
 
 
 def _raise_first(faults: list[DatasetError], on_corrupt: OnCorrupt) -> None:
@@ -132,7 +150,7 @@ def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> It
 
 def _scan_shard(
     position: int, path: Path, promised: int, manifest: Manifest, rung: str, on_corrupt: OnCorrupt
-) -> tuple[_Columns, list[DatasetError]]:
+) -> _Scanned:
     """(the columns of the index for one shard, what is wrong with it: the first fault, or all to be skipped)."""
     rows: list[_Row] = []
     faults: list[DatasetError] = []

@@ -114,8 +114,11 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """BLAKE3 of the content, 64 hex digits: equal for two data sets exactly when their shards are, too."""
-        return blake3.blake3(self.to_json().encode()).hexdigest()
+        """BLAKE3 of manifest.json, 64 hex digits: data sets of equal digest have equal shards."""
+        # no functools.cached_property: in Python 3.11 it holds one lock for all instances while it computes
+        if "_digest" not in self.__dict__:
+            object.__setattr__(self, "_digest", _hash_text(self.to_json()))
+        return self.__dict__["_digest"]
 
     def to_json(self) -> str:
         """The content of manifest.json."""
@@ -148,6 +151,7 @@ class Manifest:
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is damaged: {error}") from error
         manifest._check_rungs(path)
+        object.__setattr__(manifest, "_digest", _hash_text(text))
         return manifest
 
     def _check_rungs(self, path: object) -> None:
@@ -161,6 +165,10 @@ class Manifest:
             found = {split: len(shards) for split, shards in rung.shards.items()}
             if found != expected:
                 raise DatasetError(f"{path} is damaged: rung '{name}' has shards {found}; expected {expected}")
+
+
+def _hash_text(text: str) -> str:
+    return blake3.blake3(text.encode()).hexdigest()
 
 
 def _rung_from_json(fields: dict[str, Any]) -> Rung:

@@ -79,7 +79,7 @@ class StreamOptions:
     replica: int = 0
     replicas: int = 1
     threads: int | None = None
-    prefetch: int = 4
+    prefetch: int = 2
     max_buckets: int = 8
     data_service: str | None = None
 

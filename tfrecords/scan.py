@@ -53,9 +53,12 @@ def scan_record(descriptor: int, offset: int, length: int, schema: RecordSchema)
     start, stop = window.field(0, length)
     if stop != length:
         raise DatasetError(f"not a serialized tf.train.Example: {length - stop} bytes follow its features")
-    entries = []
+    entries: list[bytes] = []
     image = None
     while start < stop:
+        start = window.short_entries(start, stop, image_key, entries)
+        if start == stop:
+            break
         begin, end = window.field(start, stop)
         key_begin, key_end = window.field(begin, end)
         if window.at(key_begin, key_end - key_begin) == image_key:
@@ -111,6 +114,25 @@ class _Window:
                 return position, position + size
             shift += 7
         raise DatasetError(f"not a serialized tf.train.Example: the length at byte {start + 1} does not end")
+
+    def short_entries(self, start: int, stop: int, but: bytes, entries: list[bytes]) -> int:
+        """Collects the entries from `start` on as long as they are at hand, short, and not that of the key `but`.
+
+        That is nearly all of a record; `field` would take three times as long for it.
+
+        Returns:
+          where the first entry begins that was not collected.
+        """
+        self.at(start, min(_READ_BYTES, stop - start))
+        data, at, last = self._bytes, start - self._start, min(len(self._bytes), stop - self._start)
+        not_this = bytes([_TAG, len(but)]) + but
+        while at + 3 <= last and data[at] == data[at + 2] == _TAG and data[at + 1] < 0x80:
+            end = at + 2 + data[at + 1]
+            if end > last or data.startswith(not_this, at + 2):
+                break
+            entries.append(data[at:end])
+            at = end
+        return self._start + at
 
     def only_value(self, start: int, stop: int) -> tuple[int, int]:
         """[begin, end) of the one value in the BytesList of the Feature at `start`, which ends at `stop`."""

@@ -152,20 +152,22 @@ class RecordSchema:
                 raise DatasetError(
                     f"feature '{feature.key}' is missing; the record has {', '.join(sorted(stored)) or 'none'}"
                 )
-            entry, expected = stored[feature.key], "int64_list" if feature.kind == "int" else "bytes_list"
-            if entry.WhichOneof("kind") not in (expected, None):  # None: an empty list
-                raise DatasetError(
-                    f"feature '{feature.key}': expected {feature.kind} values, received a {entry.WhichOneof('kind')}"
-                )
-            items: Any = tuple(getattr(entry, expected).value)
-            if not feature.repeated and len(items) != 1:
-                raise DatasetError(f"feature '{feature.key}': expected one {feature.kind} value, received {len(items)}")
+            entry = stored[feature.key]
+            found: Any = (entry.int64_list if feature.kind == "int" else entry.bytes_list).value
+            kind = None if found else entry.WhichOneof("kind")  # None also for an empty list
+            if kind not in ("int64_list" if feature.kind == "int" else "bytes_list", None):
+                raise DatasetError(f"feature '{feature.key}': expected {feature.kind} values, received a {kind}")
             if feature.kind == "text":
                 try:
-                    items = tuple(item.decode() for item in items)
+                    found = [item.decode() for item in found]
                 except UnicodeDecodeError as error:
                     raise DatasetError(f"feature '{feature.key}' is not UTF-8 text: {error}") from error
-            values[feature.key] = items if feature.repeated else items[0]
+            if feature.repeated:
+                values[feature.key] = tuple(found)
+            elif len(found) == 1:
+                values[feature.key] = found[0]
+            else:
+                raise DatasetError(f"feature '{feature.key}': expected one {feature.kind} value, received {len(found)}")
         if self.raw:
             values["image"] = values.pop("image/value")
             shape, said = values.pop("image/shape"), (values["height"], values["width"], values["channels"])

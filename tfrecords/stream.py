@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import math
 import re
 import threading
 import time
@@ -83,7 +84,8 @@ class Loader:
             self.buckets = choose_buckets(counts, step, options.max_buckets, manifest.rungs[self.rung].size)
             self._bucket = assign_buckets(self.index.shape, self.buckets)
         self.plan = Plan(self.index, options.sampling, self._bucket)
-        self._buffers = BufferPool()
+        largest = options.size if self.buckets is None else self.buckets[-1].tolist()
+        self._buffers = BufferPool(options.batch_size * math.prod(largest) * self.channels * self.reader.dtype.itemsize)
         self.cache = self._open_cache(root)
         self.class_weights = class_weights(manifest, options.split) if options.sample_weights else None
 
@@ -203,6 +205,7 @@ def _index(root: Path, digest: str, rung: str, split: str, on_corrupt: OnCorrupt
     return build_index(root, _manifest(root, digest), rung, split, on_corrupt)
 
 
+@functools.lru_cache(maxsize=16)
 def _manifest(root: Path, digest: str) -> Manifest:
     """The manifest of a data set that has been opened before.
 
@@ -230,7 +233,7 @@ def _recipe(root: Path, digest: str, options: StreamOptions) -> bytes:
 
 def open_loader(root: Path, digest: str, options: StreamOptions) -> Loader:
     """The loader behind a stream, see `make_stream`."""
-    _manifest(root, digest)  # a loader that is open already would not notice that the data set has changed
+    _manifest.__wrapped__(root, digest)  # what is open already would not notice that the data set has changed
     return _loader(_recipe(root, digest, options))
 
 
@@ -309,6 +312,7 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
         with _CALLS:  # the loader stays as long as the stream: one opened here, in a thread of TensorFlow's,
             return loader.load(int(step))  # could wait for a lock whose holder waits for this call
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes long
     def load(step: tf.Tensor) -> tuple:
         arrays = list(call(step))
         for array, spec in zip(arrays, specs, strict=True):

@@ -15,7 +15,7 @@ def address(array: np.ndarray) -> int:
 
 
 def test_a_block_is_used_again_when_nothing_refers_to_it():
-    pool = BufferPool()
+    pool = BufferPool(0)
     first = pool.take((4, 5, 6, 1), np.dtype(np.uint16))
     assert (first.shape, first.dtype, first.flags.c_contiguous) == ((4, 5, 6, 1), np.uint16, True)
     place = address(first)
@@ -28,8 +28,16 @@ def test_a_block_is_used_again_when_nothing_refers_to_it():
     assert address(pool.take((3, 5), np.dtype(np.uint8))) == place  # smaller, of another type
 
 
+def test_a_block_is_made_for_the_largest_array():
+    pool = BufferPool(1000)
+    small = pool.take((10,), np.dtype(np.uint8))
+    place = address(small)
+    del small
+    assert address(pool.take((1000,), np.dtype(np.uint8))) == place
+
+
 def test_a_block_that_is_too_small_is_replaced():
-    pool = BufferPool()
+    pool = BufferPool(0)
     del [pool.take((10,), np.dtype(np.uint8))][0]
     large = pool.take((1000,), np.dtype(np.uint8))
     assert len(large) == 1000
@@ -40,7 +48,7 @@ def test_a_block_that_is_too_small_is_replaced():
 
 def test_a_tensor_keeps_its_block():
     """TensorFlow takes the array over without a copy, and gives it back when the tensor goes."""
-    pool = BufferPool()
+    pool = BufferPool(0)
     places = []
 
     def make(step: np.int64) -> np.ndarray:
@@ -60,7 +68,7 @@ def test_a_tensor_keeps_its_block():
 
 
 def test_many_threads():
-    pool = BufferPool()
+    pool = BufferPool(0)
     wrong = []
 
     def work(number: int) -> None:
