@@ -15,6 +15,12 @@ _ALIGNMENT = 64
 """Bytes. TensorFlow takes over an array that begins at a multiple of this; others it copies."""
 
 
+def aligned_empty(size: int) -> np.ndarray:
+    """uint8 [size] of arbitrary content, which TensorFlow can take over."""
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    return raw[-raw.ctypes.data % _ALIGNMENT :][:size]
+
+
 class BufferPool:
     """Gives out arrays, from any number of threads.
 
@@ -38,9 +44,7 @@ class BufferPool:
         except IndexError:
             block = np.empty(0, np.uint8)
         if len(block) < size:
-            capacity = max(size, self._block_bytes)
-            raw = np.empty(capacity + _ALIGNMENT, np.uint8)
-            block = raw[-raw.ctypes.data % _ALIGNMENT :][:capacity]
+            block = aligned_empty(max(size, self._block_bytes))
         array = np.frombuffer(block.data, np.uint8, size)  # what every view of the result refers to
         weakref.finalize(array, self._free.append, block).atexit = False
         return array.view(dtype).reshape(shape)

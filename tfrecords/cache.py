@@ -21,6 +21,7 @@ import blake3
 import google_crc32c
 import numpy as np
 
+from tfrecords.buffers import aligned_empty
 from tfrecords.console import format_bytes
 from tfrecords.errors import OutputError
 from tfrecords.manifest import write_atomically
@@ -82,7 +83,7 @@ class MemoryCache:
           starts: int64 [n + 1]: image i has the bytes [starts[i], starts[i + 1]).
         """
         self._starts = starts
-        self._bytes = np.empty(int(starts[-1]), np.uint8)
+        self._bytes = aligned_empty(int(starts[-1]))
         self._ready = np.zeros(len(starts) - 1, bool)
         sizes = np.unique(np.diff(starts))
         self._table = self._bytes.reshape(-1, int(sizes[0])) if len(sizes) == 1 else None
@@ -94,6 +95,14 @@ class MemoryCache:
         _as_bytes(out)[:] = self._bytes[self._starts[row] : self._starts[row + 1]]
         return True
 
+    def has(self, rows: np.ndarray) -> bool:
+        """Whether all these images are there."""
+        return bool(self._ready[rows].all())
+
+    def table(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """All images, [n, *shape], where that is the shape of each; arbitrary where one is not there."""
+        return self._bytes.view(dtype).reshape(-1, *shape)
+
     def write(self, row: int, pixels: np.ndarray) -> None:
         """See `PixelCache`."""
         self._bytes[self._starts[row] : self._starts[row + 1]] = _as_bytes(pixels)
@@ -101,7 +110,7 @@ class MemoryCache:
 
     def read_batch(self, rows: np.ndarray, out: np.ndarray) -> bool:
         """See `PixelCache`."""
-        if self._table is None or not self._ready[rows].all():
+        if self._table is None or not self.has(rows):
             return False
         # "clip" because "raise", the default, copies once more through a buffer
         np.take(self._table, rows, axis=0, out=_as_bytes(out).reshape(len(rows), -1), mode="clip")

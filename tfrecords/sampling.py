@@ -116,7 +116,11 @@ class Plan:
           int64 [batch].
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self._epoch_batches(epoch if self._sampling.training else 0)[position]
+        return self.epoch(epoch)[position]
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch, int64 [batch]."""
+        return self._epoch_batches(number if self._sampling.training else 0)
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         order = self._order(epoch)

@@ -20,7 +20,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import tensorflow as tf
 from tfrecords import errors
 from tfrecords.buckets import assign_buckets, choose_buckets
 from tfrecords.buffers import BufferPool
-from tfrecords.cache import PixelCache, cache_key, choose_cache, open_cache
+from tfrecords.cache import MemoryCache, PixelCache, cache_key, choose_cache, open_cache
 from tfrecords.dataset import check_split, choose_rung, class_weights
 from tfrecords.errors import CorruptError, DatasetError, InputError, OutputError
 from tfrecords.fit import fit
@@ -328,11 +328,64 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
         dataset = dataset.map(load, num_parallel_calls=options.threads or tf.data.AUTOTUNE)  # on each worker
         dataset = dataset.apply(service.distribute(service.ShardingPolicy.DYNAMIC, options.data_service))
         return dataset.prefetch(options.prefetch)
-    dataset = dataset.map(load, num_parallel_calls=options.thread_count, deterministic=True)
+    if isinstance(loader.cache, MemoryCache) and loader.buckets is None and not options.metadata:
+        dataset = _from_memory(loader, loader.cache, load)
+    else:
+        dataset = dataset.map(load, num_parallel_calls=options.thread_count, deterministic=True)
     settings = tf.data.Options()
     settings.autotune.enabled = False
     settings.threading.private_threadpool_size = options.thread_count + 1
     return dataset.prefetch(options.prefetch).with_options(settings)
+
+
+def _from_memory(loader: Loader, cache: MemoryCache, load: Callable[[tf.Tensor], tuple]) -> tf.data.Dataset:
+    """The same batches epoch by epoch: those whose images are all in memory are gathered without Python.
+
+    Args:
+      loader: of the stream.
+      cache: of the loader.
+      load: a step to its batch, for epochs of which an image is missing.
+    """
+    options, plan, specs = loader.options, loader.plan, loader.specs()
+    table_spec = tf.TensorSpec([len(loader.index), *specs[0].shape[1:]], specs[0].dtype)
+    labels = tf.constant(loader.index.label, specs[1].dtype)
+    weights = tf.constant([*(loader.class_weights or {}).values()], tf.float32)
+    starts = tf.constant(np.cumsum([0, *(len(rows) for rows in plan.epoch(0))]))
+
+    def prepare(number: np.int64) -> tuple[np.ndarray, np.bool_, np.ndarray]:
+        with _CALLS:
+            order = np.concatenate(plan.epoch(int(number)))
+            table = cache.table(tuple(table_spec.shape[1:]), loader.reader.dtype)
+            return order, np.bool_(cache.has(order)), table  # TensorFlow does not copy the table
+
+    @tf.autograph.experimental.do_not_convert
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        order, complete, table = tf.numpy_function(prepare, [number], [tf.int64, tf.bool, table_spec.dtype])
+        order.set_shape([None])
+        complete.set_shape([])
+        table.set_shape(table_spec.shape)
+
+        @tf.autograph.experimental.do_not_convert
+        def batch(position: tf.Tensor) -> tuple:
+            def gathered() -> tuple:
+                rows = order[starts[position] : starts[position + 1]]
+                label = tf.gather(labels, rows)
+                arrays = [tf.gather(table, rows), label]
+                if loader.class_weights is not None:
+                    arrays.append(tf.gather(weights, label))
+                return tuple(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs, strict=True))
+
+            return tf.cond(complete, gathered, lambda: load(number * plan.steps_per_epoch + position))
+
+        first = tf.maximum(options.first_step - number * plan.steps_per_epoch, 0)
+        steps = tf.data.Dataset.range(first, plan.steps_per_epoch)
+        return steps.map(batch, num_parallel_calls=options.thread_count, deterministic=True)
+
+    last, count = tf.int64.max // plan.steps_per_epoch, tf.data.INFINITE_CARDINALITY
+    if options.epochs is not None:
+        last, count = options.epochs, options.epochs * plan.steps_per_epoch - options.first_step
+    dataset = tf.data.Dataset.range(options.first_step // plan.steps_per_epoch, last).flat_map(epoch)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def register_loader() -> tf.Graph:

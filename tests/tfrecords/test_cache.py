@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfrecords
 from tfrecords import cache
@@ -68,6 +69,56 @@ def test_later_epochs_decode_nothing_and_are_equal(make, tmp_path, monkeypatch, 
             np.testing.assert_array_equal(a, b)
     if plain is not None:
         np.testing.assert_array_equal(np.concatenate([arrays[0] for arrays in first]), plain)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"first_step": 3},
+        {"first_step": 2, "seed": 9, "threads": 3, "prefetch": 1},
+        {"balanced": True, "batch_size": 3},
+        {"drop_remainder": True, "batch_size": 3},
+        {"replica": 1, "replicas": 2},
+        {"sample_weights": True, "channels": 3},
+        {"image_size": (9, 14), "fit": "crop"},
+        {"metadata": True},
+        {"image_size": None},
+    ],
+)
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_cached_epochs_are_the_epochs_without_a_cache(make, tmp_path, kind, options):
+    made = make(tmp_path / "set", shards={"train": (5, 3, 2), "val": (2,)})
+    data = tfrecords.open_dataset(made.root)
+    chosen = {"image_size": SIZE, "batch_size": 4, "training": True, "epochs": 4, **options}
+    plain = data.stream("train", cache="none", **chosen)
+    cached = data.stream("train", cache=kind, cache_dir=tmp_path / "cache", **chosen)
+    assert cached.element_spec == plain.element_spec
+    batches = list(plain)
+    assert len(batches) == 4 * data.steps_per_epoch("train", **chosen) - options.get("first_step", 0)
+    for _ in range(2):  # the second time all epochs come out of the cache
+        for one, other in zip(cached, batches, strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("kind", [{"bit_depth": 16, "encoding": "raw"}, {"multi_label": True}, {"channels": (1, 3)}])
+def test_cached_epochs_of_every_kind_of_data_set(make, tmp_path, kind):
+    data = tfrecords.open_dataset(make(tmp_path / "set", **kind).root)
+    options = {"image_size": SIZE, "batch_size": 2, "training": True, "epochs": 3}
+    cached = data.stream("train", cache="memory", **options)
+    for one, other in zip(cached, data.stream("train", cache="none", **options), strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_cached_epochs_do_without_python(dataset, monkeypatch):
+    data = tfrecords.open_dataset(dataset.root)
+    options = {"image_size": SIZE, "batch_size": 2, "training": True, "epochs": 3, "cache": "memory"}
+    opened = open_loader(data.root, data.manifest.digest, data.options("train", **options))
+    loaded: list[int] = []
+    load = opened.load
+    monkeypatch.setattr(opened, "load", lambda step: (loaded.append(step), load(step))[1])
+    assert len(list(data.stream("train", **options))) == 9
+    assert sorted(loaded) == [0, 1, 2]
 
 
 def test_a_disk_cache_serves_the_next_process(dataset, tmp_path, monkeypatch):
