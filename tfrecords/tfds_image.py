@@ -10,14 +10,26 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tfrecords.parse import decode_file
+_JPEG_START = b"\xff\xd8"
 
 
 class ExactImage(tfds.features.Image):
     """`tfds.features.Image` over JPEG and PNG files, decoded without approximation."""
 
     def decode_example(self, example: tf.Tensor) -> tf.Tensor:
-        """Decodes a file: uint8 or uint16 [height, width, channels]."""
-        image = decode_file(example, channels=self.shape[-1], bit_depth=self.np_dtype.itemsize * 8)
+        """Decodes a file: uint8 or uint16 [height, width, channels]; only PNG has 16 bits."""
+        channels, dtype = self.shape[-1], tf.as_dtype(self.np_dtype)
+
+        def png() -> tf.Tensor:
+            return tf.io.decode_png(example, channels=channels, dtype=dtype)
+
+        if dtype == tf.uint16:
+            image = png()
+        else:
+            image = tf.cond(
+                tf.strings.substr(example, 0, len(_JPEG_START)) == _JPEG_START,
+                lambda: tf.io.decode_jpeg(example, channels=channels, dct_method="INTEGER_ACCURATE"),
+                png,
+            )
         image.set_shape(self.shape)
         return image

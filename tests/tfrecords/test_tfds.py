@@ -1,4 +1,4 @@
-"""Each rung's folder as TFDS opens it, and our own parser in `tf.data`: the very pixels that were stored."""
+"""Each rung's folder as TFDS opens it: the very pixels that were stored."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
-
-from tfrecords import codec
-from tfrecords.parse import decode_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,40 +77,6 @@ def test_tfds_knows_names_types_and_sizes(made):
         assert info.disable_shuffling  # the order of records is part of the data set
         assert info.features["image"].np_dtype == f"uint{made.manifest.bit_depth}"
         assert info.dataset_size == sum(path.stat().st_size for path in (made.root / rung).glob("*.tfrecord-*"))
-
-
-def test_our_own_parser_gives_the_pixels_of_the_codec(made):
-    channels = made.manifest.channels or 3
-    for rung, splits in made.expected.items():
-        schema = made.manifest.schema(rung)
-        for split, expected in splits.items():
-            files = [str(path) for path in made.manifest.shard_paths(made.root, rung, split)]
-            dataset = tf.data.TFRecordDataset(files).map(
-                lambda data, schema=schema: decode_record(data, schema, channels, made.manifest.bit_depth)
-            )
-            assert dataset.element_spec["image"].shape.as_list() == [None, None, channels]
-            examples = list(dataset.as_numpy_iterator())
-            for example, (record, pixels) in zip(examples, expected, strict=True):
-                np.testing.assert_array_equal(pixels, codec.decode(record))
-                assert_same_example(example, record, widen(pixels, channels))
-
-
-@pytest.mark.parametrize("encoding", ["source", "raw"])
-def test_our_own_parser_works_eagerly_and_repeats_grey_for_three_channels(make, tmp_path, encoding):
-    made = make(tmp_path / "set", encoding=encoding)
-    schema = made.manifest.schema()
-    for record, pixels in made.expected["full"]["train"]:
-        eager = decode_record(tf.constant(schema.serialize(record)), schema, 3, 8)
-        np.testing.assert_array_equal(eager["image"], np.repeat(pixels, 3, axis=2))
-
-
-@pytest.mark.parametrize("encoding", ["source", "png", "raw"])
-def test_a_colour_image_is_not_read_as_grey_silently(make, tmp_path, encoding):
-    made = make(tmp_path / "set", encoding=encoding, channels=(3,))
-    schema = made.manifest.schema()
-    dataset = tf.data.TFRecordDataset(str(made.shard())).map(lambda data: decode_record(data, schema, 1, 8))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a colour image cannot be read as grey"):
-        list(dataset)
 
 
 def test_tfds_supervised_pairs_batches_and_slices(make, tmp_path):
