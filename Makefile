@@ -9,10 +9,10 @@ STAMP  := $(VENV)/.installed
 
 help:
 	@echo "make setup      a virtual environment in $(VENV) with everything"
-	@echo "make demo       phantoms, preprocessing with two rungs, verification, pictures; all below $(DEMO)/"
+	@echo "make demo       phantoms, preprocessing with two rungs, verification, pictures, speed; all below $(DEMO)/"
 	@echo "make test       linters and tests"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make bench      the figures of the README (needs images: IMAGES=DIR)"
+	@echo "make bench      the figures of the README (IMAGES=DIR; without it phantoms, of `make demo`)"
 	@echo "make clean      remove what the above made"
 
 setup: $(STAMP)
@@ -30,6 +30,7 @@ demo: $(STAMP)
 	$(BIN)/cxr preprocess --input $(DEMO)/images --output $(DEMO)/data --sizes 512,256
 	$(BIN)/cxr verify $(DEMO)/data --deep
 	$(BIN)/cxr inspect $(DEMO)/data --save-grid $(DEMO)/contact-sheet.png
+	$(BIN)/cxr bench $(DEMO)/data --image-size 512 --seconds 1
 	@echo
 	@echo "look at $(DEMO)/contact-sheet.png, and at $(DEMO)/data: manifest.json, audit.json, full/, 512/, 256/"
 
@@ -47,6 +48,9 @@ test-slow: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/encodings.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/encodings.json
 	$(BIN)/python benchmarks/preprocess.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/preprocess.json
+	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --json benchmarks/results/stream.json
+	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --memory \
+		--json benchmarks/results/stream-memory.json
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from tfrecords.console import EXIT_OK, keep_tensorflow_small, progress_bar, run_command, usable_cores
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, OutputError
+from tfrecords.manifest import write_atomically
 
 if TYPE_CHECKING:
     from tfrecords.stream import Loader
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 STAGES = ("read", "check", "decode", "fit", "batch")
 """What a stream does to an image, in order. Each is measured together with all before it."""
 _ROUNDS = 3
+_FILL_SECONDS = 60
+"""Time that filling a memory cache may take for `cached` to be measured."""
 _CHUNK = 16
 """Images that a thread takes at once."""
 
@@ -80,13 +84,13 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
       split: to read.
       seconds: for each stage, in all.
       quiet: show no progress.
-      options: of `StreamOptions`; `cache` is left out.
+      options: of `StreamOptions`, except `training`, `epochs` and `cache`, which are set.
 
     Raises:
       CxrError: the data set cannot be read or the options do not fit it.
     """
     from tfrecords.dataset import open_dataset
-    from tfrecords.stream import forget_loaders, open_loader
+    from tfrecords.stream import forget_loaders, open_loader, plain_errors
 
     data = open_dataset(root)
     chosen = data.options(split, training=True, epochs=None, cache="none", **options)
@@ -105,12 +109,14 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
                 if name in works:
                     rate = _thread_rate(pool, chosen.thread_count, works[name], loader, seconds / _ROUNDS)
                 else:
-                    rate = _stream_rate(data.stream(split, **_fields(chosen)), seconds / _ROUNDS)
+                    with plain_errors():
+                        rate = _stream_rate(data.stream(split, **_fields(chosen)), seconds / _ROUNDS)
                 rates[name] = max(rates[name], rate)
                 bar.update()
     stages = _stages(loader, rates, chosen.thread_count)
     bottleneck = max(stages, key=lambda stage: stage.own_ms).name
-    cached = _cached(data, loader, seconds)
+    with plain_errors():
+        cached = _cached(data, loader, stages[-1].images_s, seconds)
     return Benchmark(
         loader.rung,
         loader.manifest.rungs[loader.rung].encoding,
@@ -202,11 +208,11 @@ def _mean_megapixels(loader: Loader) -> float:
     return float((shape[:, 0].astype(float) * shape[:, 1]).mean()) / 1e6
 
 
-def _cached(data: Any, loader: Loader, seconds: float) -> tuple[Stage, ...]:
-    """The stream from a memory cache, where the fitted images take no more than `auto` would allow."""
+def _cached(data: Any, loader: Loader, images_s: float, seconds: float) -> tuple[Stage, ...]:
+    """The stream from a memory cache, where `auto` would allow it and filling it does not take too long."""
     from tfrecords.cache import MEMORY_SHARE, available_memory
 
-    if loader.fitted_bytes > MEMORY_SHARE * available_memory():
+    if loader.fitted_bytes > MEMORY_SHARE * available_memory() or len(loader.index) > _FILL_SECONDS * images_s:
         return ()
     dataset = data.stream(loader.options.split, **_fields(loader.options, cache="memory"))
     for _ in dataset.take(loader.plan.steps_per_epoch):
@@ -219,6 +225,8 @@ def _cached(data: Any, loader: Loader, seconds: float) -> tuple[Stage, ...]:
 
 def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Sequence[Stage]) -> list[str]:
     """What would help, most effective first."""
+    from tfrecords.cache import MEMORY_SHARE, available_memory
+
     options, manifest = loader.options, loader.manifest
     advice = []
     rung = manifest.rungs[loader.rung]
@@ -236,7 +244,7 @@ def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Se
             f"keep the fitted images: cache='memory' or 'auto' makes epochs after the first "
             f"{cached[0].images_s / stages[-1].images_s:.0f} times as fast"
         )
-    elif not cached:
+    elif loader.fitted_bytes > MEMORY_SHARE * available_memory():
         advice.append("the fitted images do not fit into memory: cache='disk' on a fast local disk")
     if bottleneck == "read":
         advice.append("reading is what takes longest: a faster or local disk, or a smaller rung")
@@ -293,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each stage (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     arguments = parser.parse_args(argv)
-    if arguments.seconds <= 0:
+    if not 0 < arguments.seconds < math.inf:
         raise InputError(f"--seconds {arguments.seconds:g}: expected more than 0")
     keep_tensorflow_small()
     found = measure(
@@ -309,7 +317,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(to_text(found, f"image size {arguments.image_size}, batches of {arguments.batch_size}"))
     if arguments.json:
-        arguments.json.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        try:
+            write_atomically(arguments.json, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {arguments.json}: {error.strerror}") from error
     return EXIT_OK
 
 

@@ -8,8 +8,18 @@ import numpy as np
 
 from tfrecords.errors import DatasetError
 
+_ALIGNMENT = 16
+_MOST_CELLS = 256
+"""Cells of the histogram beyond which coarser ones are merged: the time grows with their third power."""
 
-def choose_buckets(histogram: Sequence[Sequence[int]], step: int, limit: int, short_side: int | None) -> np.ndarray:
+
+def choose_buckets(
+    histogram: Sequence[Sequence[int]],
+    step: int,
+    limit: int,
+    short_side: int | None,
+    largest: tuple[int, int] | None = None,
+) -> np.ndarray:
     """The shapes of the buckets: pairs of cells are merged, cheapest first, until few enough are left.
 
     The cost of a merge is the number of pixels that padding then adds. Only the manifest is needed, so all
@@ -20,9 +30,11 @@ def choose_buckets(histogram: Sequence[Sequence[int]], step: int, limit: int, sh
       step: pixels.
       limit: number of buckets at most, at least 1.
       short_side: of the rung: images were shrunk to it where they were larger; None for full resolution.
+      largest: height and width that no full image exceeds.
 
     Returns:
-      int64 [buckets, 2], heights and widths, multiples of `step`, smallest area first.
+      int64 [buckets, 2], heights and widths, smallest area first: multiples of `step`, or of a power of two times
+      it where sizes are many, or `largest`, rounded up to 16 pixels.
     """
     counts: dict[tuple[int, int], int] = {}
     for row, column, count in histogram:
@@ -37,7 +49,16 @@ def choose_buckets(histogram: Sequence[Sequence[int]], step: int, limit: int, sh
                 high[shorter] = short[shorter]
         height, width = (-(-high // step) * step).tolist()
         counts[height, width] = counts.get((height, width), 0) + count
+    while len(counts) > _MOST_CELLS:
+        step *= 2
+        coarser: dict[tuple[int, int], int] = {}
+        for (height, width), count in counts.items():
+            cell = -(-height // step) * step, -(-width // step) * step
+            coarser[cell] = coarser.get(cell, 0) + count
+        counts = coarser
     shapes, images = np.array(list(counts)), np.array(list(counts.values()))
+    if largest is not None:
+        shapes = np.minimum(shapes, -(-np.array(largest) // _ALIGNMENT) * _ALIGNMENT)
     while len(shapes) > limit:
         areas = shapes.prod(axis=1) * images
         joined = np.maximum(shapes[:, None], shapes[None])

@@ -9,6 +9,7 @@ the pixels depend on, so another data set or option never meets it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ CACHE_MODES: tuple[str, ...] = get_args(CacheMode)
 MEMORY_SHARE = 0.5
 """Share of the memory that is available which a cache chosen by `auto` may take."""
 _DISK_MARGIN = 1.1
+PIXELS_NAME = "pixels.bin"
 _VERSION = 1
 """Raised whenever fitting gives other pixels."""
 
@@ -95,6 +97,11 @@ class MemoryCache:
         _as_bytes(out)[:] = self._bytes[self._starts[row] : self._starts[row + 1]]
         return True
 
+    @property
+    def missing_bytes(self) -> int:
+        """Memory that is still to be taken."""
+        return int(np.diff(self._starts)[~self._ready].sum())
+
     def has(self, rows: np.ndarray) -> bool:
         """Whether all these images are there."""
         return bool(self._ready[rows].all())
@@ -143,7 +150,7 @@ class DiskCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "about.json", json.dumps(about, indent=2) + "\n")
-            self._pixels = _open_sized(folder / "pixels.bin", int(starts[-1]))
+            self._pixels = _open_sized(folder / PIXELS_NAME, int(starts[-1]))
             weakref.finalize(self, os.close, self._pixels)
             self._checks = _open_sized(folder / "checks.bin", 4 * (len(starts) - 1))
             weakref.finalize(self, os.close, self._checks)
@@ -158,14 +165,20 @@ class DiskCache:
         view = _as_bytes(out)
         if self._checked[row]:
             return self._pread(row, view)
-        stored = os.pread(self._checks, 4, 4 * row)
+        try:
+            stored = os.pread(self._checks, 4, 4 * row)
+        except OSError:
+            return False
         if not any(stored) or not self._pread(row, view):
             return False
         self._checked[row] = _checksum(view) == stored
         return bool(self._checked[row])
 
     def _pread(self, row: int, view: np.ndarray) -> bool:
-        return os.preadv(self._pixels, [view], int(self._starts[row])) == view.size  # type: ignore[list-item]
+        try:
+            return os.preadv(self._pixels, [view], int(self._starts[row])) == view.size  # type: ignore[list-item]
+        except OSError:  # what the cache cannot give is decoded
+            return False
 
     def write(self, row: int, pixels: np.ndarray) -> None:
         """See `PixelCache`; on a full disk it warns once and keeps what it has."""
@@ -203,9 +216,13 @@ def _open_sized(path: Path, size: int) -> int:
     """Opens a file for reading and writing, at its size; a file of another size begins anew."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if os.fstat(descriptor).st_size != size:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # another process may be doing the same, and have begun to write
+        found = os.fstat(descriptor).st_size
+        if found not in (0, size):
             os.ftruncate(descriptor, 0)
+        if found != size:
             os.ftruncate(descriptor, size)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     except BaseException:
         os.close(descriptor)
         raise
@@ -262,40 +279,51 @@ def open_cache(kind: str, key: str, starts: np.ndarray, folder: Path, about: dic
 def choose_cache(needed: int, stored: int, decoding: bool, epochs: int | None, key: str, folder: Path) -> str:
     """What `cache="auto"` comes to.
 
-    Memory where the fitted images take at most half of what is available. Else the disk, where it has room and
-    the cache reads markedly faster than the records themselves: because they would have to be decoded, or are
-    at least twice as large. Else nothing; nor for a single pass.
+    Memory where the fitted images take at most half of what is available. Else the disk, for more than one pass,
+    where it has room and the cache reads markedly faster than the records themselves: because they would have to
+    be decoded, or are at least twice as large. Else nothing.
 
     Args:
       needed: bytes of the fitted images.
       stored: bytes of their records.
       decoding: whether records hold JPEG or PNG files.
-      epochs: passes over the data, None for endless.
+      epochs: passes over the data in one stream, None for endless. One stream may be used again and again.
       key: of the cache; one that is open in this process is used in any case.
       folder: below which disk caches lie.
     """
     if key in _MEMORY:
         return "memory"
-    if epochs == 1:
-        return "none"
-    if needed <= MEMORY_SHARE * available_memory():
+    promised = sum(cache.missing_bytes for cache in _MEMORY.values())  # to be taken as those caches fill
+    if needed <= MEMORY_SHARE * (available_memory() - promised):
         return "memory"
-    if (decoding or stored >= 2 * needed) and needed * _DISK_MARGIN <= _free_disk(folder):
-        return "disk"
-    return "none"
+    if epochs == 1 or not (decoding or stored >= 2 * needed):
+        return "none"
+    room = _free_disk(folder) + _taken(folder / key / PIXELS_NAME)
+    return "disk" if needed * _DISK_MARGIN <= room else "none"
 
 
 def available_memory() -> int:
     """Bytes of memory that this process could still take without swapping, within its control group (version 2)."""
     available = _entry(Path("/proc/meminfo"), "MemAvailable:", 1024)
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no group, or "max": no limit
-        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-        reclaimable = _entry(group / "memory.stat", "inactive_file", 1) or 0
-        available = min(available or limit, limit - used + reclaimable)
     if available is None:  # not Linux
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    for group in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
+            limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+            reclaimable = _entry(group / "memory.stat", "inactive_file", 1) or 0
+            available = min(available, limit - used + reclaimable)
     return max(0, available)
+
+
+def _control_groups() -> list[Path]:
+    """The folders of this process's control group and of all around it, each of which may set a limit."""
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            if line.startswith("0::"):
+                own = root / line.removeprefix("0::").lstrip("/")
+                return [own, *(place for place in own.parents if place.is_relative_to(root))]
+    return [root]
 
 
 def _entry(path: Path, name: str, unit: int) -> int | None:
@@ -305,6 +333,14 @@ def _entry(path: Path, name: str, unit: int) -> int | None:
             if line.split()[:1] == [name]:
                 return int(line.split()[1]) * unit
     return None
+
+
+def _taken(path: Path) -> int:
+    """Bytes on disk of a file that may not be there; a cache's files are as long as they will ever be, with holes."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 def _free_disk(folder: Path) -> int:

@@ -34,12 +34,7 @@ def start_dispatcher(port: int = 0, work_dir: str | None = None) -> Any:
     """
     import tensorflow as tf
 
-    with socket.socket() as probe:  # gRPC would share a port that is in use, and each get half of the calls
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise OutputError(f"the dispatcher cannot listen on port {port}: {error.strerror}") from error
+    _check_free(port, "dispatcher")
     service = tf.data.experimental.service
     config = service.DispatcherConfig(port=port, work_dir=work_dir, fault_tolerant_mode=work_dir is not None)
     try:
@@ -77,6 +72,7 @@ def start_worker(dispatcher: str, address: str = "localhost", port: int = 0) -> 
         raise OutputError(
             f"no dispatcher answers at {dispatcher}: {error}; start one with `cxr data-service dispatcher`"
         ) from error
+    _check_free(port, "worker")
     service = tf.data.experimental.service
     graph = register_loader()
     config = service.WorkerConfig(
@@ -90,6 +86,16 @@ def start_worker(dispatcher: str, address: str = "localhost", port: int = 0) -> 
         raise OutputError(f"the worker cannot serve dispatcher {dispatcher}: {error}") from error
     worker.registered_graph = graph  # it holds the function that the workers' graphs call
     return worker
+
+
+def _check_free(port: int, role: str) -> None:
+    """Raises OutputError for a port in use, which gRPC would share, so that each process gets half of the calls."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise OutputError(f"the {role} cannot listen on port {port}: {error.strerror}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_tensorflow_small()
     if arguments.role == "dispatcher":
         server = start_dispatcher(arguments.port, arguments.work_dir)
-        print(f"dispatcher at {server.target}; stop it with Ctrl-C", flush=True)
+        print(f"dispatcher at {server.target} (for other hosts: this host's name); stop it with Ctrl-C", flush=True)
     else:
         server = start_worker(arguments.dispatcher, arguments.address, arguments.port)
         print(f"worker of dispatcher {arguments.dispatcher}; stop it with Ctrl-C", flush=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, MissingExtraError
 from tfrecords.manifest import Manifest, Split, read_manifest
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class XrayDataset:
         return dict(self._split(split).labels)
 
     def _split(self, split: str) -> Split:
-        check_split(self.manifest, split)
+        check_split(self.manifest, split, may_be_empty=True)
         return self.manifest.splits[split]
 
     def class_weights(self, split: str = "train") -> dict[int, float]:
@@ -113,15 +115,15 @@ class XrayDataset:
           DatasetError: a shard is missing or damaged. What is found only when a batch is loaded comes as a
             TensorFlow error with this message in it; inside `tfrecords.stream.plain_errors()`, as it was.
         """
-        from tfrecords.stream import make_stream
-
-        return make_stream(self.root, self.manifest.digest, self.options(split, **options))
+        return _needing_extra("tfrecords.stream").make_stream(
+            self.root, self.manifest.digest, self.options(split, **options)
+        )
 
     def steps_per_epoch(self, split: str, **options: Any) -> int:
-        """Batches of an epoch of `stream(split, **options)`."""
-        from tfrecords.stream import open_loader
-
-        return open_loader(self.root, self.manifest.digest, self.options(split, **options)).plan.steps_per_epoch
+        """Batches of an epoch of `stream(split, **options)`, for the same options."""
+        chosen = self.options(split, **options)
+        loader = _needing_extra("tfrecords.stream").open_loader(self.root, self.manifest.digest, chosen)
+        return loader.plan.steps_per_epoch
 
     def options(self, split: str, **options: Any) -> StreamOptions:
         """The options of `stream(split, **options)`, checked.
@@ -129,9 +131,7 @@ class XrayDataset:
         Raises:
           InputError: one is unknown or has a bad value.
         """
-        from tfrecords.options import StreamOptions
-
-        return StreamOptions.of(split, **options)
+        return _needing_extra("tfrecords.options").StreamOptions.of(split, **options)
 
 
 def open_dataset(root: str | Path) -> XrayDataset:
@@ -143,11 +143,19 @@ def open_dataset(root: str | Path) -> XrayDataset:
     return XrayDataset(root)
 
 
-def check_split(manifest: Manifest, split: str) -> None:
-    """Raises InputError unless the data set has the split, with examples in it."""
+def _needing_extra(name: str) -> ModuleType:
+    """A module; raises MissingExtraError where what it needs is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("streaming", error.name or "tensorflow", "train") from error
+
+
+def check_split(manifest: Manifest, split: str, may_be_empty: bool = False) -> None:
+    """Raises InputError unless the data set has the split, with examples in it or allowed to be empty."""
     if split not in manifest.splits:
         raise InputError(f"no split '{split}'; the data set has {', '.join(manifest.splits)}")
-    if manifest.splits[split].images == 0:
+    if manifest.splits[split].images == 0 and not may_be_empty:
         raise InputError(f"split '{split}' is empty")
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from tfrecords.cache import CACHE_MODES, CacheMode, default_cache_dir
 from tfrecords.console import usable_cores
 from tfrecords.errors import InputError
@@ -55,7 +57,7 @@ class StreamOptions:
       prefetch: finished batches to hold ready. At most `threads + prefetch + 1` batches are in memory.
       max_buckets: number of batch shapes at native size.
       data_service: address of a tf.data service (`grpc://host:port`) that loads the batches, in no particular
-        order; see `cxr data-service`.
+        order and, should a worker fail, at most once an epoch; see `cxr data-service`.
     """
 
     split: str
@@ -93,6 +95,9 @@ class StreamOptions:
                 object.__setattr__(self, name, stored(getattr(self, name)))
         if self.epochs is None and not self.training:
             object.__setattr__(self, "epochs", 1)
+        for field in dataclasses.fields(self):
+            if isinstance(getattr(self, field.name), np.integer):
+                object.__setattr__(self, field.name, int(getattr(self, field.name)))
         for side in () if self.image_size is None else self.size:
             _check_whole("image_size", side, 1, LARGEST_SIZE)
         for name, least in (("first_step", 0), ("prefetch", 1), ("max_buckets", 1)):
@@ -112,6 +117,8 @@ class StreamOptions:
                 raise InputError(f"{name}={value!r}: expected text" + ("" if name == "split" else " or None"))
         if self.channels is not None and (type(self.channels) is not int or self.channels not in (1, 3)):
             raise InputError(f"channels={self.channels!r}: expected 1, 3 or None")
+        if self.balanced and self.sample_weights:
+            raise InputError("balanced=True and sample_weights=True would balance the classes twice; choose one")
         if self.data_service is not None:
             if not self.data_service.startswith("grpc://"):
                 raise InputError(f"data_service={self.data_service!r}: expected an address such as grpc://host:5050")

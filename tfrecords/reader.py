@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from tfrecords.scan import scan_record
 from tfrecords.schema import ENCODINGS, Record
 
 _OPEN_FILES = 256
-"""Shards that a reader keeps open; of a larger split, those read last."""
+"""Shards that a process keeps open, all readers together: those read last."""
 
 
 class _OpenFile:
@@ -26,10 +27,13 @@ class _OpenFile:
 
     def __init__(self, path: Path):
         self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
 
-    def __del__(self):
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+
+@functools.lru_cache(maxsize=_OPEN_FILES)
+def open_shard(path: Path, digest: str) -> _OpenFile:
+    """A shard of the data set of that digest; another data set may come to lie under the same path."""
+    return _OpenFile(path)
 
 
 class RecordReader:
@@ -53,7 +57,7 @@ class RecordReader:
         self.dtype = np.dtype(np.uint16 if manifest.bit_depth == 16 else np.uint8)
         self._bit_depth = manifest.bit_depth
         self._schema = manifest.schema(rung)
-        self._open = functools.lru_cache(maxsize=_OPEN_FILES)(lambda shard: _OpenFile(index.paths[shard]))
+        self._digest = manifest.digest
 
     def data(self, row: int, check: bool = True) -> bytes:
         """The data of a record.
@@ -69,7 +73,7 @@ class RecordReader:
         index = self.index
         offset, length = int(index.offset[row]), int(index.length[row])
         try:
-            file = self._open(int(index.shard[row]))
+            file = open_shard(index.paths[index.shard[row]], self._digest)
             data = os.pread(file.descriptor, length, offset)
             footer = os.pread(file.descriptor, FOOTER_BYTES, offset + length)
         except OSError as error:
@@ -116,7 +120,7 @@ class RecordReader:
         """
         index = self.index
         try:
-            file = self._open(int(index.shard[row]))
+            file = open_shard(index.paths[index.shard[row]], self._digest)
             return scan_record(file.descriptor, int(index.offset[row]), int(index.length[row]), self._schema)[0]
         except DatasetError as error:
             raise self._corrupt(row, str(error)) from error

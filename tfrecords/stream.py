@@ -13,6 +13,7 @@ image five times and resize it at a tenth of the rate (`benchmarks/stream.py`).
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import json
 import math
@@ -20,10 +21,11 @@ import re
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +40,7 @@ from tfrecords.fit import fit
 from tfrecords.index import OnCorrupt, SplitIndex, build_index
 from tfrecords.manifest import Manifest, read_manifest
 from tfrecords.options import StreamOptions
-from tfrecords.reader import RecordReader
+from tfrecords.reader import RecordReader, open_shard
 from tfrecords.sampling import Plan
 
 SERVICE_TOKEN = "pyfunc_0"
@@ -81,11 +83,13 @@ class Loader:
         self.buckets = self._bucket = None
         if options.image_size is None:
             counts, step = manifest.sizes["counts"], manifest.sizes["step"]
-            self.buckets = choose_buckets(counts, step, options.max_buckets, manifest.rungs[self.rung].size)
+            largest = manifest.sizes["height"]["max"], manifest.sizes["width"]["max"]
+            self.buckets = choose_buckets(counts, step, options.max_buckets, manifest.rungs[self.rung].size, largest)
             self._bucket = assign_buckets(self.index.shape, self.buckets)
         self.plan = Plan(self.index, options.sampling, self._bucket)
         largest = options.size if self.buckets is None else self.buckets[-1].tolist()
-        self._buffers = BufferPool(options.batch_size * math.prod(largest) * self.channels * self.reader.dtype.itemsize)
+        pixels = min(options.batch_size, len(self.plan.rows)) * math.prod(largest)
+        self._buffers = BufferPool(pixels * self.channels * self.reader.dtype.itemsize)
         self.cache = self._open_cache(root)
         self.class_weights = class_weights(manifest, options.split) if options.sample_weights else None
 
@@ -100,18 +104,24 @@ class Loader:
             "manifest": manifest.digest,
             "split": options.split,
             "rung": self.rung,
-            "image_size": options.image_size,
-            "fit": options.fit,
+            "image_size": options.image_size and options.size,
+            "fit": options.image_size and options.fit,
             "channels": self.channels,
             "index": self.index.digest,  # other rows where damaged records are skipped, or a label was changed
         }
         key, kind = cache_key(**about), str(options.cache)
+        starts = np.concatenate([[0], np.cumsum(bytes_each)])
+        arguments = (key, starts, options.cache_folder, {"data_set": str(root), **about})
         if kind == "auto":
             stored = int(self.index.length[self.plan.rows].sum())
             decoding = manifest.rungs[self.rung].encoding != "raw"
             kind = choose_cache(self.fitted_bytes, stored, decoding, options.epochs, key, options.cache_folder)
-        starts = np.concatenate([[0], np.cumsum(bytes_each)])
-        return open_cache(kind, key, starts, options.cache_folder, {"data_set": str(root), **about})
+            try:
+                return open_cache(kind, *arguments)
+            except OutputError as error:
+                warnings.warn(f"going on without a cache: {error}", stacklevel=2)
+                kind = "none"
+        return open_cache(kind, *arguments)
 
     def load(self, step: int) -> tuple[np.ndarray, ...]:
         """The arrays of one batch, in the order of `Loader.specs`.
@@ -238,9 +248,10 @@ def open_loader(root: Path, digest: str, options: StreamOptions) -> Loader:
 
 
 def forget_loaders() -> None:
-    """Lets go of indexes and memory caches that no stream is using."""
+    """Lets go of indexes, open files and memory caches that no stream is using."""
     _loader.cache_clear()
     _index.cache_clear()
+    open_shard.cache_clear()
 
 
 class _Calls:
@@ -298,10 +309,13 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
     Raises:
       CxrError: the data set cannot be read, or the options do not fit it.
     """
-    loader = open_loader(root, digest, options)
+    # where other processes load, this one only needs to know what comes
+    loader = open_loader(root, digest, dataclasses.replace(options, cache="none") if options.data_service else options)
     recipe = _recipe(root, digest, options)
     specs = loader.specs()
     types = [spec.dtype for spec in specs]
+    # TensorFlow keeps Python functions for good; the loader goes when the stream does, which holds `load` below
+    kept = weakref.ref(loader)
 
     def call(step: tf.Tensor) -> list[tf.Tensor]:
         if options.data_service:
@@ -309,8 +323,8 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
         return tf.numpy_function(load_here, [step], types, stateful=False)
 
     def load_here(step: np.int64) -> tuple[np.ndarray, ...]:
-        with _CALLS:  # the loader stays as long as the stream: one opened here, in a thread of TensorFlow's,
-            return loader.load(int(step))  # could wait for a lock whose holder waits for this call
+        with _CALLS:
+            return _alive(kept).load(int(step))
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes long
     def load(step: tf.Tensor) -> tuple:
@@ -329,7 +343,7 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
         dataset = dataset.apply(service.distribute(service.ShardingPolicy.DYNAMIC, options.data_service))
         return dataset.prefetch(options.prefetch)
     if isinstance(loader.cache, MemoryCache) and loader.buckets is None and not options.metadata:
-        dataset = _from_memory(loader, loader.cache, load)
+        dataset = _from_memory(loader, load)
     else:
         dataset = dataset.map(load, num_parallel_calls=options.thread_count, deterministic=True)
     settings = tf.data.Options()
@@ -338,25 +352,35 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
     return dataset.prefetch(options.prefetch).with_options(settings)
 
 
-def _from_memory(loader: Loader, cache: MemoryCache, load: Callable[[tf.Tensor], tuple]) -> tf.data.Dataset:
+def _alive(kept: weakref.ref[Loader]) -> Loader:
+    loader = kept()
+    if loader is None:
+        raise RuntimeError("the stream was let go while a batch of it was being loaded")
+    return loader
+
+
+def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.Dataset:
     """The same batches epoch by epoch: those whose images are all in memory are gathered without Python.
 
     Args:
-      loader: of the stream.
-      cache: of the loader.
+      loader: of the stream, with a memory cache.
       load: a step to its batch, for epochs of which an image is missing.
     """
     options, plan, specs = loader.options, loader.plan, loader.specs()
     table_spec = tf.TensorSpec([len(loader.index), *specs[0].shape[1:]], specs[0].dtype)
-    labels = tf.constant(loader.index.label, specs[1].dtype)
-    weights = tf.constant([*(loader.class_weights or {}).values()], tf.float32)
-    starts = tf.constant(np.cumsum([0, *(len(rows) for rows in plan.epoch(0))]))
+    with tf.device("CPU:0"):
+        labels = tf.constant(loader.index.label, specs[1].dtype)
+        weights = tf.constant([*(loader.class_weights or {}).values()], tf.float32)
+        starts = tf.constant(np.cumsum([0, *(len(rows) for rows in plan.epoch(0))]))
+    kept = weakref.ref(loader)  # see make_stream
 
     def prepare(number: np.int64) -> tuple[np.ndarray, np.bool_, np.ndarray]:
         with _CALLS:
-            order = np.concatenate(plan.epoch(int(number)))
-            table = cache.table(tuple(table_spec.shape[1:]), loader.reader.dtype)
-            return order, np.bool_(cache.has(order)), table  # TensorFlow does not copy the table
+            loader = _alive(kept)
+            memory = cast(MemoryCache, loader.cache)
+            order = np.concatenate(loader.plan.epoch(int(number)))
+            table = memory.table(tuple(table_spec.shape[1:]), loader.reader.dtype)
+            return order, np.bool_(memory.has(order)), table  # TensorFlow does not copy the table
 
     @tf.autograph.experimental.do_not_convert
     def epoch(number: tf.Tensor) -> tf.data.Dataset:

@@ -190,11 +190,19 @@ class InputMonitor(keras.callbacks.Callback):
         counter = self._counter
         counter.watching = True
 
+        # Functions, not the counter's bound methods: TensorFlow ties the life of what it registered to the function
+        # object, and would forget a bound method in keras.utils.clear_session, which KerasTuner calls.
+        def note_ask() -> np.int64:
+            return counter.ask()
+
+        def note_delivery(asked_at: np.int64, images: np.int64) -> None:
+            counter.deliver(asked_at, images)
+
         def ask(_: tf.Tensor) -> tf.Tensor:
-            return tf.ensure_shape(tf.numpy_function(counter.ask, [], tf.int64), [])
+            return tf.ensure_shape(tf.numpy_function(note_ask, [], tf.int64), [])
 
         def deliver(asked_at: tf.Tensor, batch: Any) -> Any:
-            tf.numpy_function(counter.deliver, [asked_at, _length(_first(batch))], [])
+            tf.numpy_function(note_delivery, [asked_at, _length(_first(batch))], [])
             return batch
 
         asked = tf.data.Dataset.counter().map(ask)

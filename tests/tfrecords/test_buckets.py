@@ -135,3 +135,20 @@ def test_an_image_that_the_manifest_does_not_know_is_named():
     buckets = np.array([[64, 128], [128, 128]])
     with pytest.raises(DatasetError, match=r"an image of 129 x 5 pixels is larger .*\[128, 128\] at most.*cxr verify"):
         assign_buckets(np.array([[64, 64, 1], [129, 5, 1], [500, 500, 1]]), buckets)
+
+
+def test_no_bucket_is_larger_than_the_largest_image():
+    uniform = [[16, 16, 40]]  # images of 1024 x 1024
+    assert choose_buckets(uniform, 64, 8, None).tolist() == [[1088, 1088]]
+    assert choose_buckets(uniform, 64, 8, None, (1024, 1024)).tolist() == [[1024, 1024]]
+    assert choose_buckets(uniform, 64, 8, None, (1025, 1070)).tolist() == [[1040, 1072]]
+
+
+def test_thousands_of_sizes_are_still_few_buckets():
+    histogram = [[row, column, 1] for row in range(10, 60) for column in range(10, 60)]
+    buckets = choose_buckets(histogram, 64, 8, None)
+    assert 1 <= len(buckets) <= 8
+    rng = np.random.default_rng(0)
+    shapes = rng.integers(640, 3840, (500, 2))
+    held = buckets[assign_buckets(shapes, buckets)]
+    assert (held >= shapes).all()

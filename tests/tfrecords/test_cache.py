@@ -129,7 +129,7 @@ def test_a_disk_cache_serves_the_next_process(dataset, tmp_path, monkeypatch):
     assert decoded == []
     about = json.loads(next(tmp_path.glob("*/about.json")).read_text())
     assert about["split"] == "train"
-    assert about["image_size"] == SIZE
+    assert about["image_size"] == [SIZE, SIZE]
 
 
 def test_streams_over_the_same_pixels_share_a_memory_cache(dataset, tmp_path, monkeypatch):
@@ -299,7 +299,8 @@ GB = 1 << 30
         (5 * GB, 9 * GB, False, None, 8 * GB, 90 * GB, "none"),  # raw records of less than twice the size
         (5 * GB, 10 * GB, False, None, 8 * GB, 90 * GB, "disk"),
         (5 * GB, 9 * GB, True, None, 8 * GB, 5 * GB, "none"),
-        (1 * GB, 9 * GB, True, 1, 8 * GB, 90 * GB, "none"),
+        (5 * GB, 9 * GB, True, 1, 8 * GB, 90 * GB, "none"),  # a single pass does not fill a disk
+        (1 * GB, 9 * GB, True, 1, 8 * GB, 90 * GB, "memory"),  # but a validation stream is used every epoch
         (1 * GB, 9 * GB, True, 2, 8 * GB, 90 * GB, "memory"),
     ],
 )
@@ -307,6 +308,37 @@ def test_what_auto_chooses(monkeypatch, tmp_path, needed, stored, decoding, epoc
     monkeypatch.setattr(cache, "available_memory", lambda: memory)
     monkeypatch.setattr(cache, "_free_disk", lambda folder: disk)
     assert cache.choose_cache(needed, stored, decoding, epochs, "key", tmp_path) == expected
+
+
+def test_auto_counts_what_a_disk_cache_has_taken_already(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "available_memory", lambda: 0)
+    monkeypatch.setattr(cache, "_free_disk", lambda folder: 1 << 20)
+    arguments = (2 << 20, 9 << 20, True, None, "key", tmp_path)
+    assert cache.choose_cache(*arguments) == "none"
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / cache.PIXELS_NAME).write_bytes(bytes(2 << 20))
+    assert cache.choose_cache(*arguments) == "disk"
+
+
+def test_auto_leaves_room_for_what_other_caches_will_take(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "available_memory", lambda: 10 << 20)
+    arguments = (4 << 20, 5 << 20, False, None, "other", tmp_path)
+    assert cache.choose_cache(*arguments) == "memory"
+    begun = cache.open_cache("memory", "begun", np.array([0, 2 << 20, 4 << 20]), tmp_path, {})
+    assert cache.choose_cache(*arguments) == "none"
+    for row in range(2):
+        begun.write(row, np.zeros(2 << 20, np.uint8))
+    assert cache.choose_cache(*arguments) == "memory"
+
+
+def test_auto_goes_on_without_a_cache_that_cannot_be_made(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "available_memory", lambda: 0)
+    folder = tmp_path / "cache"
+    data = tfrecords.open_dataset(dataset.root)
+    options = data.options("train", image_size=SIZE, training=True, cache="auto", cache_dir=folder, rung="full")
+    monkeypatch.setattr(cache, "DiskCache", lambda folder, *_: (_ for _ in ()).throw(OutputError("no")))
+    with pytest.warns(UserWarning, match="going on without a cache: no"):
+        assert open_loader(data.root, data.manifest.digest, options).cache.kind == "none"
 
 
 def test_auto_uses_what_is_open(dataset, tmp_path):

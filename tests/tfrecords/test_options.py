@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tfrecords.console import usable_cores
@@ -178,7 +179,6 @@ def test_what_follows_from_options(monkeypatch):
             balanced=True,
             shuffle_mb=3,
             drop_remainder=True,
-            sample_weights=True,
             cache="disk",
             cache_dir="/tmp/somewhere",
             on_corrupt="skip",
@@ -208,3 +208,14 @@ def test_options_cannot_be_changed():
 def test_values_that_people_write_otherwise(tmp_path):
     chosen = StreamOptions("train", image_size=[31, 17], rung=512, cache_dir=tmp_path)
     assert (chosen.image_size, chosen.rung, chosen.cache_dir) == ((31, 17), "512", str(tmp_path))
+
+
+def test_balancing_twice_is_refused():
+    with pytest.raises(InputError, match="would balance the classes twice"):
+        StreamOptions("train", training=True, balanced=True, sample_weights=True)
+
+
+def test_numbers_of_numpy_are_numbers():
+    chosen = StreamOptions("train", first_step=np.int64(5), batch_size=np.int32(7), image_size=np.int16(9))
+    assert chosen == StreamOptions("train", first_step=5, batch_size=7, image_size=9)
+    assert [type(value) for value in (chosen.first_step, chosen.batch_size, chosen.image_size)] == [int] * 3

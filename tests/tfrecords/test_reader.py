@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import gc
 import os
 import threading
@@ -71,8 +72,13 @@ def test_16_bit_pixels_at_odd_addresses(make, tmp_path, channels):
         assert difference.max() <= (1 if pixels.shape[2] > channels else 0)
 
 
+def open_at_most_two(monkeypatch) -> None:
+    smaller = functools.lru_cache(maxsize=2)(reader_module.open_shard.__wrapped__)
+    monkeypatch.setattr(reader_module, "open_shard", smaller)
+
+
 def test_many_threads_read_the_same(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_module, "_OPEN_FILES", 2)
+    open_at_most_two(monkeypatch)
     made = make(tmp_path / "set", encoding="source", channels=(1, 3), shards={"train": (2, 1, 1, 2, 1), "val": (1,)})
     reader = open_reader(made, 3)
     rows = np.random.default_rng(1).integers(0, 7, 600).tolist()
@@ -104,7 +110,7 @@ def descriptors(folder) -> list[str]:
 
 
 def test_no_more_files_are_open_than_allowed_and_none_in_the_end(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_module, "_OPEN_FILES", 2)
+    open_at_most_two(monkeypatch)
     made = make(tmp_path / "set", shards={"train": (1,) * 6, "val": (1,)}, sizes=())
     reader = open_reader(made, 1)
     assert descriptors(tmp_path) == []  # the index keeps none
@@ -113,8 +119,7 @@ def test_no_more_files_are_open_than_allowed_and_none_in_the_end(make, tmp_path,
             np.testing.assert_array_equal(reader.image(row), made.expected["full"]["train"][row][1])
             assert len(descriptors(tmp_path)) <= 2
     assert descriptors(tmp_path) == [str(made.shard("train", 4)), str(made.shard("train", 5))]
-    del reader
-    gc.collect()
+    reader_module.open_shard.cache_clear()
     assert descriptors(tmp_path) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import time
 
@@ -272,3 +273,13 @@ def test_class_weights_of_fit_are_an_error_because_keras_prefetches():
     monitor = InputMonitor()
     with pytest.raises(InputError, match="third component"):
         fit(model(), monitor.watch(batches(80)), SlowStep(0.1), monitor, class_weight={0: 1.0, 1: 2.0})
+
+
+def test_a_watched_dataset_outlives_a_cleared_session():
+    """KerasTuner clears the session before every build."""
+    monitor = InputMonitor()
+    watched = monitor.watch(batches(8))
+    keras.utils.clear_session()
+    gc.collect()
+    history = fit(model(), watched, monitor, epochs=2)
+    assert len(history["images_per_second"]) == 2
