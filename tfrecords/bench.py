@@ -19,7 +19,7 @@ from tfrecords.errors import InputError, OutputError
 from tfrecords.manifest import write_atomically
 
 if TYPE_CHECKING:
-    from tfrecords.stream import Loader
+    from tfrecords.loader import Loader
 
 STAGES = ("read", "check", "decode", "fit", "batch")
 """What a stream does to an image, in order. Each is measured together with all before it."""
@@ -90,7 +90,8 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
       CxrError: the data set cannot be read or the options do not fit it.
     """
     from tfrecords.dataset import open_dataset
-    from tfrecords.stream import forget_loaders, open_loader, plain_errors
+    from tfrecords.loader import forget_loaders, open_loader
+    from tfrecords.stream import plain_errors
 
     data = open_dataset(root)
     chosen = data.options(split, training=True, epochs=None, cache="none", **options)

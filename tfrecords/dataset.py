@@ -122,7 +122,7 @@ class XrayDataset:
     def steps_per_epoch(self, split: str, **options: Any) -> int:
         """Batches of an epoch of `stream(split, **options)`, for the same options."""
         chosen = self.options(split, **options)
-        loader = _needing_extra("tfrecords.stream").open_loader(self.root, self.manifest.digest, chosen)
+        loader = _needing_extra("tfrecords.loader").open_loader(self.root, self.manifest.digest, chosen)
         return loader.plan.steps_per_epoch
 
     def options(self, split: str, **options: Any) -> StreamOptions:

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tfrecords
 from tfrecords import cache
 from tfrecords.errors import OutputError
-from tfrecords.stream import forget_loaders, open_loader
+from tfrecords.loader import forget_loaders, open_loader
 
 SIZE = 20
 
@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(dataset, tmp_path, monkey
     """The file system's own refusal: a process may not write files beyond 1 KB here."""
     code = (
         "import sys, resource, signal, warnings, tfrecords\n"
-        "from tfrecords.stream import open_loader\n"
+        "from tfrecords.loader import open_loader\n"
         "data = tfrecords.open_dataset(sys.argv[1])\n"
         "options = data.options('train', image_size=20, batch_size=4, cache='disk', cache_dir=sys.argv[2])\n"
         "opened = open_loader(data.root, data.manifest.digest, options)\n"

@@ -16,7 +16,8 @@ import pytest
 import cxr
 import tfrecords
 from tfrecords.errors import CorruptError, InputError
-from tfrecords.stream import forget_loaders, plain_errors
+from tfrecords.loader import forget_loaders
+from tfrecords.stream import plain_errors
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 

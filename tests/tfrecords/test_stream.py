@@ -27,7 +27,8 @@ from tfrecords.dataset import XrayDataset, open_dataset
 from tfrecords.errors import CorruptError, DatasetError, InputError
 from tfrecords.fit import FITS, fit
 from tfrecords.inspect import read_split
-from tfrecords.stream import METADATA, forget_loaders, open_loader, plain_errors
+from tfrecords.loader import METADATA, forget_loaders, open_loader
+from tfrecords.stream import plain_errors
 
 IN_PROCESS = ("--runner=FnApiRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory")
 SHARDS = {"train": (13, 7, 9, 4), "val": (5, 3)}

@@ -19,8 +19,9 @@ from tfrecords.dataset import open_dataset
 from tfrecords.errors import CorruptError, DatasetError, InputError
 from tfrecords.framing import RecordWriter, read_records
 from tfrecords.index import build_index
+from tfrecords.loader import forget_loaders
 from tfrecords.manifest import MANIFEST_NAME, read_manifest
-from tfrecords.stream import forget_loaders, plain_errors
+from tfrecords.stream import plain_errors
 
 
 def stream(made, **options) -> tf.data.Dataset:
