@@ -66,7 +66,7 @@ def _centred(size: int, part: float) -> tuple[float, float]:
     return (size - part) / 2, (size + part) / 2
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=2048)
 def _taps(size: int, start: float, stop: float, out_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Which input pixels an output pixel is made of.
 
