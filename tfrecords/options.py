@@ -54,7 +54,7 @@ class StreamOptions:
       replica, replicas: this process reads part `replica` of `replicas`; each example is in exactly one part,
         and all parts take the same number of steps (but for batches of 1, and at native size).
       threads: batches loaded at the same time; None is one for each usable core.
-      prefetch: finished batches to hold ready. At most `threads + prefetch + 1` batches are in memory.
+      prefetch: finished batches to hold ready. About `threads + prefetch + 3` batches are in memory at most.
       max_buckets: number of batch shapes at native size.
       data_service: address of a tf.data service (`grpc://host:port`) that loads the batches, in no particular
         order and, should a worker fail, at most once an epoch; see `cxr data-service`.
