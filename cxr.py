@@ -13,9 +13,9 @@ COMMANDS = {
     "phantom": ("beam_jobs.phantom", "draw a synthetic chest X-ray set to try things on"),
     "preprocess": ("beam_jobs.preprocess", "turn images into a verified TFRecord data set"),
     "inspect": ("tfrecords.inspect", "show what is in a data set"),
+    "verify": ("tfrecords.verify", "check every record of a data set"),
     "bench": ("tfrecords.bench", "measure how fast a data set streams, and what limits it"),
     "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
-    "verify": ("tfrecords.verify", "check every record of a data set"),
 }
 """Subcommand: the module whose `main(argv)` it calls, and what it does."""
 
