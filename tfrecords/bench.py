@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tabulate import tabulate
 
 from tfrecords.console import EXIT_OK, keep_tensorflow_small, progress_bar, run_command, usable_cores
@@ -20,6 +22,7 @@ from tfrecords.manifest import write_atomically
 
 if TYPE_CHECKING:
     from tfrecords.loader import Loader
+    from tfrecords.options import StreamOptions
 
 STAGES = ("read", "check", "decode", "fit", "batch")
 """What a stream does to an image, in order. Each is measured together with all before it."""
@@ -91,7 +94,7 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
     """
     from tfrecords.dataset import open_dataset
     from tfrecords.loader import forget_loaders, open_loader
-    from tfrecords.stream import plain_errors
+    from tfrecords.stream import make_stream, plain_errors
 
     data = open_dataset(root)
     chosen = data.options(split, training=True, epochs=None, cache="none", **options)
@@ -99,6 +102,8 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
     began = time.perf_counter()
     loader = open_loader(data.root, data.manifest.digest, chosen)
     scan_ms = (time.perf_counter() - began) * 1e3 / len(loader.index)
+    stream = functools.partial(make_stream, data.root, data.manifest.digest)
+    order = np.concatenate(loader.plan.epoch(0)).tolist()
     works = {name: _stage_work(loader, name) for name in STAGES if name in ("read", "check", "decode", "fit")}
     rates = dict.fromkeys(STAGES, 0.0)
     with (
@@ -108,16 +113,16 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
         for _ in range(_ROUNDS):
             for name in STAGES:
                 if name in works:
-                    rate = _thread_rate(pool, chosen.thread_count, works[name], loader, seconds / _ROUNDS)
+                    rate = _thread_rate(pool, chosen.thread_count, works[name], order, seconds / _ROUNDS)
                 else:
                     with plain_errors():
-                        rate = _stream_rate(data.stream(split, **_fields(chosen)), seconds / _ROUNDS)
+                        rate = _stream_rate(stream(chosen), seconds / _ROUNDS)
                 rates[name] = max(rates[name], rate)
                 bar.update()
     stages = _stages(loader, rates, chosen.thread_count)
     bottleneck = max(stages, key=lambda stage: stage.own_ms).name
     with plain_errors():
-        cached = _cached(data, loader, stages[-1].images_s, seconds)
+        cached = _cached(stream, loader, stages[-1].images_s, seconds)
     return Benchmark(
         loader.rung,
         loader.manifest.rungs[loader.rung].encoding,
@@ -130,17 +135,8 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
     )
 
 
-def _fields(options: Any, **changes: Any) -> dict[str, Any]:
-    """Options as the keyword arguments of `stream`."""
-    fields = {**options.to_json(), **changes}
-    fields.pop("split")
-    return fields
-
-
 def _stage_work(loader: Loader, name: str) -> Callable[[int], object]:
     """What is done to one row, up to and with a stage."""
-    import numpy as np
-
     from tfrecords.fit import fit
 
     reader, options = loader.reader, loader.options
@@ -159,12 +155,9 @@ def _stage_work(loader: Loader, name: str) -> Callable[[int], object]:
 
 
 def _thread_rate(
-    pool: ThreadPoolExecutor, threads: int, work: Callable[[int], object], loader: Loader, seconds: float
+    pool: ThreadPoolExecutor, threads: int, work: Callable[[int], object], order: list[int], seconds: float
 ) -> float:
-    """images/s of threads that each do `work` to rows in the order of training."""
-    import numpy as np
-
-    order = np.concatenate([loader.plan.batch(step) for step in range(loader.plan.steps_per_epoch)]).tolist()
+    """images/s of threads that each do `work` to rows in that order, from different places of it on."""
     stop = time.perf_counter() + seconds
 
     def go(first: int) -> int:
@@ -194,39 +187,39 @@ def _stream_rate(dataset: Any, seconds: float) -> float:
 
 def _stages(loader: Loader, rates: dict[str, float], threads: int) -> tuple[Stage, ...]:
     """Rates as table rows. A stage cannot be faster than what it contains: where noise says so, it adds nothing."""
-    pixels, size = _mean_megapixels(loader), float(loader.index.length.mean()) / 1e9
     stages, before = [], 0.0
     for name in STAGES:
         total = max(before, threads / rates[name] * 1e3)
-        rate = threads / total * 1e3
-        stages.append(Stage(name, rate, rate * pixels, rate * size, total - before))
+        stages.append(_stage(loader, name, threads / total * 1e3, total - before))
         before = total
     return tuple(stages)
 
 
-def _mean_megapixels(loader: Loader) -> float:
-    shape = loader.index.shape
-    return float((shape[:, 0].astype(float) * shape[:, 1]).mean()) / 1e6
+def _stage(loader: Loader, name: str, images_s: float, own_ms: float) -> Stage:
+    """A table row, its other rates from the mean image."""
+    megapixels = loader.index.shape[:, :2].astype(float).prod(axis=1).mean() / 1e6
+    gigabytes = loader.index.length.mean() / 1e9
+    return Stage(name, images_s, float(images_s * megapixels), float(images_s * gigabytes), own_ms)
 
 
-def _cached(data: Any, loader: Loader, images_s: float, seconds: float) -> tuple[Stage, ...]:
+def _cached(
+    stream: Callable[[StreamOptions], Any], loader: Loader, images_s: float, seconds: float
+) -> tuple[Stage, ...]:
     """The stream from a memory cache, where `auto` would allow it and filling it does not take too long."""
-    from tfrecords.cache import MEMORY_SHARE, available_memory
+    from tfrecords.cache import fits_memory
 
-    if loader.fitted_bytes > MEMORY_SHARE * available_memory() or len(loader.index) > _FILL_SECONDS * images_s:
+    if not fits_memory(loader.fitted_bytes) or len(loader.index) > _FILL_SECONDS * images_s:
         return ()
-    dataset = data.stream(loader.options.split, **_fields(loader.options, cache="memory"))
+    dataset = stream(dataclasses.replace(loader.options, cache="memory"))
     for _ in dataset.take(loader.plan.steps_per_epoch):
         pass
     rate = _stream_rate(dataset, seconds / _ROUNDS)
-    size = float(loader.index.length.mean()) / 1e9
-    own = loader.options.thread_count / rate * 1e3
-    return (Stage("cached", rate, rate * _mean_megapixels(loader), rate * size, own),)
+    return (_stage(loader, "cached", rate, loader.options.thread_count / rate * 1e3),)
 
 
 def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Sequence[Stage]) -> list[str]:
     """What would help, most effective first."""
-    from tfrecords.cache import MEMORY_SHARE, available_memory
+    from tfrecords.cache import fits_memory
 
     options, manifest = loader.options, loader.manifest
     advice = []
@@ -239,13 +232,13 @@ def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Se
                 f"`cxr preprocess ... --sizes {wanted} --overwrite`"
             )
     if bottleneck == "decode" and rung.encoding != "raw":
-        advice.append(f"store pixels instead of {rung.encoding} files: `cxr preprocess ... --encoding raw` (5 to 6 x)")
+        advice.append(f"store pixels instead of {rung.encoding} files: `cxr preprocess ... --encoding raw`")
     if cached and cached[0].images_s > 1.5 * stages[-1].images_s:
         advice.append(
             f"keep the fitted images: cache='memory' or 'auto' makes epochs after the first "
             f"{cached[0].images_s / stages[-1].images_s:.0f} times as fast"
         )
-    elif loader.fitted_bytes > MEMORY_SHARE * available_memory():
+    elif not fits_memory(loader.fitted_bytes):
         advice.append("the fitted images do not fit into memory: cache='disk' on a fast local disk")
     if bottleneck == "read":
         advice.append("reading is what takes longest: a faster or local disk, or a smaller rung")

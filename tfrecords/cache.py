@@ -29,7 +29,7 @@ from tfrecords.manifest import write_atomically
 
 CacheMode = Literal["auto", "memory", "disk", "none"]
 CACHE_MODES: tuple[str, ...] = get_args(CacheMode)
-MEMORY_SHARE = 0.5
+_MEMORY_SHARE = 0.5
 """Share of the memory that is available which a cache chosen by `auto` may take."""
 _DISK_MARGIN = 1.1
 PIXELS_NAME = "pixels.bin"
@@ -293,13 +293,18 @@ def choose_cache(needed: int, stored: int, decoding: bool, epochs: int | None, k
     """
     if key in _MEMORY:
         return "memory"
-    promised = sum(cache.missing_bytes for cache in _MEMORY.values())  # to be taken as those caches fill
-    if needed <= MEMORY_SHARE * (available_memory() - promised):
+    if fits_memory(needed):
         return "memory"
     if epochs == 1 or not (decoding or stored >= 2 * needed):
         return "none"
     room = _free_disk(folder) + _taken(folder / key / PIXELS_NAME)
     return "disk" if needed * _DISK_MARGIN <= room else "none"
+
+
+def fits_memory(needed: int) -> bool:
+    """Whether so many bytes are at most the share of memory that `auto` takes, after what open caches will take."""
+    promised = sum(cache.missing_bytes for cache in _MEMORY.values())
+    return needed <= _MEMORY_SHARE * (available_memory() - promised)
 
 
 def available_memory() -> int:

@@ -101,9 +101,8 @@ def decode_image(image: bytes | memoryview, encoding: str, shape: tuple[int, int
         raise DatasetError(f"the record says {shape} at {bit_depth} bits; expected 1 or 3 channels, 8 or 16 bits")
     dtype = np.dtype(f"<u{bit_depth // 8}")
     if encoding == "raw":
-        needed = math.prod(shape) * dtype.itemsize
-        if len(image) != needed:
-            raise DatasetError(f"raw image of {len(image)} bytes; {shape} at {bit_depth} bits needs {needed}")
+        if fault := wrong_raw_size(len(image), shape, bit_depth):
+            raise DatasetError(fault)
         return np.frombuffer(image, dtype).reshape(shape)
     if encoding == "jpeg":
         pixels = decode_jpeg(image, shape[2])
@@ -116,6 +115,14 @@ def decode_image(image: bytes | memoryview, encoding: str, shape: tuple[int, int
             f"the {encoding} image decodes to {pixels.dtype} {pixels.shape}; the record says {dtype} {shape}"
         )
     return pixels
+
+
+def wrong_raw_size(image_bytes: int, shape: tuple[int, int, int], bit_depth: int) -> str | None:
+    """What is wrong with the number of bytes of a raw image of that shape and depth, or None."""
+    needed = math.prod(shape) * bit_depth // 8
+    if image_bytes == needed:
+        return None
+    return f"raw image of {image_bytes} bytes; {shape} at {bit_depth} bits needs {needed}"
 
 
 def hash_pixels(pixels: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfrecords.errors import InputError, MissingExtraError
 from tfrecords.manifest import Manifest, Split, read_manifest
+from tfrecords.shards import FULL_RUNG
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -174,7 +175,7 @@ def choose_rung(manifest: Manifest, options: StreamOptions) -> str:
         for size, name in rungs:
             if size >= max(options.size):
                 return name
-    return next(name for name, rung in manifest.rungs.items() if rung.size is None)
+    return FULL_RUNG
 
 
 def class_weights(manifest: Manifest, split: str) -> dict[int, float]:

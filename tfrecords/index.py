@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +14,14 @@ from typing import Literal
 import blake3
 import numpy as np
 
+from tfrecords.codec import wrong_raw_size
 from tfrecords.errors import CorruptError, DatasetError
 from tfrecords.framing import FOOTER_BYTES, HEADER_BYTES, check_data, check_header
 from tfrecords.manifest import Manifest
 from tfrecords.rules import Rules
 from tfrecords.scan import scan_record
 from tfrecords.schema import ENCODINGS, Record
-from tfrecords.shards import is_shard_name, shard_name
+from tfrecords.shards import is_shard_name
 
 OnCorrupt = Literal["error", "skip"]
 _Columns = dict[str, np.ndarray]
@@ -138,12 +138,11 @@ def _raise_first(faults: list[DatasetError], on_corrupt: OnCorrupt) -> None:
 
 def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> Iterator[DatasetError]:
     """A shard of this split that the manifest does not know, such as one left by a run with other numbers."""
-    count = len(manifest.rungs[rung].shards[split])
-    known = {shard_name(manifest.name, split, index, count) for index in range(count)}
+    known = set(manifest.shard_paths(root, rung, split))
     for path in sorted((root / rung).glob(f"{manifest.name}-{split}.tfrecord-*")):
-        if is_shard_name(path.name) and path.name not in known:
+        if is_shard_name(path.name) and path not in known:
             yield DatasetError(
-                f"{path} is not one of the {count} shards that the manifest lists for split '{split}'; "
+                f"{path} is not one of the {len(known)} shards that the manifest lists for split '{split}'; "
                 "it was left by another run. Remove it, or run `cxr verify` to see what belongs together"
             )
 
@@ -232,7 +231,4 @@ def _wrong_size(record: Record, image_bytes: int) -> str | None:
     shape = (record.height, record.width, record.channels)
     if not 1 <= min(shape) <= max(shape) <= _LARGEST_SIDE:
         return f"shape {shape}; expected 1 to {_LARGEST_SIDE} pixels a side"
-    needed = math.prod(shape) * record.bit_depth // 8
-    if record.encoding != "raw" or image_bytes == needed:
-        return None
-    return f"raw image of {image_bytes} bytes; {shape} at {record.bit_depth} bits needs {needed}"
+    return wrong_raw_size(image_bytes, shape, record.bit_depth) if record.encoding == "raw" else None

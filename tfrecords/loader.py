@@ -13,7 +13,7 @@ import numpy as np
 
 from tfrecords.buckets import assign_buckets, choose_buckets
 from tfrecords.buffers import BufferPool
-from tfrecords.cache import PixelCache, cache_key, choose_cache, open_cache
+from tfrecords.cache import NoCache, PixelCache, cache_key, choose_cache, open_cache
 from tfrecords.dataset import check_split, choose_rung, class_weights
 from tfrecords.errors import DatasetError, InputError, OutputError
 from tfrecords.fit import fit
@@ -59,15 +59,19 @@ class Loader:
         self.buckets = self._bucket = None
         if options.image_size is None:
             counts, step = manifest.sizes["counts"], manifest.sizes["step"]
-            largest = manifest.sizes["height"]["max"], manifest.sizes["width"]["max"]
-            self.buckets = choose_buckets(counts, step, options.max_buckets, manifest.rungs[self.rung].size, largest)
+            tallest, widest = (manifest.sizes[side]["max"] for side in ("height", "width"))
+            short_side = manifest.rungs[self.rung].size
+            self.buckets = choose_buckets(counts, step, options.max_buckets, short_side, (tallest, widest))
             self._bucket = assign_buckets(self.index.shape, self.buckets)
         self.plan = Plan(self.index, options.sampling, self._bucket)
         largest = options.size if self.buckets is None else self.buckets[-1].tolist()
         pixels = min(options.batch_size, len(self.plan.rows)) * math.prod(largest)
         self._buffers = BufferPool(pixels * self.channels * self.reader.dtype.itemsize)
         self.cache = self._open_cache(root)
-        self.class_weights = class_weights(manifest, options.split) if options.sample_weights else None
+        self.class_weights = None
+        """float32 [labels], where sample weights are asked for."""
+        if options.sample_weights:
+            self.class_weights = np.array([*class_weights(manifest, options.split).values()], np.float32)
 
     def _open_cache(self, root: Path) -> PixelCache:
         options, manifest = self.options, self.manifest
@@ -76,6 +80,8 @@ class Loader:
         bytes_each = pixels_each * (self.channels * self.reader.dtype.itemsize)
         self.fitted_bytes = int(bytes_each[self.plan.rows].sum())
         """What this replica's images take once they are decoded and fitted."""
+        if options.cache == "none":
+            return NoCache()
         about = {
             "manifest": manifest.digest,
             "split": options.split,
@@ -116,7 +122,7 @@ class Loader:
         labels = self.index.label[rows]
         arrays.append(labels.astype(np.float32) if self.manifest.multi_label else labels)
         if self.class_weights is not None:
-            arrays.append(np.array([self.class_weights[label] for label in labels.tolist()], np.float32))
+            arrays.append(self.class_weights[labels])
         if self.options.metadata:
             records = [self.reader.facts(row) for row in rows.tolist()]
             arrays += [np.array([getattr(one, key).encode() for one in records], object) for key in METADATA[:-1]]

@@ -13,7 +13,7 @@ from tfrecords.console import usable_cores
 from tfrecords.errors import InputError
 from tfrecords.fit import FITS, Fit
 from tfrecords.index import OnCorrupt
-from tfrecords.sampling import Sampling
+from tfrecords.sampling import Sampling, check_whole
 
 LARGEST_SIZE = 1 << 14
 
@@ -99,12 +99,12 @@ class StreamOptions:
             if isinstance(getattr(self, field.name), np.integer):
                 object.__setattr__(self, field.name, int(getattr(self, field.name)))
         for side in () if self.image_size is None else self.size:
-            _check_whole("image_size", side, 1, LARGEST_SIZE)
+            check_whole("image_size", side, 1, LARGEST_SIZE)
         for name, least in (("first_step", 0), ("prefetch", 1), ("max_buckets", 1)):
-            _check_whole(name, getattr(self, name), least)
+            check_whole(name, getattr(self, name), least)
         for name in ("epochs", "threads"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), 1)
+                check_whole(name, getattr(self, name), 1)
         for name, allowed in (("fit", FITS), ("cache", CACHE_MODES), ("on_corrupt", get_args(OnCorrupt))):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
@@ -167,9 +167,3 @@ class StreamOptions:
     def from_json(cls, fields: dict[str, Any]) -> StreamOptions:
         """From what `to_json` gave."""
         return cls(**fields)
-
-
-def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
-        span = f"from {least} to {most}" if most is not None else f"of at least {least}"
-        raise InputError(f"{name}={value!r}: expected a whole number {span}")

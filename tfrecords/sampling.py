@@ -49,13 +49,18 @@ class Sampling:
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("seed", 0), ("shuffle_mb", 1), ("replicas", 1), ("replica", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}={value!r}: expected a whole number of at least {least}")
+            check_whole(name, getattr(self, name), least)
         if self.replica >= self.replicas:
             raise InputError(f"replica={self.replica} of replicas={self.replicas}: expected 0 to {self.replicas - 1}")
         if self.balanced and not self.training:
             raise InputError("balanced=True repeats and leaves out examples; it is for training=True only")
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raises InputError, with the name of the option, unless its value is a whole number in the range."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        span = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise InputError(f"{name}={value!r}: expected a whole number {span}")
 
 
 class Plan:

@@ -159,7 +159,7 @@ def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.
     table_spec = tf.TensorSpec([len(loader.index), *specs[0].shape[1:]], specs[0].dtype)
     with tf.device("CPU:0"):
         labels = tf.constant(loader.index.label, specs[1].dtype)
-        weights = tf.constant([*(loader.class_weights or {}).values()], tf.float32)
+        weights = None if loader.class_weights is None else tf.constant(loader.class_weights)
         starts = tf.constant(np.cumsum([0, *(len(rows) for rows in plan.epoch(0))]))
     kept = weakref.ref(loader)  # see make_stream
 
@@ -184,7 +184,7 @@ def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.
                 rows = order[starts[position] : starts[position + 1]]
                 label = tf.gather(labels, rows)
                 arrays = [tf.gather(table, rows), label]
-                if loader.class_weights is not None:
+                if weights is not None:
                     arrays.append(tf.gather(weights, label))
                 return tuple(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs, strict=True))
 
