@@ -188,7 +188,9 @@ def test_workers_whose_driver_was_killed_stop_by_themselves(images, reference, t
 
 def test_interrupt_says_how_to_go_on(images, tmp_path):
     output = tmp_path / "data"
-    job = start(tmp_path / "log.txt", "preprocess", "--input", images, "--output", output)
+    # work enough that it is not over between its first shard and the signal
+    arguments = ("preprocess", "--input", images, "--output", output, "--encoding", "png", "--sizes", "200,128,64")
+    job = start(tmp_path / "log.txt", *arguments)
     wait_until(lambda: finished_shards(output) or job.poll() is not None)
     os.killpg(job.pid, signal.SIGINT)
     job.wait(30)
@@ -196,7 +198,7 @@ def test_interrupt_says_how_to_go_on(images, tmp_path):
     assert job.returncode == 130
     assert "run the same command again to continue" in said
     assert "Traceback" not in said
-    assert "kept from before" in cxr("preprocess", "--input", images, "--output", output).stdout
+    assert "kept from before" in cxr(*arguments).stdout
 
 
 def test_two_jobs_cannot_write_to_one_directory(images, tmp_path):
