@@ -19,7 +19,7 @@ BASE = [
 ]
 EXTRAS = {
     # What runs the preprocessing job and its workers: no TensorFlow.
-    "beam": ["apache-beam>=2.77,<3", "scikit-learn>=1.6"],
+    "beam": ["apache-beam>=2.77,<3", "scikit-learn>=1.6", "tensorboard>=2.21"],
     # What reads data sets and trains: no Beam.
     "train": [
         "numba>=0.65",
@@ -30,6 +30,7 @@ EXTRAS = {
         "importlib_resources>=6",  # which tensorflow-datasets imports and does not declare
         "requests>=2.31",
         "scikit-learn>=1.6",
+        "matplotlib>=3.10",
     ],
     "dicom": [
         "pydicom>=3.0",
@@ -39,7 +40,9 @@ EXTRAS = {
         "python-gdcm>=3.0.24",
     ],
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+    "jax": ["jax>=0.8"],
     "test": [
+        "jax>=0.8",  # the trainer's tests run on both backends
         "pytest>=8",
         "pytest-timeout>=2.3",
         "ruff>=0.15",

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.decode import ImageHeader
 from beam_jobs.planning import split_order
+from tfrecords.decode import ImageHeader
 
 WARN_AUC = 0.7
 """Cross-validated AUC from which on the encoding is said to give the label away."""

@@ -8,8 +8,8 @@ import math
 import re
 from typing import Any, Literal, get_args
 
-from beam_jobs.decode import DEFAULT_MAX_PIXELS
 from beam_jobs.naming import compile_patient_pattern
+from tfrecords.decode import DEFAULT_MAX_PIXELS
 from tfrecords.errors import InputError
 
 Split = Literal["folder", "patient"]

@@ -16,9 +16,9 @@ from typing import Any
 
 import blake3
 
-from beam_jobs.decode import ImageHeader, decode, read_header
 from beam_jobs.sources import Source, SourceImage
 from tfrecords.codec import hash_pixels, raise_depth
+from tfrecords.decode import ImageHeader, decode, read_header
 from tfrecords.errors import ImageError
 from tfrecords.manifest import write_atomically
 

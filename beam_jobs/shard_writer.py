@@ -18,10 +18,10 @@ import blake3
 import cv2
 import numpy as np
 
-from beam_jobs.decode import DecodedImage, decode
 from beam_jobs.planning import PlannedImage, ShardPlan
 from beam_jobs.sources import Source
 from tfrecords import codec
+from tfrecords.decode import DecodedImage, decode
 from tfrecords.errors import ImageError, OutputError
 from tfrecords.framing import RecordWriter, hash_file
 from tfrecords.manifest import Shard

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.audit import ENCODING_FEATURES, MIN_PATIENTS, WARN_AUC, AuditImage, audit, encoding_features
-from beam_jobs.decode import ImageHeader
+from tfrecords.decode import ImageHeader
 
 LABELS = ("NORMAL", "PNEUMONIA")
 HEADER = ImageHeader("JPEG", "L", 1000, 800, 8, quantisation=(8,) * 64)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs.decode import ImageHeader, decode, read_header
 from beam_jobs.index import (
     HEAD_BYTES,
     TASK_IMAGES,
@@ -28,6 +27,7 @@ from beam_jobs.index import (
 )
 from beam_jobs.sources import FolderSource, SourceImage, ZipSource
 from tfrecords.codec import hash_pixels
+from tfrecords.decode import ImageHeader, decode, read_header
 from tfrecords.errors import InputError
 
 LIMIT = 10**6

@@ -11,7 +11,6 @@ import pytest
 
 from beam_jobs import planning
 from beam_jobs.config import PreprocessConfig
-from beam_jobs.decode import ImageHeader
 from beam_jobs.index import IndexRow
 from beam_jobs.planning import (
     MIN_SHARD_IMAGES,
@@ -24,6 +23,7 @@ from beam_jobs.planning import (
     make_plan,
 )
 from beam_jobs.sources import SourceImage
+from tfrecords.decode import ImageHeader
 from tfrecords.errors import InputError
 
 

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from beam_jobs import sources
-from beam_jobs.decode import decode
 from beam_jobs.sources import (
     FolderSource,
     Source,
@@ -26,6 +25,7 @@ from beam_jobs.sources import (
     open_source,
 )
 from beam_jobs.tfds_source import materialize_tfds
+from tfrecords.decode import decode
 from tfrecords.errors import ImageError, InputError
 
 CONTENT = b"0123456789"

@@ -20,8 +20,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
-from beam_jobs.decode import DEFAULT_MAX_PIXELS, decode, read_header
 from tfrecords.codec import decode_png
+from tfrecords.decode import DEFAULT_MAX_PIXELS, decode, read_header
 from tfrecords.errors import ImageError
 
 HEIGHT, WIDTH = 37, 53
@@ -628,7 +628,7 @@ def test_no_warning_escapes(tmp_path: Path):
         Image.open(io.BytesIO(data)).getexif()
     assert caught, "this file no longer shows what the test is about"
     (tmp_path / "broken.jpg").write_bytes(data)
-    code = "import sys; from beam_jobs.decode import decode; print(decode(open(sys.argv[1], 'rb').read()).pixels.shape)"
+    code = "import sys; from tfrecords.decode import decode; print(decode(open(sys.argv[1], 'rb').read()).pixels.shape)"
     done = subprocess.run(
         [sys.executable, "-W", "always::UserWarning", "-c", code, str(tmp_path / "broken.jpg")],
         capture_output=True,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs.dicom import is_dicom, read_dicom_header, read_dicom_pixels
+from tfrecords.dicom import is_dicom, read_dicom_header, read_dicom_pixels
 from tfrecords.errors import ImageError, MissingExtraError
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom: pip install 'cxr-stream[dicom]'")

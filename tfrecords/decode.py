@@ -20,8 +20,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from beam_jobs import dicom
-from tfrecords import codec
+from tfrecords import codec, dicom
 from tfrecords.errors import ImageError
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is settable, and checked before a pixel is decoded
