@@ -22,6 +22,7 @@ from beam_jobs.index import result_path as index_result_path
 from beam_jobs.planning import Plan, PlannedImage, ShardPlan, common_bit_depth, make_plan, split_order
 from beam_jobs.shard_writer import ShardResult, ShardSettings, read_finished, shard_paths
 from beam_jobs.sources import FolderSource, Source, SourceImage, open_source
+from beam_jobs.tensorboard import JobLog
 from beam_jobs.tfds_source import materialize_tfds
 from beam_jobs.workspace import Workspace
 from tfrecords.console import format_bytes, usable_cores
@@ -49,6 +50,7 @@ class JobSummary:
       written_images: images that this run wrote.
       kept_shards: shards that an earlier, interrupted run had finished.
       already_complete: the output held this very data set; nothing was done.
+      logged: there are TensorBoard logs of this run.
     """
 
     manifest: Manifest
@@ -58,6 +60,7 @@ class JobSummary:
     written_images: int = 0
     kept_shards: int = 0
     already_complete: bool = False
+    logged: bool = False
 
 
 def preprocess(config: PreprocessConfig, beam_arguments: Sequence[str] = (), quiet: bool = False) -> JobSummary:
@@ -102,10 +105,14 @@ def _preprocess(config: PreprocessConfig, beam_arguments: Sequence[str], quiet: 
         described = {**job, "listing": fingerprint}
         built = workspace.built()
         written = kept = 0
-        if built is None or built.source["listing"] != fingerprint:
-            written, kept = _build(config, workspace, source, listing, described, beam_arguments, quiet)
-        workspace.publish()
-        return _summarise(workspace, seconds=time.monotonic() - began, written_images=written, kept_shards=kept)
+        with JobLog(workspace) as log:
+            if built is None or built.source["listing"] != fingerprint:
+                written, kept = _build(config, workspace, log, source, listing, described, beam_arguments, quiet)
+            workspace.publish()
+            took = time.monotonic() - began
+            summary = _summarise(workspace, seconds=took, written_images=written, kept_shards=kept, logged=log.active)
+            log.describe(summary)
+        return summary
 
 
 def _summarise(workspace: Workspace, **facts: Any) -> JobSummary:
@@ -139,6 +146,7 @@ def _is_finished(workspace: Workspace, job: dict[str, Any], fingerprint: str) ->
 def _build(
     config: PreprocessConfig,
     workspace: Workspace,
+    log: JobLog,
     source: Source,
     listing: list[SourceImage],
     described: dict[str, Any],
@@ -149,13 +157,15 @@ def _build(
     options = beam_pipeline.make_options(beam_arguments, usable_cores())
     driver = os.getpid() if beam_pipeline.is_local(options) else None
     context = beam_pipeline.WorkerContext(source, str(workspace.progress), driver)
-    rows = _read_headers(config, workspace, context, listing, options, quiet)
+    with log.stage("reading_headers"):
+        rows = _read_headers(config, workspace, context, listing, options, quiet)
     rejects = [(row.image.path, row.reject) for row in rows if row.reject]
     _check_rejects(rejects, len(listing), config, "so far only headers were read; ")  # before hours of writing
     usable = [row for row in rows if not row.reject]
     dropped: list[tuple[str, str]] = []
     if config.duplicates != "keep":
-        usable, dropped, undecodable = _handle_duplicates(config, workspace, context, usable, options, quiet)
+        with log.stage("finding_duplicates", len(rejects)):
+            usable, dropped, undecodable = _handle_duplicates(config, workspace, context, usable, options, quiet)
         rejects += undecodable
         _check_rejects(rejects, len(listing), config)
     plan = make_plan(usable, config)
@@ -172,7 +182,8 @@ def _build(
     )
     todo = [shard for shard in plan.shards if not read_finished(settings, shard, every_byte=True)]
     _check_disk(workspace, todo, settings)
-    results = _write_shards(workspace, context, plan, todo, settings, options, quiet)
+    with log.stage("writing_shards", len(rejects)):
+        results = _write_shards(workspace, context, plan, todo, settings, options, quiet)
     rejects += [reject for result in results for reject in result.rejects]
     _check_rejects(rejects, len(listing), config)
     _check_written(plan, results)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tabulate import tabulate
 
-from beam_jobs.job import JobSummary
 from tfrecords.console import format_seconds
 from tfrecords.summary import manifest_tables
+
+if TYPE_CHECKING:
+    from beam_jobs.job import JobSummary
 
 _SHOWN = 5
 
@@ -35,8 +39,12 @@ def closing_report(summary: JobSummary, output: str) -> str:
             speed = f": {rate:.0f} images/s, {megapixels:.0f} megapixels/s"
         parts.append(
             f"done in {format_seconds(summary.seconds)}{speed}{kept}\n"
-            f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}"
+            f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}\n"
         )
+        if summary.logged:
+            parts[-1] += f"in pictures: cxr board {output}"
+        else:
+            parts[-1] += "note: no logs for `cxr board`, for want of the package tensorboard"
     return "\n\n".join(parts)
 
 

@@ -6,6 +6,7 @@
     |-- OutputError         the place to write to cannot be used (foreign, locked, full, read-only)
     |-- DatasetError        a directory is not a data set that this version can read
     |   `-- CorruptError    bytes in a shard are not what was written; names file, record and offset
+    |-- TrainingError       training cannot go on: the loss is not finite, or memory does not suffice
     `-- MissingExtraError   an optional dependency is not installed; names the extra
 
 The command line prints the message and exits 1 for each of these; anything else is a bug and
@@ -53,6 +54,10 @@ class CorruptError(DatasetError):
 
     def __reduce__(self):
         return type(self), (self.path, self.record, self.offset, self.fault)
+
+
+class TrainingError(CxrError):
+    """Training cannot go on: the loss is not finite, or memory does not suffice."""
 
 
 class MissingExtraError(CxrError):

@@ -1,0 +1,110 @@
+"""What all augmentation layers share: whom they act on, their random numbers, and rest at inference.
+
+A layer acts on a share of each batch that is exact on average, and costs only as much as that share: it takes
+so many images at random out of the batch, changes these alone, and puts them back. Computing every image and
+then selecting, as is often done, costs the whole batch whatever the probability.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfrecords.errors import InputError
+
+
+class RandomImageLayer(keras.layers.Layer):
+    """Changes images at random while training; returns its very input otherwise.
+
+    Input and output: float32 `[batch, height, width, channels]` in [0, 1], of static height, width and channels.
+    It computes in float32 under every dtype policy. Every image gets draws of its own. The random state is one of
+    the layer's variables, so a model that is restored from a checkpoint goes on with the same sequence.
+
+    A subclass overrides `change`.
+
+    Args:
+      probability: of acting on an image, above 0 up to 1. Of n images, n * probability are chosen, without
+        replacement; where that is no whole number, it is rounded down or up at random so that the mean is exact.
+      seed: of the random numbers; layers with equal seeds draw equal numbers.
+
+    Raises:
+      InputError: probability is out of its range.
+    """
+
+    def __init__(self, *, probability: float = 1.0, seed: int = 0, **options: Any):
+        super().__init__(**{"dtype": "float32"} | options)
+        self.probability = check_range("probability", probability, above=0.0, most=1.0)
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def change(self, images: Any) -> Any:
+        """The images changed, of the same shape and in [0, 1] again.
+
+        Args:
+          images: float32 `[count, height, width, channels]` in [0, 1]; at least one.
+        """
+        raise NotImplementedError
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        if not training:
+            return images
+        if self.probability == 1:
+            return self.change(images)
+        count = ops.shape(images)[0]
+        if isinstance(count, int):
+            share = count * self.probability
+            chosen = math.ceil(share)
+        else:  # TensorFlow compiles once for all sizes of batch
+            share = ops.cast(count, "float32") * self.probability
+            chosen = ops.cast(ops.ceil(share), "int32")
+        rows = ops.cast(ops.argsort(self.uniform(count))[:chosen], "int32")
+        changed = self.change(ops.take(images, rows, axis=0))
+        # Where to take each image from: itself, or its changed form; the last one is chosen with what remains.
+        sources = count + ops.arange(chosen, dtype="int32")
+        last = ops.arange(chosen, dtype="int32") == chosen - 1
+        spared = self.uniform(1) >= share - (chosen - 1 if isinstance(chosen, int) else ops.cast(chosen - 1, "float32"))
+        sources = ops.where(ops.logical_and(last, spared), rows, sources)
+        index = ops.scatter_update(ops.arange(count, dtype="int32"), rows[:, None], sources)
+        mixed = ops.take(ops.concatenate([images, changed]), index, axis=0)
+        return ops.reshape(mixed, (-1, *images.shape[1:]))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"probability": self.probability, "seed": self.seed}
+
+    def uniform(self, *shape: Any, low: float = 0.0, high: float = 1.0) -> Any:
+        """Draws float32 `shape` in [low, high)."""
+        return keras.random.uniform(shape, low, high, dtype="float32", seed=self.generator)
+
+    def per_image(self, images: Any, low: float, high: float) -> Any:
+        """One draw in [low, high) for each image, float32 `[count, 1, 1, 1]`."""
+        return self.uniform(ops.shape(images)[0], 1, 1, 1, low=low, high=high)
+
+    def factors(self, images: Any, extent: float) -> Any:
+        """One factor for each image, float32 `[count, 1, 1, 1]` in [1 / (1 + extent), 1 + extent).
+
+        Its logarithm is uniform: as many factors are below 1 as above, and halving is as likely as doubling.
+        """
+        return ops.exp(self.per_image(images, -math.log1p(extent), math.log1p(extent)))
+
+
+def check_range(
+    name: str, value: float, *, least: float | None = None, above: float | None = None, most: float = math.inf
+) -> float:
+    """The value, where it lies between the bounds; `least` and `most` belong to the range, `above` does not.
+
+    Raises:
+      InputError: it does not.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        enough = value > above if above is not None else least is None or value >= least
+        if enough and value <= most:
+            return value
+    bounds = [f"above {above:g}"] * (above is not None) + [f"at least {least:g}"] * (least is not None)
+    bounds += [f"at most {most:g}"] * (most < math.inf)
+    raise InputError(f"{name} must be a number {' and '.join(bounds)}; received {value!r}")

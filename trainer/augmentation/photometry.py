@@ -1,0 +1,109 @@
+"""How bright each pixel is: exposure and display curve, sensor noise, and parts that are covered."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from trainer.augmentation.layer import RandomImageLayer, check_range
+
+DARKEST = 1e-6
+"""Where the logarithm of a pixel is cut off."""
+
+
+@keras.saving.register_keras_serializable("cxr")
+class RandomTone(RandomImageLayer):
+    """Gamma, then contrast about the image's mean, then brightness: `clip(b * (m + c * (x ** g - m)))`.
+
+    m is the mean of `x ** g`. One layer, because each pass over the pixels costs time.
+
+    Args:
+      brightness: b is between 1 / (1 + brightness) and 1 + brightness, log-uniform; 0 to 4.
+      contrast: c likewise.
+      gamma: g likewise.
+    """
+
+    def __init__(self, brightness: float = 0.0, contrast: float = 0.0, gamma: float = 0.0, **options: Any):
+        super().__init__(**options)
+        self.brightness = check_range("brightness", brightness, least=0, most=4)
+        self.contrast = check_range("contrast", contrast, least=0, most=4)
+        self.gamma = check_range("gamma", gamma, least=0, most=4)
+
+    def change(self, images: Any) -> Any:
+        if self.gamma:  # not power(), which is several times slower on CPUs
+            images = ops.exp(ops.log(ops.maximum(images, DARKEST)) * self.factors(images, self.gamma))
+        factor = self.factors(images, self.brightness)
+        contrast = self.factors(images, self.contrast)
+        if self.contrast:
+            mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
+            return ops.clip(images * (factor * contrast) + factor * (1 - contrast) * mean, 0, 1)
+        return ops.clip(images * factor, 0, 1)
+
+    def get_config(self) -> dict[str, Any]:
+        ranges = {"brightness": self.brightness, "contrast": self.contrast, "gamma": self.gamma}
+        return super().get_config() | ranges
+
+
+@keras.saving.register_keras_serializable("cxr")
+class RandomNoise(RandomImageLayer):
+    """Adds Gaussian noise, independent from pixel to pixel and the same in all channels, then clips.
+
+    Args:
+      max_sigma: the standard deviation is drawn between 0 and this, of full scale (10 of 255 levels are 0.039); 0 to 1.
+    """
+
+    def __init__(self, max_sigma: float = 0.04, **options: Any):
+        super().__init__(**options)
+        self.max_sigma = check_range("max_sigma", max_sigma, least=0, most=1)
+
+    def change(self, images: Any) -> Any:
+        count, (height, width) = ops.shape(images)[0], images.shape[1:3]
+        sigma = self.per_image(images, 0, self.max_sigma)
+        noise = keras.random.normal((count, height, width, 1), dtype="float32", seed=self.generator)
+        return ops.clip(images + sigma * noise, 0, 1)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"max_sigma": self.max_sigma}
+
+
+@keras.saving.register_keras_serializable("cxr")
+class RandomErasing(RandomImageLayer):
+    """Covers one rectangle with one random grey (Zhong et al., Random Erasing Data Augmentation, AAAI 2020).
+
+    Its area is uniform between `min_area` and `max_area`, its ratio of height to width log-uniform between 0.3
+    and 3.3, its place uniform among those wholly inside the image. Sides longer than the image are cut, so that
+    the area can be smaller than drawn where the image is narrow.
+
+    Args:
+      max_area: fraction of the image, above 0 up to 1.
+      min_area: fraction of the image, up to max_area.
+    """
+
+    ASPECT = 3.3
+    MIN_AREA = 0.02
+
+    def __init__(self, max_area: float = 0.2, min_area: float = MIN_AREA, **options: Any):
+        super().__init__(**options)
+        self.max_area = check_range("max_area", max_area, above=0, most=1)
+        self.min_area = check_range("min_area", min_area, least=0, most=max_area)
+
+    def change(self, images: Any) -> Any:
+        height, width = images.shape[1:3]
+        root = ops.sqrt(self.per_image(images, self.min_area, self.max_area) * (height * width))
+        stretch = ops.exp(self.per_image(images, -math.log(self.ASPECT) / 2, math.log(self.ASPECT) / 2))
+        rows = self._span(images, height, root * stretch)[:, :, None, None]
+        columns = self._span(images, width, root / stretch)[:, None, :, None]
+        return ops.where(ops.logical_and(rows, columns), self.per_image(images, 0, 1), images)
+
+    def _span(self, images: Any, side: int, length: Any) -> Any:
+        """Which of `side` pixels lie in a stretch of `length` `[count, 1, 1, 1]`, bool `[count, side]`."""
+        length = ops.minimum(ops.round(length), side)[:, :, 0, 0]
+        start = ops.floor(self.per_image(images, 0, 1)[:, :, 0, 0] * (side - length + 1))
+        positions = ops.arange(side, dtype="float32")[None]
+        return ops.logical_and(positions >= start, positions < start + length)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"max_area": self.max_area, "min_area": self.min_area}

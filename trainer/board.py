@@ -1,0 +1,187 @@
+"""`cxr board`: TensorBoard over everything that has been logged below a folder: data sets, runs and searches."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrecords.console import EXIT_OK, run_command
+from tfrecords.errors import InputError, MissingExtraError
+from tfrecords.events import is_event_file
+from tfrecords.shards import MANIFEST_NAME
+
+FIRST_PORT = 6006
+"""Port tried first where none is asked for."""
+LOG_FOLDERS = ("tensorboard", "train", "validation")
+"""Folders of logs inside of what was logged; its name does without them."""
+_SEARCH_FILE = "oracle.json"
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Logged:
+    """Something that has logs.
+
+    Attributes:
+      kind: `data set`, `search` or `run`.
+      name: its folder, relative to the folder that was looked through; "." for that itself.
+    """
+
+    kind: str
+    name: str
+
+
+def find_logs(root: Path) -> list[Logged]:
+    """Everything below `root` that has TensorBoard logs, each once, by kind and name."""
+    return sorted({_owner(root, folder) for folder in _log_folders(root)})
+
+
+def _log_folders(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root):
+        if any(is_event_file(name) for name in names):
+            yield Path(folder)
+
+
+def _owner(root: Path, folder: Path) -> Logged:
+    """What the logs in a folder are about: the data set or search that holds it, else a run."""
+    for outer in (folder, *folder.parents):
+        if (outer / MANIFEST_NAME).exists() or (outer / ".work").exists():
+            return Logged("data set", str(outer.relative_to(root)))
+        if (outer / _SEARCH_FILE).exists():
+            return Logged("search", str(outer.relative_to(root)))
+        if outer == root:
+            break
+    while folder != root and folder.name in LOG_FOLDERS:
+        folder = folder.parent
+    return Logged("run", str(folder.relative_to(root)))
+
+
+def describe(found: Sequence[Logged], root: Path) -> str:
+    """What was found, as text."""
+    if not found:
+        return (
+            f"note: nothing below {root} has TensorBoard logs yet; expected e.g. runs/NAME/tensorboard. "
+            "They appear as soon as something is logged."
+        )
+    lines = []
+    for kind, group in _by_kind(found).items():
+        plural = "s" if kind != "search" else "es"
+        names = ", ".join(group[:_SHOWN]) + (f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else "")
+        lines.append(f"{len(group)} {kind}{plural if len(group) > 1 else ''}: {names}")
+    return "\n".join(lines)
+
+
+def _by_kind(found: Sequence[Logged]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = collections.defaultdict(list)
+    for logged in found:
+        groups[logged.kind].append(logged.name)
+    return groups
+
+
+def serve(root: Path, host: str, port: int | None) -> str:
+    """Starts TensorBoard in a thread of this process, which it ends with.
+
+    Args:
+      root: folder to look through, again every few seconds.
+      host: address to listen at.
+      port: or None for the first free one from 6006 on.
+
+    Returns:
+      Its URL.
+
+    Raises:
+      InputError: the port is taken or not allowed, or the host is not one of this machine.
+      MissingExtraError: the package `tensorboard` is not installed.
+    """
+    try:
+        from tensorboard import default, program
+        from tensorboard.data import server_ingester
+    except ImportError as error:
+        raise MissingExtraError("cxr board", error.name or "tensorboard", "train") from error
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    load_fast = "true"  # asked for by name: left to choose, TensorBoard prints five lines about it
+    try:
+        server_ingester.get_server_binary()
+    except server_ingester.NoDataServerError:
+        load_fast = "false"
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(argv=("",), logdir=str(root), host=host, port=port, load_fast=load_fast)
+    try:
+        return board.launch()
+    except program.TensorBoardPortInUseError as error:
+        raise InputError(
+            f"--port {port}: another program listens there. Leave --port out to take the next free one, or give another"
+        ) from error
+    except (program.TensorBoardServerException, OSError) as error:
+        text: Any = getattr(error, "msg", None) or error
+        raise InputError(f"cannot serve at --host {host}, port {port or FIRST_PORT}: {text}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `cxr board`."""
+    parser = argparse.ArgumentParser(
+        prog="cxr board",
+        description="Runs TensorBoard over all data sets, runs and searches below a folder, until Ctrl-C. "
+        "What begins later appears by itself.",
+    )
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="folder to look through (.)")
+    parser.add_argument(
+        "--port", type=int, metavar="N", help=f"port to listen at (the first free one from {FIRST_PORT})"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all, with no password (127.0.0.1)"
+    )
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cxr board`; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    root = Path(arguments.folder)
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; expected one with data sets, runs or searches below it")
+    if arguments.port is not None and not 1 <= arguments.port <= 65535:
+        raise InputError(f"--port: expected 1 to 65535, received {arguments.port}")
+    print(describe(find_logs(root), root), flush=True)
+    if not _is_loopback(arguments.host):
+        print(
+            f"WARNING: {arguments.host} can be reached by others, and TensorBoard asks nobody for a password: who "
+            "reaches the port sees the images",
+            file=sys.stderr,
+        )
+    url = serve(root, arguments.host, arguments.port)
+    for wildcard in ("//0.0.0.0:", "//[::]:"):
+        url = url.replace(wildcard, f"//{socket.gethostname()}:")
+    try:
+        print(f"{url}  (Ctrl-C ends it)", flush=True)
+        if arguments.open:
+            webbrowser.open(url)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

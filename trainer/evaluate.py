@@ -1,0 +1,226 @@
+"""`cxr evaluate`: what a run is worth on a split, under shifts of the images too, and a report of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfrecords.console import EXIT_OK, progress_bar, run_command
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfrecords.dataset import XrayDataset
+    from trainer.operating_point import OperatingPoint
+    from trainer.predictions import Predictions
+    from trainer.run import Run
+
+_DESCRIPTION = """\
+Evaluates a run on a split: metrics with 95 % intervals resampled by patient, the same under shifts of the images
+(compression, blur, exposure, noise), curves, the worst mistakes, and where the model looked.
+What decides is chosen on validation once and only applied elsewhere."""
+_EPILOG = """\
+writes RUN/evaluation/SPLIT/: metrics.json, predictions.csv, report.html (one file, to be handed on), and the same to
+TensorBoard.
+
+examples:
+  cxr evaluate --run runs/robust --data data/cxr --split test
+  cxr evaluate --run runs/robust --data data/cxr --split val --operating-point recall=0.98
+"""
+VALIDATION = "val"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `cxr evaluate`."""
+    parser = argparse.ArgumentParser(
+        prog="cxr evaluate", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--data", metavar="DIR", help="data set to evaluate on (the run's own)")
+    parser.add_argument("--split", default=VALIDATION, metavar="NAME", help="split of it (val)")
+    parser.add_argument(
+        "--operating-point", metavar="RULE",
+        help="what is positive: youden, recall=R, specificity=S, threshold=T, or argmax; chosen on the run's own "
+        "validation split. Default: what the run has already, else youden (argmax for more than two classes)",
+    )  # fmt: skip
+    parser.add_argument("--no-shifts", action="store_true", help="leave the shift suite out, which takes most of the time")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals (1000)")
+    parser.add_argument("--output", metavar="DIR", help="where to write (RUN/evaluation/SPLIT)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cxr evaluate`; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    from tfrecords.dataset import open_dataset
+    from trainer.run import open_run
+
+    run = open_run(arguments.run)
+    data = open_dataset(arguments.data or run.facts.path)
+    output = Path(arguments.output) if arguments.output else None
+    metrics = evaluate(
+        run, data, arguments.split, rule=arguments.operating_point, shifts=not arguments.no_shifts,
+        bootstrap=arguments.bootstrap, output=output, quiet=arguments.quiet,
+    )  # fmt: skip
+    print(summary_text(metrics))
+    print(f"\nopen it:   {(output or run.evaluation(arguments.split)) / 'report.html'}\nwatch it:  cxr board {run.root}")
+    return EXIT_OK
+
+
+def evaluate(
+    run: Run,
+    data: XrayDataset,
+    split: str = VALIDATION,
+    *,
+    rule: str | None = None,
+    shifts: bool = True,
+    bootstrap: int = 1000,
+    output: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Evaluates a run, and writes metrics, predictions, report and TensorBoard's views.
+
+    Args:
+      run: with a finished epoch.
+      data: of the run's labels; need not be what it was trained on.
+      split: name.
+      rule: of the operating point, see `trainer.operating_point`; None is the run's own, or the task's usual one.
+      shifts: evaluate under every shift of `trainer.shifts` too.
+      bootstrap: replicates of the intervals.
+      output: folder; None is the run's own for the split.
+      quiet: no progress bar.
+
+    Returns:
+      What `metrics.json` holds, see `trainer.metrics.evaluate_predictions`; besides `run`, `split`, `data`,
+      `shifts` by name and `worst` of them.
+
+    Raises:
+      InputError: no such split, data that do not fit the run, or a rule that cannot be met.
+      DatasetError: the run has no weights, or the data set is damaged.
+    """
+    from tfrecords.dataset import check_split, open_dataset
+    from tfrecords.manifest import write_atomically
+    from trainer.loading import load_model
+    from trainer.metrics import evaluate_predictions
+    from trainer.report import write_report
+    from trainer.validation import predict_split
+
+    run.facts.check_same_kind(data)
+    check_split(data.manifest, split)
+    model = load_model(run)
+    predictions = predict_split(model, data, split, run.config)
+    own_validation = data.manifest.digest == run.facts.digest and split == VALIDATION
+
+    def validation() -> Predictions:
+        return predictions if own_validation else predict_split(model, open_dataset(run.facts.path), VALIDATION, run.config)
+
+    point = choose_operating_point(run, rule, validation)
+    metrics = {
+        "run": run.name,
+        "split": split,
+        "data": str(data.root),
+        **evaluate_predictions(predictions, point, run.facts.positive, bootstrap),
+        "shifts": None,
+        "worst": None,
+    }
+    if shifts:
+        metrics.update(shift_suite(run, model, data, split, point, metrics["metrics"], quiet))
+    folder = output or run.evaluation(split)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.save_csv(folder / "predictions.csv", point.apply(predictions))
+    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_report(folder, run, data, model, predictions, point, metrics)
+    return metrics
+
+
+def choose_operating_point(run: Run, rule: str | None, validation: Any) -> OperatingPoint:
+    """The run's operating point; chosen on validation and stored where there is none yet, or another rule is asked for."""
+    from tfrecords.manifest import write_atomically
+    from trainer.operating_point import OperatingPoint
+
+    if run.operating_point.exists():
+        stored = OperatingPoint.from_json(json.loads(run.operating_point.read_text(encoding="utf-8")))
+        if rule is None or rule == stored.rule:
+            return stored
+    point = OperatingPoint.choose(validation(), rule or "auto", run.facts.positive, VALIDATION)
+    write_atomically(run.operating_point, json.dumps(point.to_json(), indent=2) + "\n")
+    return point
+
+
+def shift_suite(
+    run: Run, model: keras.Model, data: XrayDataset, split: str, point: OperatingPoint, baseline: dict[str, Any],
+    quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Metrics under each shift at the same operating point, and the worst of them.
+
+    Returns:
+      `shifts`: by name, `{"metrics": {name: {"value": ...}}}`; `worst`: by metric.
+    """
+    from functools import partial
+
+    from trainer.metrics import evaluate_predictions
+    from trainer.shifts import SHIFTS, apply_shift, suite_summary
+    from trainer.validation import predict_split
+
+    found = {}
+    for name in progress_bar(list(SHIFTS), "shifts", quiet=quiet, unit="shift", leave=False):
+        shifted = predict_split(model, data, split, run.config, change=partial(apply_shift, name))
+        found[name] = evaluate_predictions(shifted, point, run.facts.positive, bootstrap=0)["metrics"]
+    return {
+        "shifts": {name: {"metrics": values} for name, values in found.items()},
+        "worst": suite_summary(baseline, found),
+    }
+
+
+def summary_text(metrics: dict[str, Any]) -> str:
+    """The metrics as tables for the terminal."""
+    from tabulate import tabulate
+
+    names = list(metrics["metrics"])
+    rows = [
+        [name.replace("_", " "), _number(values["value"]), _interval(values)]
+        for name, values in metrics["metrics"].items()
+    ]
+    point = metrics["operating_point"]
+    of = f" of {metrics['positive']}" if metrics["positive"] else ", mean over labels"
+    text = [
+        f"{metrics['run']} on {metrics['split']} of {metrics['data']}: {metrics['images']} images of "
+        f"{metrics['patients']} patients{of}; operating point {point['rule']}",
+        tabulate(rows, ["metric", "value", "95 % interval"], disable_numparse=True, colalign=("left", "right", "left")),
+    ]
+    if metrics["shifts"]:
+        shown = [name for name in ("accuracy", "recall", "specificity", "roc_auc", "calibration_error") if name in names]
+        rows = [["(as it is)", *(_number(metrics["metrics"][name]["value"]) for name in shown)]]
+        for shift, values in metrics["shifts"].items():
+            rows.append([shift, *(_number(values["metrics"][name]["value"]) for name in shown)])
+        text.append(tabulate(rows, ["shift", *(name.replace("_", " ") for name in shown)], disable_numparse=True))
+        worst = metrics["worst"]
+        text.append(
+            "; ".join(
+                f"{name.replace('_', ' ')} falls by at most {worst[name]['drop']:.3f} ({worst[name]['shift']})"
+                for name in ("specificity", "recall", "roc_auc")
+                if worst.get(name)
+            )
+        )
+    return "\n\n".join(text)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(values: dict[str, Any]) -> str:
+    return "-" if values.get("low") is None else f"{values['low']:.4f} to {values['high']:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

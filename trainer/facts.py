@@ -1,0 +1,104 @@
+"""What a run has to know of its data set to build its model, and to tell whether another data set fits it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tfrecords.dataset import XrayDataset
+from tfrecords.errors import InputError
+
+Task = Literal["binary", "multi-class", "multi-label"]
+
+NEGATIVE_NAMES = {"normal", "negative", "healthy", "no finding", "no_finding", "no", "none", "control", "0"}
+"""Names, in lower case, of the label that means nothing was found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """Facts of a data set, stored in the run.
+
+    Attributes:
+      path: where it was.
+      digest: of its manifest, which covers every shard.
+      labels: names, by index.
+      multi_label: whether an image may have any number of labels.
+      positive: the label whose recall is meant, in a set of two; else None.
+      channels: 1 or 3.
+      bit_depth: 8 or 16.
+      pixel_mean, pixel_std: of the training pixels, in [0, 1] of full scale.
+      images: number by split.
+    """
+
+    path: str
+    digest: str
+    labels: tuple[str, ...]
+    multi_label: bool
+    positive: str | None
+    channels: int
+    bit_depth: int
+    pixel_mean: float
+    pixel_std: float
+    images: Mapping[str, int]
+
+    @property
+    def task(self) -> Task:
+        """Read from the labels."""
+        if self.multi_label:
+            return "multi-label"
+        return "binary" if len(self.labels) == 2 else "multi-class"
+
+    @classmethod
+    def of(cls, data: XrayDataset, positive: str | None = None) -> DataFacts:
+        """Reads them from a data set.
+
+        Args:
+          data: open.
+          positive: label to take as the finding; None takes the one that is not named like `normal`, else the last.
+
+        Raises:
+          InputError: no such label, or fewer than two.
+        """
+        labels = data.labels
+        if len(labels) < 2 and not data.multi_label:
+            raise InputError(
+                f"{data.root} has one class only, {', '.join(labels)}: there is nothing to tell apart. "
+                "Preprocess images of at least two classes"
+            )
+        binary = len(labels) == 2 and not data.multi_label
+        if positive is not None and not binary:
+            raise InputError(f"positive={positive!r} is for data sets of two classes; this one has {len(labels)}")
+        if positive is not None and positive not in labels:
+            raise InputError(f"no label '{positive}'; the data set has {', '.join(labels)}")
+        if binary and positive is None:
+            named_negative = [label for label in labels if label.lower() in NEGATIVE_NAMES]
+            positive = labels[0] if named_negative == [labels[1]] else labels[1]
+        return cls(
+            str(data.root.resolve()), data.manifest.digest, labels, data.multi_label, positive, data.channels,
+            data.bit_depth, data.pixel_mean, data.pixel_std, {split: data.images(split) for split in data.splits},
+        )  # fmt: skip
+
+    def check_same_kind(self, data: XrayDataset) -> None:
+        """Raises InputError unless a model made for this data can be asked about the other."""
+        differences = [
+            f"{name} {ours} in the run, {theirs} in {data.root}"
+            for name, ours, theirs in (
+                ("labels", ", ".join(self.labels), ", ".join(data.labels)),
+                ("several labels an image", self.multi_label, data.multi_label),
+                ("bit depth", self.bit_depth, data.bit_depth),
+            )
+            if ours != theirs
+        ]
+        if differences:
+            raise InputError(f"the run and the data set do not fit together: {'; '.join(differences)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As values that JSON has."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> DataFacts:
+        """From what `to_json` gave."""
+        return cls(**{**fields, "labels": tuple(fields["labels"]), "path": str(Path(fields["path"]))})

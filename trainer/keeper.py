@@ -1,0 +1,215 @@
+"""What is kept of a run while it trains: checkpoints, the best epoch, the history, and when to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfrecords.errors import TrainingError
+from trainer.checkpoint import restore_checkpoint, save_checkpoint
+from trainer.config import MONITORS
+from trainer.optimizers import PLATEAU_EPOCHS, PLATEAU_FACTOR
+from trainer.run import Run
+from trainer.stopping import Stopped, StopRequest
+
+CHECK_STEPS = 20
+"""Steps between two looks at whether the loss is finite."""
+
+
+@dataclasses.dataclass
+class Position:
+    """Where training stands; the part of a checkpoint that is not variables.
+
+    Attributes:
+      epoch: epochs done.
+      step: steps of the next one done.
+      best: best value of the monitored metric so far, None before the first epoch's end.
+      best_epoch: the epoch of it, from 0.
+      waited: epochs since.
+      stalled: epochs since the best, or since the plateau schedule last lowered the rate.
+      ended: whether early stopping ended it.
+      history: the epochs' logs.
+      resumed: whether this came out of a checkpoint that is still to be restored.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = -1
+    waited: int = 0
+    stalled: int = 0
+    ended: bool = False
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    resumed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As values that JSON has."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "resumed"}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Position:
+        """From what `to_json` gave."""
+        return cls(**fields, resumed=True)
+
+
+class Keeper(keras.callbacks.Callback):
+    """The last of the callbacks: saves, chooses the best epoch, and ends training.
+
+    It writes a checkpoint at the end of each epoch and every so many seconds, never one of a model whose loss was not
+    finite; when a stop is requested it writes one and raises `Stopped`.
+
+    Args:
+      run: to write to.
+      position: where training stands; kept up to date.
+      steps: an epoch.
+      stop: looked at after each step.
+      checkpoint_seconds: between two checkpoints.
+    """
+
+    async_safe = True
+
+    def __init__(self, run: Run, position: Position, steps: int, stop: StopRequest, checkpoint_seconds: float):
+        super().__init__()
+        self.run, self.position, self.steps, self.stop = run, position, steps, stop
+        self.checkpoint_seconds = checkpoint_seconds
+        self._monitor = run.config.monitor
+        self._sign = 1 if MONITORS[self._monitor] == "max" else -1
+        self._first_step = 0
+        self._metrics: dict[str, Any] = {}
+        self._saved = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """Training steps done, over all epochs."""
+        return self.position.epoch * self.steps + self.position.step
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._first_step = self.position.step
+        if self.position.resumed:  # `fit` has reset the metrics just now
+            restore_checkpoint(self.run.last_checkpoint, self.model)
+            self.position.resumed = False
+            if not self.position.step:
+                self.model.reset_metrics()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.position.step = self._first_step + batch + 1
+        if self.position.step % CHECK_STEPS == 0:
+            self.check_finite(logs)
+        if self.stop:
+            self.leave()
+        elif time.monotonic() - self._saved > self.checkpoint_seconds:
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the epoch. `logs` must hold the validation metrics.
+
+        Raises:
+          TrainingError: the loss is not finite.
+        """
+        logs = {} if logs is None else logs
+        self.check_finite(logs)
+        position = self.position
+        value = float(logs[self._monitor])
+        better = position.best is None or self._sign * (value - position.best) > 0
+        if math.isfinite(value) and better:
+            position.best, position.best_epoch = value, position.epoch
+            position.waited = position.stalled = 0
+            with averaged_weights(self.model, self.run.config.ema):
+                save_weights(self.model, self.run)
+        else:
+            position.waited += 1
+            position.stalled += 1
+        if self.run.config.schedule == "plateau" and position.stalled >= PLATEAU_EPOCHS:
+            rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self.model.optimizer.learning_rate = rate * PLATEAU_FACTOR
+            position.stalled = 0
+        patience = self.run.config.early_stopping
+        if patience and position.waited >= patience:
+            position.ended = self.model.stop_training = True
+        position.history.append({"epoch": position.epoch + 1, **{name: float(value) for name, value in logs.items()}})
+        position.epoch, position.step = position.epoch + 1, 0
+        self.run.write_history(position.history)
+        self.save()
+        if self.stop and not position.ended and position.epoch < self.run.config.epochs:
+            self.leave()
+
+    def finish_epoch(self, model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        """Ends an epoch of which all steps are done, with the callbacks that take part in that."""
+        for callback in (*callbacks, self):
+            callback.set_model(model)
+        self.on_epoch_begin(self.position.epoch)
+        logs = {name: float(ops.convert_to_numpy(value)) for name, value in model.get_metrics_result().items()}
+        for callback in (*callbacks, self):
+            callback.on_epoch_end(self.position.epoch, logs)
+
+    def check_finite(self, logs: Mapping[str, Any] | None) -> None:
+        """Raises TrainingError, with the number of the step, where the loss has not been finite."""
+        if logs is None or math.isfinite(float(logs["loss"])):  # a mean over the epoch, so that it stays NaN
+            return
+        synchronize(self.model)
+        bad = int(ops.convert_to_numpy(self.model.first_bad_step.value))
+        raise TrainingError(
+            f"the loss is not finite since step {bad} (epoch {(bad - 1) // self.steps + 1}). Training was stopped; "
+            f"the last good checkpoint is kept, {self.run.last_checkpoint}, of step {self._saved_step}. "
+            "Lower --learning-rate, or limit --gradient-clip to 1"
+        )
+
+    _saved_step = 0
+
+    def save(self) -> None:
+        """Writes the checkpoint from which training can go on."""
+        synchronize(self.model)
+        if int(ops.convert_to_numpy(self.model.first_bad_step.value)):
+            return  # found by check_finite in a moment
+        save_checkpoint(self.run.last_checkpoint, self.model, self.position.to_json())
+        self._saved, self._saved_step = time.monotonic(), self.step
+
+    def leave(self) -> None:
+        """Saves, and raises Stopped."""
+        self.save()
+        position = self.position
+        where = f"step {position.step} of {self.steps} in epoch {position.epoch + 1} of {self.run.config.epochs}"
+        raise Stopped(f"stopped after {where}; `cxr train --run {self.run.root} --resume` goes on", self.stop.signal)
+
+    def finish(self) -> None:
+        """Notes in the run that training is over."""
+        position = self.position
+        self.run.finish(epochs=position.epoch, best_epoch=position.best_epoch + 1, best=position.best)
+
+
+def synchronize(model: keras.Model) -> None:
+    """Brings the model's variables up to date; the JAX backend keeps them elsewhere while it fits."""
+    if keras.backend.backend() == "jax" and getattr(model, "_jax_state", None) is not None:
+        model.jax_state_sync()
+
+
+def save_weights(model: keras.Model, run: Run) -> None:
+    """Writes the weights to use, atomically."""
+    temporary = run.best_weights.with_name(".best.tmp.weights.h5")
+    model.save_weights(temporary, overwrite=True)
+    temporary.replace(run.best_weights)
+
+
+@contextmanager
+def averaged_weights(model: keras.Model, ema: float) -> Iterator[None]:
+    """Inside, the model has the averaged weights, where `ema` is not 0."""
+    if not ema:
+        yield
+        return
+    synchronize(model)
+    variables = model.trainable_variables
+    before = [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+    model.optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)

@@ -1,0 +1,219 @@
+"""The models: what there is, and how one is put together. Keras is loaded when one is built, not before.
+
+A model is a backbone, one nested Keras model from pixels to features, and a head of dense layers:
+
+    pixels -> [repeat to 3 channels, ImageNet's normalisation] -> backbone -> dense layers -> dropout -> labels
+               \\_________ with pretrained weights _________/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from tfrecords.errors import InputError
+from trainer.models.options import (
+    ApplicationOptions,
+    ConvOptions,
+    MlpOptions,
+    ModelOptions,
+    ResNetOptions,
+    XceptionOptions,
+    change_options,
+    describe_options,
+)
+
+if TYPE_CHECKING:
+    from keras import KerasTensor
+
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "build_backbone",
+    "build_classifier",
+    "build_head",
+    "check_model",
+    "check_weights",
+    "describe_options",
+    "expected_pixels",
+    "model_options",
+    "set_trainable",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """One of the models.
+
+    Attributes:
+      description: one line.
+      options: its own; all of them can be changed.
+      image_size: side in pixels that suits it.
+    """
+
+    description: str
+    options: ModelOptions
+    image_size: int = 224
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it takes pretrained weights."""
+        return isinstance(self.options, ApplicationOptions)
+
+
+# cnn-separable averages each channel over the image instead of flattening: its 13 thousand weights between the last
+# block and the dense layer would be 6.4 million at 224 pixels and 33 million at 512.
+MODELS = {
+    "mlp": ModelSpec("two dense layers on the pixels, with dropout", MlpOptions(dense=(512, 256)), 64),
+    "mlp-tanh": ModelSpec(
+        "one tanh layer on the pixels; a baseline, for plain SGD",
+        MlpOptions(dense=(128,), activation="tanh", dropout=0.0),
+        64,
+    ),
+    "cnn3": ModelSpec(
+        "three plain convolutions with max pooling, flattened",
+        ConvOptions(normalization="none", block_dropout=0.2, final="flatten", dense=(128,)),
+        128,
+    ),
+    "cnn-separable": ModelSpec(
+        "plain, then separable convolutions with batch normalisation; small and quick",
+        ConvOptions(
+            filters=(32, 32, 64, 64), block=("plain", "plain", "separable", "separable"), convolutions=2, dense=(128,)
+        ),
+    ),
+    "xception-small": ModelSpec("residual separable convolutions (Chollet 2017), small", XceptionOptions()),
+    "resnet18": ModelSpec("ResNet-18 (He et al. 2015)", ResNetOptions()),
+    "resnet50": ModelSpec("ResNet-50 (He et al. 2015)", ApplicationOptions()),
+    "densenet121": ModelSpec("DenseNet-121 (Huang et al. 2017), as CheXNet", ApplicationOptions()),
+    "efficientnetv2-b0": ModelSpec("EfficientNetV2-B0 (Tan and Le 2021)", ApplicationOptions()),
+    "convnext-tiny": ModelSpec("ConvNeXt-Tiny (Liu et al. 2022)", ApplicationOptions()),
+    "vgg16": ModelSpec("VGG-16 (Simonyan and Zisserman 2014), averaged, dense 256", ApplicationOptions(dense=(256,))),
+    "vgg19": ModelSpec("VGG-19 (Simonyan and Zisserman 2014), averaged, dense 256", ApplicationOptions(dense=(256,))),
+}
+
+
+def model_options(name: str, changes: Mapping[str, Any] | None = None) -> ModelOptions:
+    """A model's options with some changed, by values or by text as on the command line.
+
+    Raises:
+      InputError: an unknown model or option, or a value that the option cannot have.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(str(name), MODELS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"model={name!r}: {hint}expected one of {', '.join(MODELS)}")
+    return change_options(name, MODELS[name].options, changes or {})
+
+
+def check_model(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """Raises InputError unless there is such a model and its options can be so."""
+    model_options(name, options)
+
+
+def check_weights(name: str, weights: str) -> None:
+    """Makes sure that a model can be given these weights: loads them, from ImageNet's download too.
+
+    Args:
+      name: of the model.
+      weights: `none`, `imagenet`, or the path of a Keras weights file.
+
+    Raises:
+      InputError: the model takes none; the file is missing, damaged or of another model; or there is no network.
+    """
+    model_options(name)
+    if weights == "none":
+        return
+    if not MODELS[name].pretrained:
+        takers = ", ".join(key for key, spec in MODELS.items() if spec.pretrained)
+        raise InputError(f"model '{name}' takes no pretrained weights; received '{weights}'. These take them: {takers}")
+    from trainer.models.applications import load_application
+
+    load_application(name, (None, None, 3), "average", weights)
+
+
+def expected_pixels(weights: str) -> Literal["unit", "normalised"]:
+    """What a backbone is to be fed: pixels in [0, 1] where it is pretrained, as it then has its own normalisation."""
+    return "normalised" if weights == "none" else "unit"
+
+
+def build_backbone(
+    name: str, inputs: KerasTensor, options: Mapping[str, Any] | None = None, weights: str = "none"
+) -> KerasTensor:
+    """A model from pixels to features.
+
+    Args:
+      name: of the model.
+      inputs: float [batch, height, width, 1 or 3], as `expected_pixels` says.
+      options: what differs from the model's own options.
+      weights: `none` for random ones, `imagenet`, or the path of a Keras weights file. A pretrained backbone runs
+        in inference mode always: its batch normalisation keeps the averages that it came with.
+
+    Returns:
+      Features [batch, features], of the dtype that layers compute in.
+
+    Raises:
+      InputError: an unknown model or option; images that it cannot take; weights that do not fit.
+    """
+    chosen = model_options(name, options)
+    if weights != "none" and not MODELS[name].pretrained:
+        check_weights(name, weights)
+    from trainer.models.heads import build_dense, wrap_backbone
+
+    return build_dense(wrap_backbone(name, inputs, chosen, weights), chosen)
+
+
+def build_head(features: KerasTensor, labels: int, *, multi_label: bool = False, dropout: float = 0.0) -> KerasTensor:
+    """From features to probabilities, float32 [batch, labels] under any policy; see `trainer.models.heads`."""
+    from trainer.models.heads import build_labels
+
+    return build_labels(features, labels, multi_label, dropout)
+
+
+def build_classifier(
+    name: str,
+    inputs: KerasTensor,
+    labels: int,
+    *,
+    multi_label: bool = False,
+    options: Mapping[str, Any] | None = None,
+    weights: str = "none",
+) -> KerasTensor:
+    """A model from pixels to probabilities: `build_backbone`, then `build_head` with the model's dropout.
+
+    Args:
+      name: of the model.
+      inputs: float [batch, height, width, 1 or 3], as `expected_pixels` says.
+      labels: how many, at least 2, or 1 where images may have several labels.
+      multi_label: each label has a probability of its own; otherwise they sum to 1.
+      options: what differs from the model's own options.
+      weights: `none`, `imagenet`, or the path of a Keras weights file.
+
+    Returns:
+      Probabilities, float32 [batch, labels], whatever the mixed-precision policy.
+
+    Raises:
+      InputError: an unknown model or option; images that it cannot take; weights that do not fit.
+    """
+    features = build_backbone(name, inputs, options, weights)
+    return build_head(features, labels, multi_label=multi_label, dropout=model_options(name, options).dropout)
+
+
+def set_trainable(model: Any, part: Literal["head", "all"] | int | float) -> int:
+    """Freezes the backbone of a classifier, or part of it; see `trainer.models.heads`. Compile the model afterwards.
+
+    Args:
+      model: Keras model that was built on `build_classifier`.
+      part: `head` freezes the backbone, `all` nothing; a whole number n leaves its last n layers with weights
+        trainable, a fraction in (0, 1) that share of them.
+
+    Returns:
+      The number of weights that are trained now.
+
+    Raises:
+      InputError: `part` is none of these, or the model has no backbone.
+    """
+    from trainer.models.heads import freeze
+
+    return freeze(model, part)

@@ -1,0 +1,123 @@
+"""The parts around a backbone, and which of a model's layers are trained."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+from keras import KerasTensor, layers
+
+from tfrecords.errors import InputError
+from trainer.models.applications import build_application
+from trainer.models.conv import build_conv, build_xception
+from trainer.models.layers import initializer, leaf_layers, pool_all
+from trainer.models.options import (
+    ApplicationOptions,
+    ConvOptions,
+    ModelOptions,
+    ResNetOptions,
+    XceptionOptions,
+)
+from trainer.models.resnet import build_resnet
+
+PIXELS = "backbone_pixels"
+FEATURES = "backbone_features"
+"""Layers that do nothing, on both sides of the backbone: Grad-CAM takes the model apart there."""
+
+
+def wrap_backbone(name: str, inputs: KerasTensor, options: ModelOptions, weights: str) -> KerasTensor:
+    """A family's own layers as one nested model, between the layers `PIXELS` and `FEATURES`.
+
+    Raises:
+      InputError: images of other than 1 or 3 channels, or too small; weights that do not fit.
+    """
+    if len(inputs.shape) != 4 or inputs.shape[-1] not in (1, 3):
+        raise InputError(f"model '{name}': expected images [batch, height, width, 1 or 3]; received {inputs.shape}")
+    if isinstance(options, ApplicationOptions):
+        features = build_application(name, inputs, options, weights, PIXELS)
+    else:
+        pixels = layers.Identity(name=PIXELS)(inputs)
+        x = keras.Input(pixels.shape[1:], dtype=pixels.dtype)
+        features = keras.Model(x, _build_own(x, options), name="backbone")(pixels)
+    return layers.Identity(name=FEATURES)(features)
+
+
+def _build_own(x: KerasTensor, options: ModelOptions) -> KerasTensor:
+    if isinstance(options, ConvOptions):
+        return build_conv(x, options)
+    if isinstance(options, XceptionOptions):
+        return build_xception(x, options)
+    if isinstance(options, ResNetOptions):
+        return build_resnet(x, options)
+    return pool_all(x, "flatten")
+
+
+def build_dense(x: KerasTensor, options: ModelOptions) -> KerasTensor:
+    """Dense layers with dropout between them: features [batch, features] from such."""
+    for number, width in enumerate(options.dense):
+        if number:
+            x = layers.Dropout(options.dropout)(x)
+        x = layers.Dense(width, options.activation, kernel_initializer=initializer(options.activation))(x)
+    return x
+
+
+def build_labels(features: KerasTensor, labels: int, multi_label: bool, dropout: float) -> KerasTensor:
+    """Dropout, then one score a label, then probabilities.
+
+    The scores are the output of the layer `scores`; layers `scores` and `probabilities` compute in float32 under any
+    policy.
+
+    Args:
+      features: [batch, features].
+      labels: how many.
+      multi_label: sigmoid of each score instead of softmax over them.
+      dropout: share of the features.
+
+    Returns:
+      Probabilities, float32 [batch, labels].
+
+    Raises:
+      InputError: fewer labels than 2 (1 for multi-label).
+    """
+    if labels < (1 if multi_label else 2):
+        raise InputError(f"a classifier of {labels} labels: expected at least {1 if multi_label else 2}")
+    x = layers.Dropout(dropout, name="scores_dropout")(features)
+    x = layers.Dense(labels, dtype="float32", name="scores")(x)
+    return layers.Activation("sigmoid" if multi_label else "softmax", dtype="float32", name="probabilities")(x)
+
+
+def find_backbone(model: keras.Model) -> keras.Model:
+    """The nested model between `PIXELS` and `FEATURES`.
+
+    Raises:
+      InputError: the model has none.
+    """
+    names = [layer.name for layer in model.layers]
+    if FEATURES in names:
+        for layer in reversed(model.layers[: names.index(FEATURES)]):
+            if isinstance(layer, keras.Model):
+                return layer
+    raise InputError(f"model '{model.name}' was not built by trainer.models: it has no layer '{FEATURES}'")
+
+
+def freeze(model: keras.Model, part: str | int | float) -> int:
+    """What `trainer.models.set_trainable` says."""
+    backbone = find_backbone(model)
+    weighted = [layer for layer in leaf_layers(backbone) if layer.weights]
+    if part == "head":
+        kept = 0
+    elif part == "all":
+        kept = len(weighted)
+    elif isinstance(part, int) and not isinstance(part, bool) and part > 0:
+        kept = min(part, len(weighted))
+    elif isinstance(part, float) and 0 < part < 1:
+        kept = max(1, round(part * len(weighted)))
+    else:
+        raise InputError(
+            f"part={part!r} of a model to train: expected 'head', 'all', a number of layers or a fraction in (0, 1)"
+        )
+    backbone.trainable = True
+    frozen = len(weighted) - kept
+    for number, layer in enumerate(weighted):  # each, as TensorFlow ignores setting what the backbone is already
+        layer.trainable = number >= frozen
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)

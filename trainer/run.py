@@ -1,0 +1,260 @@
+"""The directory of a training run: all that is needed to use, go on with, or repeat it.
+
+    RUN/run.json              configuration, facts of the data, versions, seed, commit, command line, state
+    RUN/history.csv           one row an epoch
+    RUN/checkpoints/          last.npz, to go on from; best.weights.h5, the weights to use
+    RUN/tensorboard/          train/ and validation/, evaluation/SPLIT/
+    RUN/operating_point.json  chosen on validation
+    RUN/evaluation/SPLIT/     metrics.json, predictions.csv, report.html, pictures
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tfrecords.errors import DatasetError, InputError, OutputError
+from tfrecords.manifest import write_atomically
+from trainer.config import TrainConfig
+from trainer.facts import DataFacts
+
+RUN_NAME = "run.json"
+FORMAT = 1
+_PACKAGES = ("cxr-stream", "tensorflow", "keras", "jax", "numpy", "scikit-learn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's directory, opened.
+
+    Attributes:
+      root: the directory.
+      config: of the run.
+      facts: of the data that it was started on.
+      preset: name of the preset that it was started from, or None.
+      made: when, by which command, on what; for people.
+    """
+
+    root: Path
+    config: TrainConfig
+    facts: DataFacts
+    preset: str | None = None
+    made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.root.resolve().name
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What training goes on from."""
+        return self.root / "checkpoints" / "last.npz"
+
+    @property
+    def best_weights(self) -> Path:
+        """Weights of the best epoch, in Keras's format."""
+        return self.root / "checkpoints" / "best.weights.h5"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def operating_point(self) -> Path:
+        """File of the thresholds chosen on validation."""
+        return self.root / "operating_point.json"
+
+    @property
+    def history(self) -> Path:
+        """Table of the epochs."""
+        return self.root / "history.csv"
+
+    def evaluation(self, split: str) -> Path:
+        """Folder of what `cxr evaluate` says of a split."""
+        return self.root / "evaluation" / split
+
+    @property
+    def state(self) -> str:
+        """`running` (or stopped on the way), or `finished`."""
+        return str(_read_json(self.root)["state"])
+
+    def finish(self, **outcome: Any) -> None:
+        """Notes that training is over, and how it ended."""
+        fields = _read_json(self.root)
+        fields.update(state="finished", finished=_now(), outcome=outcome)
+        _write_json(self.root / RUN_NAME, fields)
+
+    def read_outcome(self) -> dict[str, Any]:
+        """How training ended: `epochs`, `best_epoch` from 1, and `best`, its monitored metric; empty before."""
+        return dict(_read_json(self.root).get("outcome", {}))
+
+    def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Writes the table of epochs anew."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.history, text.getvalue())
+
+    def read_history(self) -> list[dict[str, float]]:
+        """The epochs so far; empty before the first has ended."""
+        if not self.history.exists():
+            return []
+        with open(self.history, encoding="utf-8", newline="") as file:
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def create_run(
+    root: str | Path,
+    config: TrainConfig,
+    facts: DataFacts,
+    preset: str | None = None,
+    overwrite: bool = False,
+    argv: Sequence[str] = (),
+) -> Run:
+    """Makes the directory of a new run.
+
+    Raises:
+      OutputError: it holds something already, or cannot be written.
+    """
+    root = Path(root)
+    _make_room(root, overwrite)
+    made = {
+        "command": ["cxr", "train", *argv] if argv else list(sys.argv),
+        "started": _now(),
+        "git_commit": _git_commit(),
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    run = Run(root, config, facts, preset, made)
+    try:
+        run.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        fields = {
+            "format": FORMAT,
+            "state": "running",
+            "preset": preset,
+            "config": config.to_json(),
+            "data": facts.to_json(),
+            "made": made,
+        }
+        _write_json(root / RUN_NAME, fields)
+    except OSError as error:
+        raise OutputError(f"the run {root} cannot be written: {error.strerror or error}") from error
+    return run
+
+
+def open_run(root: str | Path) -> Run:
+    """Opens the directory of a run.
+
+    Raises:
+      DatasetError: it is not one that this version can read.
+    """
+    fields = _read_json(Path(root))
+    try:
+        config, facts = TrainConfig.from_json(fields["config"]), DataFacts.from_json(fields["data"])
+    except (KeyError, TypeError, InputError) as error:
+        raise DatasetError(f"{Path(root) / RUN_NAME} is damaged, or of another version: {error}") from error
+    return Run(Path(root), config, facts, fields.get("preset"), fields.get("made", {}))
+
+
+def find_runs(folder: str | Path) -> Iterator[Path]:
+    """Directories of runs at or below a folder, in order."""
+    for path in sorted(Path(folder).rglob(RUN_NAME)):
+        yield path.parent
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Holds the run for this process; the lock goes with the process, however it ends.
+
+    Raises:
+      OutputError: another process trains it.
+    """
+    import fcntl
+
+    with open(root / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"another process is training {root}; wait for it, or choose another --run") from error
+        yield
+
+
+def _make_room(root: Path, overwrite: bool) -> None:
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root} is a file; --run names the directory of the run")
+    content = sorted(root.iterdir()) if root.is_dir() else []
+    if not content:
+        return
+    if not (root / RUN_NAME).exists():
+        raise OutputError(f"{root} holds something that is no run ({content[0].name}, ...); choose another --run")
+    if not overwrite:
+        state = _read_json(root)["state"]
+        hint = "--resume goes on with it" if state != "finished" else "it is finished"
+        raise OutputError(f"{root} holds a run already; {hint}. Choose another --run, or --overwrite to lose it")
+    import shutil
+
+    with locked(root):
+        for path in content:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _read_json(root: Path) -> dict[str, Any]:
+    path = root / RUN_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{root} is not a run: it has no {RUN_NAME}. `cxr train --run {root}` makes one") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise DatasetError(f"{path}: expected a run of format {FORMAT}")
+    return fields
+
+
+def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    if "tensorflow" not in found:
+        with contextlib.suppress(PackageNotFoundError):
+            found["tensorflow"] = version("tensorflow-cpu")
+    return {**found, "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with `+changes` where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

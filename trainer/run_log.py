@@ -1,0 +1,123 @@
+"""What TensorBoard shows of a run while it trains."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfrecords.dataset import XrayDataset
+from tfrecords.events import EventWriter
+from trainer.classifier import augmented
+from trainer.keeper import Keeper, synchronize
+
+SHOWN_IMAGES = 16
+
+
+class RunLog(keras.callbacks.Callback):
+    """Writes scalars of steps and epochs, and the first augmented batch, to TensorBoard.
+
+    Below `train/`: `step/loss` and `step/accuracy` since the last report, `step/learning_rate`, and under float16
+    `step/loss_scale` and `step/skipped_steps`, those whose gradients overflowed; `epoch/...` of each epoch.
+    Below `validation/`: `epoch/...` under the same names, so that both are in one chart.
+
+    Args:
+      folder: of the event files.
+      keeper: knows the step.
+      sample: data set and stream options of the batch to show; None shows none.
+    """
+
+    async_safe = True
+    every = 50
+    """Steps between two reports."""
+
+    def __init__(self, folder: Path, keeper: Keeper, sample: tuple[XrayDataset, dict[str, Any]] | None = None):
+        super().__init__()
+        self.folder, self.keeper, self.sample = folder, keeper, sample
+        self._train: EventWriter | None = None
+        self._validation: EventWriter | None = None
+        self._before = (0, {"loss": 0.0, "accuracy": 0.0})
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._open()
+        if self.sample is not None:
+            self._show_sample(*self.sample)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._before = (0, {"loss": 0.0, "accuracy": 0.0})
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        done = self.keeper.position.step + 1  # the keeper, which comes last, has not counted this step yet
+        if done % self.every or logs is None:
+            return
+        # the logs are means since the epoch began, or since training was taken up again within it
+        means = {name: float(logs[name]) for name in ("loss", "accuracy")}
+        count, before = self._before
+        report = {
+            f"step/{name}": (mean * done - before[name] * count) / (done - count) for name, mean in means.items()
+        }
+        self._before = (done, means)
+        optimizer = self.model.optimizer
+        synchronize(self.model)
+        report["step/learning_rate"] = _number(optimizer.learning_rate)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            report["step/loss_scale"] = _number(optimizer.dynamic_scale)
+            report["step/skipped_steps"] = _number(self.model.steps) - _number(optimizer.iterations)
+        self._open()[0].scalars(_finite(report), self.keeper.step + 1)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        train, validation = self._open()
+        epoch += 1
+        train.scalars(_finite({f"epoch/{name}": value for name, value in values.items() if "val_" not in name}), epoch)
+        validation.scalars(
+            _finite({f"epoch/{name[4:]}": value for name, value in values.items() if name.startswith("val_")}), epoch
+        )
+        train.flush()
+        validation.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        for writer in (self._train, self._validation):
+            if writer is not None:
+                writer.close()
+        self._train = self._validation = None
+
+    def _open(self) -> tuple[EventWriter, EventWriter]:
+        if self._train is None or self._validation is None:
+            self._train, self._validation = (EventWriter(self.folder / name) for name in ("train", "validation"))
+        return self._train, self._validation
+
+    def _show_sample(self, data: XrayDataset, options: dict[str, Any]) -> None:
+        run = self.keeper.run
+        stream = data.stream("train", **{**options, "cache": "none", "epochs": 1, "prefetch": 1, "threads": 1})
+        images = next(iter(stream.take(1).as_numpy_iterator()))[0][:SHOWN_IMAGES]
+        train = self._open()[0]
+        shown = augmented(self.model, images)
+        train.image("first_batch/as_stored", _bytes(images), 0, "as the stream yields them")
+        train.image("first_batch/as_trained_on", _bytes(shown), 0, "after augmentation and equalisation")
+        train.text("run/config", f"```json\n{json.dumps(run.config.to_json(), indent=2)}\n```", 0)
+        train.text("run/data", f"```json\n{json.dumps(run.facts.to_json(), indent=2)}\n```", 0)
+        train.flush()
+
+
+def _bytes(images: Any) -> Any:
+    """Images as uint8."""
+    if images.dtype == "uint8":
+        return images
+    if images.dtype == "uint16":
+        return (images // 257).astype("uint8")
+    return (images * 255 + 0.5).clip(0, 255).astype("uint8")
+
+
+def _number(value: Any) -> float:
+    return float(ops.convert_to_numpy(getattr(value, "value", value)))
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without what is NaN or infinite, of which TensorBoard draws nothing."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -1,0 +1,238 @@
+"""Training: one or two phases of Keras's `fit` that can be stopped at any step and gone on with.
+
+A run goes on exactly where it was because nothing that matters lives outside the checkpoint and the configuration:
+the batch of a step is a pure function of the step (`tfrecords.sampling`), augmentation and dropout draw from
+generators whose states are variables, and what the callbacks remember is stored with the variables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfrecords.dataset import XrayDataset, check_split
+from tfrecords.errors import InputError, TrainingError
+from tfrecords.stream import plain_errors
+from trainer import devices
+from trainer.checkpoint import read_state
+from trainer.classifier import Classifier, build_classifier, compile_classifier
+from trainer.config import TrainConfig
+from trainer.facts import DataFacts
+from trainer.input_monitor import InputMonitor
+from trainer.keeper import Keeper, Position
+from trainer.models import check_weights, set_trainable
+from trainer.progress import EpochBar
+from trainer.run import Run, locked
+from trainer.run_log import RunLog
+from trainer.stopping import StopRequest
+from trainer.validation import Validation
+
+TRAIN, VALIDATION = "train", "val"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one optimizer.
+
+    Attributes:
+      first, last: epochs, from 0; `last` is not part of it.
+      rate: highest learning rate.
+      part: which layers train: `all`, `head`, or the number of pretrained layers from the last.
+    """
+
+    first: int
+    last: int
+    rate: float
+    part: str | int
+
+    @property
+    def epochs(self) -> int:
+        """Their number."""
+        return self.last - self.first
+
+
+def phases_of(config: TrainConfig) -> list[Phase]:
+    """Frozen first, then fine-tuned, where the configuration says so."""
+    frozen = config.freeze_epochs
+    if not frozen:
+        return [Phase(0, config.epochs, config.learning_rate, "all")]
+    phases = [Phase(0, frozen, config.learning_rate, "head")]
+    if config.epochs > frozen:
+        part = config.fine_tune_layers or "all"
+        phases.append(Phase(frozen, config.epochs, config.fine_tune_learning_rate, part))
+    return phases
+
+
+def train(
+    run: Run,
+    data: XrayDataset,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    stop: StopRequest | None = None,
+    checkpoint_seconds: float = 60.0,
+    quiet: bool = False,
+    **stream: Any,
+) -> list[dict[str, float]]:
+    """Trains the model of a run, or goes on with it.
+
+    Args:
+      run: opened or just created.
+      data: with splits `train` and `val`.
+      resume: go on from the run's last checkpoint; from the beginning where it has none yet.
+      callbacks: more of them; their `logs` hold training and validation metrics of an epoch.
+      stop: asked after each step; training is left as soon as it is requested, with everything saved.
+      checkpoint_seconds: between two checkpoints; one is written at each epoch's end in any case.
+      quiet: no progress bar.
+      stream: options of the stream that change its speed and nothing else, such as `cache` and `threads`.
+
+    Returns:
+      the epochs' logs.
+
+    Raises:
+      InputError: data and run do not fit together, or the weights do not fit the model.
+      TrainingError: the loss is not finite, or memory does not suffice.
+      Stopped: as requested by `stop`.
+    """
+    config, facts = run.config, run.facts
+    check_weights(config.model, config.weights)
+    check_data(data, facts)
+    with locked(run.root), _as_training_errors(config), plain_errors(), devices.scope() as replicas:
+        model = build_classifier(config, facts)
+        options = stream_options(config, replicas, **stream)
+        steps = data.steps_per_epoch(TRAIN, **options)
+        if not steps:
+            raise InputError(
+                f"split '{TRAIN}' has {data.images(TRAIN)} images, fewer than a batch; lower batch_size={config.batch_size}"
+            )
+        position = Position()
+        if resume and run.last_checkpoint.exists():
+            position = Position.from_json(read_state(run.last_checkpoint))
+        keeper = Keeper(run, position, steps, stop or StopRequest(), checkpoint_seconds)
+        validation = Validation(data, VALIDATION, config, keeper, **stream)
+        for phase in phases_of(config):
+            if position.epoch >= phase.last or position.ended:
+                continue
+            set_trainable(model, phase.part)
+            warmup = config.warmup_epochs if phase.first == 0 else 0.0
+            compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
+            _run_phase(model, data, phase, position, keeper, validation, options, callbacks, replicas, quiet)
+        keeper.finish()
+    return position.history
+
+
+def _run_phase(
+    model: Classifier,
+    data: XrayDataset,
+    phase: Phase,
+    position: Position,
+    keeper: Keeper,
+    validation: Validation,
+    options: dict[str, Any],
+    callbacks: Sequence[keras.callbacks.Callback],
+    replicas: int,
+    quiet: bool,
+) -> None:
+    """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
+    run, steps = keeper.run, keeper.steps
+    for partial in (True, False):
+        if partial and not position.step:
+            continue
+        if position.epoch >= phase.last or position.ended:
+            return
+        first = position.epoch * steps + position.step
+        count, last = (steps - position.step, position.epoch + 1) if partial else (steps, phase.last)
+        stream = data.stream(TRAIN, first_step=first, **options)
+        around: list[keras.callbacks.Callback] = [validation]
+        if replicas == 1:  # several GPUs make Keras read ahead, where no wait can be measured
+            monitor = InputMonitor(run.tensorboard / "train", every=RunLog.every)
+            stream = monitor.watch(stream)
+            around.insert(0, monitor)
+        log = RunLog(run.tensorboard, keeper, sample=not first and (data, options))
+        bar = [] if quiet else [EpochBar(keeper, phase.last)]
+        if not count:  # stopped between an epoch's last step and the end of its validation
+            keeper.finish_epoch(model, [validation, *callbacks, log, *bar])
+            continue
+        model.fit(
+            stream,
+            steps_per_epoch=count,
+            initial_epoch=position.epoch,
+            epochs=last,
+            callbacks=[*around, *callbacks, log, *bar, keeper],
+            shuffle=False,
+            verbose=0,
+        )
+
+
+def stream_options(config: TrainConfig, replicas: int = 1, **others: Any) -> dict[str, Any]:
+    """Options of the training stream of a configuration.
+
+    Raises:
+      InputError: the batch cannot be dealt out to so many replicas.
+    """
+    if config.batch_size % replicas:
+        raise InputError(
+            f"batch_size={config.batch_size} cannot be dealt out to {replicas} GPUs evenly; take a multiple of {replicas}"
+        )
+    return {
+        **pixels_of(config),
+        "batch_size": config.batch_size,
+        "training": True,
+        "seed": config.seed,
+        "drop_remainder": True,  # one shape, compiled once
+        "balanced": config.class_weights == "balanced",
+        **others,
+    }
+
+
+def pixels_of(config: TrainConfig) -> dict[str, Any]:
+    """Options of any stream that a model of this configuration reads."""
+    return {"image_size": config.image_size, "fit": config.fit}
+
+
+def check_data(data: XrayDataset, facts: DataFacts) -> None:
+    """Raises InputError unless the data set is the one that a run was started on, and can be trained on."""
+    if data.manifest.digest != facts.digest:
+        raise InputError(
+            f"{data.root} is not the data set that the run was started on ({facts.path}), or it has changed since. "
+            "Start a new run, with another --run"
+        )
+    for split in (TRAIN, VALIDATION):
+        if split not in data.splits:
+            raise InputError(
+                f"{data.root} has no split '{split}', but {', '.join(data.splits)}. "
+                "`cxr preprocess --val-fraction 0.1` carves a validation split out of train"
+            )
+        check_split(data.manifest, split)
+        present = [label for label, count in data.counts(split).items() if count]
+        if len(present) < 2 and not data.multi_label:
+            raise InputError(
+                f"split '{split}' of {data.root} has one class only, {', '.join(present)}: expected at least two"
+            )
+
+
+_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)
+
+
+class _as_training_errors:
+    """Inside, what a device says when its memory is full becomes an error that says what to lower."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, MemoryError) or (isinstance(error, Exception) and _MEMORY.search(f"{kind} {error}")):
+            height, width = self.config.size
+            smaller = max(1, self.config.batch_size // 2)
+            raise TrainingError(
+                f"out of memory with {self.config.model}, batches of {self.config.batch_size} at {height} x {width} pixels: "
+                f"lower --batch-size (try {smaller}) or --image-size, or on a GPU try --mixed-precision bfloat16; "
+                "the last checkpoint is kept"
+            ) from error
