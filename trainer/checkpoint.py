@@ -69,15 +69,22 @@ def read_state(path: Path) -> dict[str, Any]:
         return json.loads(arrays[_STATE].tobytes())
 
 
-def restore_checkpoint(path: Path, model: keras.Model) -> None:
+def restore_checkpoint(path: Path, model: keras.Model, only_model: bool = False) -> None:
     """Puts back every variable of a model that was built and compiled as the one that was saved.
+
+    Args:
+      path: of the file.
+      model: built as the one that was saved, and unless `only_model` compiled as that.
+      only_model: leave the optimizer and the metrics as they are.
 
     Raises:
       DatasetError: the file is missing, damaged, or of another model.
     """
     with _opened(path) as arrays:
-        variables = variables_of(model)
-        stored = set(arrays.files) - {_STATE}
+        variables, stored = variables_of(model), set(arrays.files) - {_STATE}
+        if only_model:
+            variables = {name: item for name, item in variables.items() if name.startswith("model/")}
+            stored = {name for name in stored if name.startswith("model/")}
         if stored != set(variables):
             raise DatasetError(f"{path} holds {len(stored)} variables, the model has {len(variables)}: another model's")
         for name, item in variables.items():
@@ -89,7 +96,7 @@ def restore_checkpoint(path: Path, model: keras.Model) -> None:
 @contextlib.contextmanager
 def _opened(path: Path):
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except FileNotFoundError as error:
         raise DatasetError(f"there is no checkpoint {path}") from error

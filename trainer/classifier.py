@@ -42,8 +42,9 @@ class Classifier(keras.Model):
         loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if training:
             self.steps.assign_add(1)
-            bad = ops.logical_and(ops.equal(self.first_bad_step, 0), ops.logical_not(ops.isfinite(loss)))
-            self.first_bad_step.assign(ops.where(bad, self.steps, self.first_bad_step))
+            before, step = ops.convert_to_tensor(self.first_bad_step), ops.convert_to_tensor(self.steps)
+            bad = ops.logical_and(ops.equal(before, 0), ops.logical_not(ops.isfinite(loss)))
+            self.first_bad_step.assign(ops.where(bad, step, before))
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

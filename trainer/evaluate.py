@@ -49,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="what is positive: youden, recall=R, specificity=S, threshold=T, or argmax; chosen on the run's own "
         "validation split. Default: what the run has already, else youden (argmax for more than two classes)",
     )  # fmt: skip
-    parser.add_argument("--no-shifts", action="store_true", help="leave the shift suite out, which takes most of the time")
+    parser.add_argument(
+        "--no-shifts", action="store_true", help="leave the shift suite out, which takes most of the time"
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals (1000)")
     parser.add_argument("--output", metavar="DIR", help="where to write (RUN/evaluation/SPLIT)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -72,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         bootstrap=arguments.bootstrap, output=output, quiet=arguments.quiet,
     )  # fmt: skip
     print(summary_text(metrics))
-    print(f"\nopen it:   {(output or run.evaluation(arguments.split)) / 'report.html'}\nwatch it:  cxr board {run.root}")
+    print(
+        f"\nopen it:   {(output or run.evaluation(arguments.split)) / 'report.html'}\nwatch it:  cxr board {run.root}"
+    )
     return EXIT_OK
 
 
@@ -121,7 +125,11 @@ def evaluate(
     own_validation = data.manifest.digest == run.facts.digest and split == VALIDATION
 
     def validation() -> Predictions:
-        return predictions if own_validation else predict_split(model, open_dataset(run.facts.path), VALIDATION, run.config)
+        return (
+            predictions
+            if own_validation
+            else predict_split(model, open_dataset(run.facts.path), VALIDATION, run.config)
+        )
 
     point = choose_operating_point(run, rule, validation)
     metrics = {
@@ -198,7 +206,9 @@ def summary_text(metrics: dict[str, Any]) -> str:
         tabulate(rows, ["metric", "value", "95 % interval"], disable_numparse=True, colalign=("left", "right", "left")),
     ]
     if metrics["shifts"]:
-        shown = [name for name in ("accuracy", "recall", "specificity", "roc_auc", "calibration_error") if name in names]
+        shown = [
+            name for name in ("accuracy", "recall", "specificity", "roc_auc", "calibration_error") if name in names
+        ]
         rows = [["(as it is)", *(_number(metrics["metrics"][name]["value"]) for name in shown)]]
         for shift, values in metrics["shifts"].items():
             rows.append([shift, *(_number(values["metrics"][name]["value"]) for name in shown)])

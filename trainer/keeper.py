@@ -72,6 +72,9 @@ class Keeper(keras.callbacks.Callback):
       steps: an epoch.
       stop: looked at after each step.
       checkpoint_seconds: between two checkpoints.
+
+    Attributes:
+      phase_begin: first epoch of the phase at hand, whose optimizer begins anew.
     """
 
     async_safe = True
@@ -82,9 +85,9 @@ class Keeper(keras.callbacks.Callback):
         self.checkpoint_seconds = checkpoint_seconds
         self._monitor = run.config.monitor
         self._sign = 1 if MONITORS[self._monitor] == "max" else -1
+        self.phase_begin = 0
         self._first_step = 0
-        self._metrics: dict[str, Any] = {}
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), self.step
 
     @property
     def step(self) -> int:
@@ -94,7 +97,8 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._first_step = self.position.step
         if self.position.resumed:  # `fit` has reset the metrics just now
-            restore_checkpoint(self.run.last_checkpoint, self.model)
+            begins_phase = self.position.epoch == self.phase_begin and not self.position.step
+            restore_checkpoint(self.run.last_checkpoint, self.model, only_model=begins_phase)
             self.position.resumed = False
             if not self.position.step:
                 self.model.reset_metrics()
@@ -152,25 +156,30 @@ class Keeper(keras.callbacks.Callback):
 
     def check_finite(self, logs: Mapping[str, Any] | None) -> None:
         """Raises TrainingError, with the number of the step, where the loss has not been finite."""
-        if logs is None or math.isfinite(float(logs["loss"])):  # a mean over the epoch, so that it stays NaN
-            return
+        if logs is not None and not math.isfinite(float(logs["loss"])):  # a mean over the epoch: once NaN, it stays so
+            self._refuse()
+
+    def check_weights(self) -> None:
+        """Raises TrainingError where a weight is not finite; the loss shows it one step later."""
         synchronize(self.model)
-        bad = int(ops.convert_to_numpy(self.model.first_bad_step.value))
+        if not is_finite(self.model):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        synchronize(self.model)
+        bad = int(ops.convert_to_numpy(self.model.first_bad_step.value)) or self.step
         raise TrainingError(
             f"the loss is not finite since step {bad} (epoch {(bad - 1) // self.steps + 1}). Training was stopped; "
             f"the last good checkpoint is kept, {self.run.last_checkpoint}, of step {self._saved_step}. "
             "Lower --learning-rate, or limit --gradient-clip to 1"
         )
 
-    _saved_step = 0
-
     def save(self) -> None:
-        """Writes the checkpoint from which training can go on."""
+        """Writes the checkpoint from which training can go on, unless a loss or weight is not finite."""
         synchronize(self.model)
-        if int(ops.convert_to_numpy(self.model.first_bad_step.value)):
-            return  # found by check_finite in a moment
-        save_checkpoint(self.run.last_checkpoint, self.model, self.position.to_json())
-        self._saved, self._saved_step = time.monotonic(), self.step
+        if is_finite(self.model):
+            save_checkpoint(self.run.last_checkpoint, self.model, self.position.to_json())
+            self._saved, self._saved_step = time.monotonic(), self.step
 
     def leave(self) -> None:
         """Saves, and raises Stopped."""
@@ -189,6 +198,13 @@ def synchronize(model: keras.Model) -> None:
     """Brings the model's variables up to date; the JAX backend keeps them elsewhere while it fits."""
     if keras.backend.backend() == "jax" and getattr(model, "_jax_state", None) is not None:
         model.jax_state_sync()
+
+
+def is_finite(model: keras.Model) -> bool:
+    """Whether every loss so far and every weight is finite."""
+    if int(ops.convert_to_numpy(model.first_bad_step.value)):
+        return False
+    return all(bool(np.isfinite(ops.convert_to_numpy(weight.value)).all()) for weight in model.weights)
 
 
 def save_weights(model: keras.Model, run: Run) -> None:

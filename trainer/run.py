@@ -1,11 +1,11 @@
 """The directory of a training run: all that is needed to use, go on with, or repeat it.
 
-    RUN/run.json              configuration, facts of the data, versions, seed, commit, command line, state
-    RUN/history.csv           one row an epoch
-    RUN/checkpoints/          last.npz, to go on from; best.weights.h5, the weights to use
-    RUN/tensorboard/          train/ and validation/, evaluation/SPLIT/
-    RUN/operating_point.json  chosen on validation
-    RUN/evaluation/SPLIT/     metrics.json, predictions.csv, report.html, pictures
+RUN/run.json              configuration, facts of the data, versions, seed, commit, command line, state
+RUN/history.csv           one row an epoch
+RUN/checkpoints/          last.npz, to go on from; best.weights.h5, the weights to use
+RUN/tensorboard/          train/ and validation/, evaluation/SPLIT/
+RUN/operating_point.json  chosen on validation
+RUN/evaluation/SPLIT/     metrics.json, predictions.csv, report.html, pictures
 """
 
 from __future__ import annotations

@@ -58,9 +58,7 @@ class RunLog(keras.callbacks.Callback):
         # the logs are means since the epoch began, or since training was taken up again within it
         means = {name: float(logs[name]) for name in ("loss", "accuracy")}
         count, before = self._before
-        report = {
-            f"step/{name}": (mean * done - before[name] * count) / (done - count) for name, mean in means.items()
-        }
+        report = {f"step/{name}": (mean * done - before[name] * count) / (done - count) for name, mean in means.items()}
         self._before = (done, means)
         optimizer = self.model.optimizer
         synchronize(self.model)
@@ -81,7 +79,8 @@ class RunLog(keras.callbacks.Callback):
         train.flush()
         validation.flush()
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def close(self) -> None:
+        """Closes the event files; a stop leaves Keras's `fit` without its end."""
         for writer in (self._train, self._validation):
             if writer is not None:
                 writer.close()

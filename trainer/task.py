@@ -48,22 +48,35 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--config", metavar="FILE", help="JSON file of options as a run's run.json has them")
     what.add_argument("--resume", action="store_true", default=False, help="go on with a run that was stopped")
     what.add_argument("--overwrite", action="store_true", default=False, help="lose the run that is there")
-    what.add_argument("--positive", metavar="LABEL", help="of two labels, the finding (the one not named like 'normal')")
+    what.add_argument(
+        "--positive", metavar="LABEL", help="of two labels, the finding (the one not named like 'normal')"
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="NAME", help="architecture (cnn-separable); `--list-models` shows them")
     model.add_argument("--list-models", action="store_true", default=False, help="show the architectures and stop")
     model.add_argument(
-        "--model-options", nargs="+", metavar="NAME=VALUE", help="of the architecture, e.g. filters=32,64,128 dropout=0.5"
+        "--model-options",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="of the architecture, e.g. filters=32,64,128 dropout=0.5",
     )
     model.add_argument("--weights", metavar="imagenet|PATH|none", help="weights to begin with (none)")
-    model.add_argument("--freeze-epochs", type=int, metavar="N", help="keep pretrained layers as they are for so long (0)")
+    model.add_argument(
+        "--freeze-epochs", type=int, metavar="N", help="keep pretrained layers as they are for so long (0)"
+    )
     model.add_argument("--fine-tune-learning-rate", type=float, metavar="RATE", help="highest rate after that (1e-5)")
-    model.add_argument("--fine-tune-layers", type=int, metavar="N", help="pretrained layers that train after that (all)")
+    model.add_argument(
+        "--fine-tune-layers", type=int, metavar="N", help="pretrained layers that train after that (all)"
+    )
     images = parser.add_argument_group("images")
     images.add_argument("--image-size", type=image_size, metavar="N|HxW", help="pixels (224)")
     images.add_argument("--fit", metavar="squash|pad|crop", help="how other shapes come to that size (squash)")
-    images.add_argument("--equalize", action=argparse.BooleanOptionalAction, help="equalise each image's histogram (no)")
-    images.add_argument("--normalize", metavar="dataset|image|none", help="whose mean and deviation to divide out (dataset)")
+    images.add_argument(
+        "--equalize", action=argparse.BooleanOptionalAction, help="equalise each image's histogram (no)"
+    )
+    images.add_argument(
+        "--normalize", metavar="dataset|image|none", help="whose mean and deviation to divide out (dataset)"
+    )
     images.add_argument("--augment", metavar="none|light|strong", help="how much training images are changed (light)")
     images.add_argument(
         "--augment-options", nargs="+", metavar="NAME=VALUE", help="ranges of their own, e.g. rotation_degrees=5"
@@ -79,7 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--gradient-clip", type=float, metavar="NORM", help="largest norm of the gradients (0: none)")
     how.add_argument("--label-smoothing", type=float, metavar="X", help="share of the label given to all (0)")
     how.add_argument("--ema", type=float, metavar="MOMENTUM", help="average the weights, e.g. 0.999 (0: no)")
-    how.add_argument("--class-weights", metavar="auto|none|balanced", help="weigh classes alike, or draw them alike (auto)")
+    how.add_argument(
+        "--class-weights", metavar="auto|none|balanced", help="weigh classes alike, or draw them alike (auto)"
+    )
     how.add_argument("--early-stopping", type=int, metavar="PATIENCE", help="epochs without improvement (0: never)")
     how.add_argument("--monitor", metavar="NAME", help="val_auc, val_pr_auc, val_accuracy or val_loss (val_auc)")
     how.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (0)")

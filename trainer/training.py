@@ -103,7 +103,7 @@ def train(
     check_data(data, facts)
     with locked(run.root), _as_training_errors(config), plain_errors(), devices.scope() as replicas:
         model = build_classifier(config, facts)
-        options = stream_options(config, replicas, **stream)
+        options = stream_options(config, facts.multi_label, replicas, **stream)
         steps = data.steps_per_epoch(TRAIN, **options)
         if not steps:
             raise InputError(
@@ -112,7 +112,7 @@ def train(
         position = Position()
         if resume and run.last_checkpoint.exists():
             position = Position.from_json(read_state(run.last_checkpoint))
-        keeper = Keeper(run, position, steps, stop or StopRequest(), checkpoint_seconds)
+        keeper = Keeper(run, position, steps, StopRequest() if stop is None else stop, checkpoint_seconds)
         validation = Validation(data, VALIDATION, config, keeper, **stream)
         for phase in phases_of(config):
             if position.epoch >= phase.last or position.ended:
@@ -138,7 +138,8 @@ def _run_phase(
     quiet: bool,
 ) -> None:
     """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
-    run, steps = keeper.run, keeper.steps
+    run, config, steps = keeper.run, keeper.run.config, keeper.steps
+    keeper.phase_begin = phase.first
     for partial in (True, False):
         if partial and not position.step:
             continue
@@ -152,23 +153,29 @@ def _run_phase(
             monitor = InputMonitor(run.tensorboard / "train", every=RunLog.every)
             stream = monitor.watch(stream)
             around.insert(0, monitor)
-        log = RunLog(run.tensorboard, keeper, sample=not first and (data, options))
+        log = RunLog(run.tensorboard, keeper, sample=None if first else (data, options))
         bar = [] if quiet else [EpochBar(keeper, phase.last)]
-        if not count:  # stopped between an epoch's last step and the end of its validation
-            keeper.finish_epoch(model, [validation, *callbacks, log, *bar])
-            continue
-        model.fit(
-            stream,
-            steps_per_epoch=count,
-            initial_epoch=position.epoch,
-            epochs=last,
-            callbacks=[*around, *callbacks, log, *bar, keeper],
-            shuffle=False,
-            verbose=0,
-        )
+        after = [*callbacks, log, *bar]
+        try:
+            if not count:  # stopped between an epoch's last step and the end of its validation
+                keeper.finish_epoch(model, [validation, *after])
+                continue
+            model.fit(
+                stream,
+                steps_per_epoch=count,
+                initial_epoch=position.epoch,
+                epochs=last,
+                callbacks=[*around, *after, keeper],
+                shuffle=False,
+                verbose=0,
+            )
+            # Keras leaves averaged weights behind where it averages; training goes on from those that the keeper saved
+            position.resumed = position.resumed or config.ema > 0
+        finally:
+            log.close()
 
 
-def stream_options(config: TrainConfig, replicas: int = 1, **others: Any) -> dict[str, Any]:
+def stream_options(config: TrainConfig, multi_label: bool, replicas: int = 1, **others: Any) -> dict[str, Any]:
     """Options of the training stream of a configuration.
 
     Raises:
@@ -185,6 +192,7 @@ def stream_options(config: TrainConfig, replicas: int = 1, **others: Any) -> dic
         "seed": config.seed,
         "drop_remainder": True,  # one shape, compiled once
         "balanced": config.class_weights == "balanced",
+        "sample_weights": config.class_weights == "auto" and not multi_label,
         **others,
     }
 

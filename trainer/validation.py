@@ -38,20 +38,29 @@ class Validation(keras.callbacks.Callback):
         self.predictions: Predictions | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        with averaged_weights(self.model, self.config.ema):
-            self.predictions = predict_split(
-                self.model, self.data, self.split, self.config, between=self._look, **self.stream
+        self.keeper.check_weights()
+        try:
+            with averaged_weights(self.model, self.config.ema):
+                self.predictions = predict_split(
+                    self.model, self.data, self.split, self.config, between=self._look, **self.stream
+                )
+        except _StopAsked:
+            self.keeper.leave()
+        if logs is not None and self.predictions is not None:
+            logs.update(
+                {
+                    f"val_{name}": value
+                    for name, value in quick_metrics(self.predictions, self.keeper.run.facts.positive).items()
+                }
             )
-        if logs is not None:
-            logs.update({f"val_{name}": value for name, value in quick_metrics(self.predictions, self.keeper.run.facts.positive).items()})
 
     def _look(self) -> None:
         if self.keeper.stop:
-            raise StopValidation
+            raise _StopAsked
 
 
-class StopValidation(Exception):
-    """A stop was requested while a split was predicted."""
+class _StopAsked(Exception):
+    """A stop was requested while a split was predicted. Saving waits until the averaged weights are gone."""
 
 
 def predict_split(

@@ -1,0 +1,298 @@
+"""`cxr export`: a run as a TensorFlow SavedModel, which needs neither Keras nor this package to be used."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfrecords.console import EXIT_OK, run_command
+from tfrecords.errors import CxrError, InputError, OutputError
+
+if TYPE_CHECKING:
+
+    from trainer.classifier import Classifier
+    from trainer.run import Run
+
+FACTS_NAME = "cxr.json"
+SAVED_MODEL_NAME = "saved_model.pb"
+ARRAY_TOLERANCE = 1e-3
+"""Largest difference of a probability that is taken for rounding, for equal pixels."""
+FILE_TOLERANCE = 1e-2
+"""The same for files, whose pixels may differ by a level."""
+
+_DESCRIPTION = """\
+Exports a run as a TensorFlow SavedModel: for TensorFlow Serving, or any program that has TensorFlow and nothing else.
+The export is asked about some images, and removed if it does not say what `cxr predict` says."""
+_EPILOG = """\
+signatures:
+  serving_default  images: uint8 (uint16 for a run of 16 bits) [batch, height, width, channels], fitted to the model's
+                   size -> probabilities: float32 [batch, labels]
+  from_files       files: string [batch], the bytes of JPEG or PNG files of any size -> the same. EXIF orientation is
+                   not applied; CMYK, and the other formats of `cxr predict`, are errors.
+DIR/cxr.json has the labels, the operating point and the run's configuration. Whatever backend trained the run, the
+export is made with TensorFlow, in float32.
+
+examples:
+  cxr export --run runs/robust --output models/robust/1
+  python -c 'import tensorflow as tf; model = tf.saved_model.load("models/robust/1");
+    print(model.signatures["from_files"](files=tf.constant([open("chest.jpeg", "rb").read()])))'
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `cxr export`."""
+    parser = argparse.ArgumentParser(
+        prog="cxr export", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the export that is there")
+    parser.add_argument("--check", type=int, default=16, metavar="N", help="images to compare on (16); 0 is no check")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cxr export`; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = (
+            "tensorflow"  # a SavedModel is TensorFlow's; weights are the same for all backends
+        )
+
+    from trainer.run import open_run
+
+    check = export_run(open_run(arguments.run), arguments.output, arguments.overwrite, arguments.check)
+    if check:
+        print(
+            f"checked on {check.images} images of {check.source}: probabilities differ by at most "
+            f"{check.arrays:.2g} for pixels, {check.files:.2g} for files"
+        )
+    print(f"exported {arguments.run} to {arguments.output}")
+    return EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportCheck:
+    """How far an export is from the run.
+
+    Attributes:
+      images: compared.
+      source: where they are from.
+      arrays: largest absolute difference of a probability, for equal pixels.
+      files: the same for the images as files.
+    """
+
+    images: int
+    source: str
+    arrays: float
+    files: float
+
+
+def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int = 16) -> ExportCheck | None:
+    """Writes the SavedModel of a run; an older one is replaced only by one that has passed the check.
+
+    Args:
+      run: with a finished epoch.
+      output: directory to make.
+      overwrite: replace an export that is there.
+      check: images to compare on; 0 leaves the check out.
+
+    Raises:
+      InputError: Keras runs on another backend than TensorFlow, or `check` is negative.
+      OutputError: `output` exists, cannot be written, or the export does not say what the run says.
+      DatasetError: the run has no weights.
+    """
+    import keras
+
+    from trainer.loading import load_model
+
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"a SavedModel is made with Keras on TensorFlow, and it runs on {keras.backend.backend()} here. "
+            "Export with KERAS_BACKEND=tensorflow; the weights of a run are the same for all backends"
+        )
+    if check < 0:
+        raise InputError(f"--check {check}: expected a number of images, or 0")
+    output = Path(output)
+    _check_room(output, overwrite)
+    # Float32 computes the same on whatever machine serves; the weights are float32 under every policy.
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, mixed_precision="float32"))
+    model = load_model(run)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        _save(run, model, temporary)
+        facts = json.dumps(_facts(run), indent=2, ensure_ascii=False) + "\n"
+        (temporary / FACTS_NAME).write_text(facts, encoding="utf-8")
+        result = check_export(run, model, temporary, check) if check else None
+        if output.exists():
+            shutil.rmtree(output)
+        temporary.replace(output)
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def _check_room(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise OutputError(f"{output} is a file; --output names the directory of the export")
+    content = sorted(path.name for path in output.iterdir())
+    if content and SAVED_MODEL_NAME not in content:
+        raise OutputError(f"{output} holds something that is no export ({content[0]}, ...); choose another --output")
+    if content and not overwrite:
+        raise OutputError(f"{output} holds an export already; choose another --output, or --overwrite to replace it")
+
+
+def _save(run: Run, model: Classifier, folder: Path) -> None:
+    import keras
+    import tensorflow as tf
+
+    from trainer.serving import decode_and_fit
+
+    size, channels, bit_depth = run.config.size, run.facts.channels, run.facts.bit_depth
+    dtype = tf.uint16 if bit_depth == 16 else tf.uint8
+
+    def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": model(images, training=False)}
+
+    def predict_files(files: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(
+            lambda file: decode_and_fit(file, size, channels, bit_depth, run.config.fit),  # type: ignore[arg-type]
+            files,
+            fn_output_signature=tf.TensorSpec([*size, channels], dtype),
+        )
+        return predict(images)
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", predict, [tf.TensorSpec([None, *size, channels], dtype, "images")])
+    archive.add_endpoint("from_files", predict_files, [tf.TensorSpec([None], tf.string, "files")])
+    archive.write_out(str(folder), verbose=False)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What `cxr.json` holds: all that is needed to use the export rightly."""
+    from trainer.predict import read_operating_point
+
+    point = read_operating_point(run)
+    facts = run.facts
+    return {
+        "run": run.name,
+        "task": facts.task,
+        "labels": list(facts.labels),
+        "positive": facts.positive,
+        "operating_point": point.to_json() if point else None,
+        "image": {
+            "height": run.config.size[0],
+            "width": run.config.size[1],
+            "channels": facts.channels,
+            "bit_depth": facts.bit_depth,
+            "fit": run.config.fit,
+        },
+        "config": run.config.to_json(),
+        "data_digest": facts.digest,
+        "versions": {name: version(name) for name in ("cxr-stream", "keras")},
+    }
+
+
+def check_export(run: Run, model: Classifier, folder: Path, count: int) -> ExportCheck:
+    """Asks an export and the run about the same images.
+
+    Args:
+      run: the run.
+      model: of it.
+      folder: of the export.
+      count: images; of the run's data set where it is there, else noise.
+
+    Raises:
+      OutputError: they differ by more than rounding explains.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer.image_files import FileLoader
+    from trainer.validation import predict_images
+
+    source, files = _some_files(run, count)
+    loader = FileLoader(run.config, run.facts)
+    images = np.stack([loader.decode(file) for file in files])
+    expected = predict_images(model, images)
+    served = tf.saved_model.load(str(folder)).signatures
+    found = {
+        "pixels": served["serving_default"](images=tf.constant(images))["probabilities"].numpy(),
+        "files": served["from_files"](files=tf.constant(files))["probabilities"].numpy(),
+    }
+    differences = {name: float(np.abs(values - expected).max()) for name, values in found.items()}
+    for name, tolerance in (("pixels", ARRAY_TOLERANCE), ("files", FILE_TOLERANCE)):
+        if not differences[name] <= tolerance:  # NaN is no agreement
+            raise OutputError(
+                f"the export is wrong and was removed: for {name} its probabilities differ from the run's by up to "
+                f"{differences[name]:.2g} on {len(files)} images of {source}; expected {tolerance:g} at most"
+            )
+    return ExportCheck(len(files), source, differences["pixels"], differences["files"])
+
+
+def _some_files(run: Run, count: int) -> tuple[str, list[bytes]]:
+    """Where they are from, and so many JPEG or PNG files, as bytes."""
+    import numpy as np
+
+    from tfrecords import codec
+    from tfrecords.dataset import open_dataset
+
+    try:
+        data = open_dataset(run.facts.path)
+        split = next((name for name in ("val", *data.splits) if name in data.splits and data.images(name)), "val")
+        if data.manifest.digest == run.facts.digest:
+            return f"{split} of {data.root}", _stored_files(data, split, count)
+    except CxrError:
+        pass  # the data set is gone, or damaged: noise shows a wrong graph as well
+    rng = np.random.default_rng(0)
+    full = 2**run.facts.bit_depth - 1
+    images = []
+    for _ in range(count):
+        height, width = (math.ceil(side * rng.uniform(0.8, 2.5)) for side in run.config.size)
+        grid = rng.integers(0, full + 1, (8, 8, run.facts.channels))
+        blocks = grid.repeat(math.ceil(height / 8), axis=0).repeat(math.ceil(width / 8), axis=1)[:height, :width]
+        noisy = np.clip(blocks + rng.integers(-full // 8, full // 8, blocks.shape), 0, full)
+        images.append(codec.encode_png(noisy.astype(np.uint16 if full > 255 else np.uint8)))
+    return "noise, for the run's data set is not there", images
+
+
+def _stored_files(data: Any, split: str, count: int) -> list[bytes]:
+    """Files of a split as they are stored at full resolution, evenly over it; PNG where raw pixels are stored."""
+    import numpy as np
+
+    from tfrecords import codec
+    from tfrecords.loader import open_loader
+    from tfrecords.schema import ENCODINGS
+    from tfrecords.shards import FULL_RUNG
+
+    options = data.options(split, rung=FULL_RUNG, cache="none")
+    reader = open_loader(data.root, data.manifest.digest, options).reader
+    index = reader.index
+    files = []
+    for row in np.unique(np.linspace(0, len(index) - 1, count).astype(int)).tolist():
+        stored = reader.data(row)
+        start, stop = index.image[row].tolist()
+        raw = ENCODINGS[index.encoding[row]] == "raw"
+        files.append(codec.encode_png(reader.decode(row, stored)) if raw else stored[start:stop])
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

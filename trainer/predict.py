@@ -1,0 +1,329 @@
+"""`cxr predict`: what a run says of image files, through the same decoding and fitting as training."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tfrecords.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command, usable_cores
+from tfrecords.errors import CxrError, DatasetError, InputError, OutputError
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from trainer.facts import DataFacts
+    from trainer.image_files import FileLoader, ImageFile
+    from trainer.operating_point import OperatingPoint
+    from trainer.run import Run
+
+_DESCRIPTION = """\
+Predicts the labels of image files: JPEG, PNG, TIFF, BMP, WebP or DICOM, recognised by content, 8 or 16 bit.
+A file goes through the very code that preprocessing and training use, so its probabilities are those of its record
+at full resolution. (Where training read a smaller rung, pixels differ by rounding, by one level mostly.)"""
+_EPILOG = """\
+A folder is looked through wholly; what begins with a dot and documents such as .txt and .csv are left out. A table is
+a .csv, .tsv or .jsonl file with a column `path`; its other columns are not read.
+Colour becomes grey, and grey colour, as in the run's data set; 16 bits are rounded to 8 for a run of 8 bits.
+
+One row an image, in the order given: path, predicted (several labels joined by |), p:LABEL for each label, error.
+An image that cannot be used has only path and error, the others go on, and the exit status is 1.
+
+examples:
+  cxr predict --run runs/robust chest.dcm
+  cxr predict --run runs/robust new_images/ --output predictions.csv
+  cxr predict --run runs/robust list.csv --images-root /data --format jsonl | jq .probabilities
+"""
+FORMATS = ("csv", "jsonl")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `cxr predict`."""
+    parser = argparse.ArgumentParser(
+        prog="cxr predict", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("inputs", nargs="+", metavar="FILE|DIR|TABLE", help="images, folders of them, or tables")
+    parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
+    parser.add_argument("--images-root", metavar="DIR", help="what a table's paths are relative to (its own folder)")
+    parser.add_argument("--output", metavar="FILE", help="write there, when all is done (standard output, as it comes)")
+    parser.add_argument("--format", choices=FORMATS, help="csv or jsonl (by the end of --output, else csv)")
+    parser.add_argument(
+        "--operating-point", metavar="RULE",
+        help="what is positive: threshold=T or argmax; or youden, recall=R or specificity=S, chosen on the run's "
+        "validation split, which takes a while. Default: what `cxr evaluate` chose, else the most probable label "
+        "(threshold=0.5 where an image may have several)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=_positive, metavar="N", help="files decoded at the same time (cores)")
+    parser.add_argument(
+        "--max-megapixels", type=float, default=100.0, metavar="N", help="an image with more is an error (100)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no notes")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cxr predict`; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    from trainer.image_files import FileLoader, list_image_files
+
+    files = list_image_files(arguments.inputs, arguments.images_root)
+    kind = arguments.format or ("jsonl" if str(arguments.output).endswith((".jsonl", ".ndjson")) else "csv")
+    with _open_output(arguments.output) as out:  # before the model, so that a wrong path is known at once
+        from trainer.loading import load_model
+        from trainer.run import open_run
+
+        run = open_run(arguments.run)
+        model = load_model(run)
+        point, note = operating_point_of(run, arguments.operating_point, model)
+        if note and not arguments.quiet:
+            print(f"note: {note}", file=sys.stderr)
+        loader = FileLoader(run.config, run.facts, int(arguments.max_megapixels * 1e6))
+        found = predict_files(model, loader, files, point, arguments.threads)
+        # rows on a terminal show how far it is
+        hidden = arguments.quiet or len(files) < _MANY or (not arguments.output and sys.stdout.isatty())
+        with progress_bar(len(files), "predict", quiet=hidden, unit="image") as bar, contextlib.closing(found):
+            failed = write_predictions(_counted(found, bar), run.facts, out, kind)
+    if failed:
+        where = f", see the column `error` of {arguments.output}" if arguments.output else ""
+        print(f"error: {failed} of {len(files)} images could not be used{where}", file=sys.stderr)
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+_MANY = 100
+"""Files from which on there is a progress bar."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FilePrediction:
+    """What a run says of one file.
+
+    Attributes:
+      name: of the file, see `ImageFile`.
+      predicted: names of labels: one, or any number of them where an image may have several.
+      probabilities: float32 [labels] in [0, 1]; None where the image could not be used.
+      error: why not; None where it could.
+    """
+
+    name: str
+    predicted: tuple[str, ...] = ()
+    probabilities: np.ndarray | None = None
+    error: str | None = None
+
+
+def predict_files(
+    model: keras.Model,
+    loader: FileLoader,
+    files: Sequence[ImageFile],
+    point: OperatingPoint,
+    threads: int | None = None,
+) -> Generator[FilePrediction]:
+    """Yields what the model says of each file, in order. Memory does not grow with their number.
+
+    Args:
+      model: of a run.
+      loader: for that run.
+      files: see `list_image_files`.
+      point: what decides.
+      threads: files decoded at the same time, ahead of the model; None is one for each usable core.
+
+    Raises:
+      InputError: the model's probabilities are not finite.
+    """
+    import numpy as np
+
+    from trainer.image_files import read_ahead
+    from trainer.validation import PREDICT_BATCH, predict_images
+
+    loaded = read_ahead(files, loader.read, threads or usable_cores(), ahead=2 * PREDICT_BATCH)
+    with contextlib.closing(loaded):
+        batch: list[tuple[ImageFile, np.ndarray | str]] = []
+        for number, one in enumerate(loaded, start=1):
+            batch.append(one)
+            if len(batch) < PREDICT_BATCH and number < len(files):
+                continue
+            images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+            decided: Iterator[tuple[tuple[str, ...], np.ndarray]] = iter(())
+            if images:
+                decided = iter(_decide(predict_images(model, np.stack(images)), loader.facts, point))
+            for file, pixels in batch:
+                if isinstance(pixels, str):
+                    yield FilePrediction(file.name, error=pixels)
+                else:
+                    yield FilePrediction(file.name, *next(decided))
+            batch = []
+
+
+def _decide(
+    probabilities: np.ndarray, facts: DataFacts, point: OperatingPoint
+) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """Names of the labels that are predicted, and probabilities, of each image of float32 [images, labels]."""
+    import numpy as np
+
+    from trainer.predictions import Predictions, one_hot
+
+    count = len(probabilities)
+    truth = np.zeros(probabilities.shape if facts.multi_label else count, np.uint8)  # unknown, and not looked at
+    unknown = np.full(count, "")
+    predictions = Predictions(facts.labels, facts.multi_label, probabilities, truth, np.arange(count), unknown, unknown)
+    decided = point.apply(predictions)
+    chosen = decided if facts.multi_label else one_hot(decided, len(facts.labels))
+    names = [tuple(label for label, yes in zip(facts.labels, row, strict=True) if yes) for row in chosen]
+    return list(zip(names, predictions.probabilities, strict=True))
+
+
+def operating_point_of(
+    run: Run, rule: str | None = None, model: keras.Model | None = None
+) -> tuple[OperatingPoint, str | None]:
+    """What decides, and a note for the user where nobody has chosen it. The run is not changed.
+
+    Args:
+      run: its own operating point is taken, unless there is none or the rule differs.
+      rule: see `trainer.operating_point.parse_rule`; None is the run's own, else the most probable label.
+      model: of the run, for rules that are chosen on its validation split; loaded where they need one.
+
+    Raises:
+      InputError: not a rule for this task, or it needs the run's data set, which is gone or another one now.
+      DatasetError: the run's operating point is damaged.
+    """
+    from trainer.operating_point import OperatingPoint, parse_rule
+
+    facts = run.facts
+    stored = read_operating_point(run)
+    if stored and rule in (None, stored.rule):
+        return stored, None
+    note = None
+    if rule is None:
+        rule = "threshold=0.5" if facts.multi_label else "argmax"
+        says = "labels from 0.5 on are" if facts.multi_label else "the most probable label is"
+        note = f"no operating point has been chosen; {says} predicted. `cxr evaluate --run {run.root}` chooses one"
+    name, number = parse_rule(rule, facts.task)
+    if name == "argmax":
+        return OperatingPoint(name, {}, ""), note
+    if name == "threshold":
+        labels = facts.labels if facts.multi_label else (facts.positive or facts.labels[-1],)
+        return OperatingPoint(rule, dict.fromkeys(labels, number), ""), note
+    return _chosen_on_validation(run, rule, model), note
+
+
+def read_operating_point(run: Run) -> OperatingPoint | None:
+    """What `cxr evaluate` chose for a run, or None.
+
+    Raises:
+      DatasetError: the file is damaged.
+    """
+    from trainer.operating_point import OperatingPoint
+
+    try:
+        return OperatingPoint.from_json(json.loads(run.operating_point.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, InputError) as error:
+        raise DatasetError(f"{run.operating_point} cannot be read: {error}. `cxr evaluate` writes it anew") from error
+
+
+def _chosen_on_validation(run: Run, rule: str, model: keras.Model | None) -> OperatingPoint:
+    from tfrecords.dataset import open_dataset
+    from trainer.loading import load_model
+    from trainer.operating_point import OperatingPoint
+    from trainer.training import VALIDATION
+    from trainer.validation import predict_split
+
+    try:
+        data = open_dataset(run.facts.path)
+        if data.manifest.digest != run.facts.digest:
+            raise InputError(f"{data.root} has changed since")
+    except CxrError as error:
+        raise InputError(
+            f"operating point {rule!r} is chosen on the validation split that the run was trained with: {error}. "
+            "Without it give threshold=T"
+        ) from error
+    predictions = predict_split(model or load_model(run), data, VALIDATION, run.config)
+    return OperatingPoint.choose(predictions, rule, run.facts.positive, VALIDATION)
+
+
+def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: TextIO, kind: str = "csv") -> int:
+    """Writes predictions as they come.
+
+    Args:
+      found: of `predict_files`.
+      facts: of the run.
+      out: to write to.
+      kind: `csv`, with the columns of the command's help; or `jsonl`, an object an image with `path`, `predicted`
+        (a label, or a list of labels where an image may have several), `probabilities` by label, and `error`.
+
+    Returns:
+      how many images could not be used.
+    """
+    failed = 0
+    table = csv.writer(out, lineterminator="\n")
+    if kind == "csv":
+        table.writerow(["path", "predicted", *(f"p:{label}" for label in facts.labels), "error"])
+    for one in found:
+        failed += one.error is not None
+        texts = [""] * len(facts.labels) if one.probabilities is None else one.probabilities.astype(str).tolist()
+        if kind == "csv":
+            table.writerow([one.name, "|".join(one.predicted), *texts, one.error or ""])
+        else:
+            out.write(json.dumps(_as_json(one, texts, facts), ensure_ascii=False) + "\n")
+    out.flush()
+    return failed
+
+
+def _as_json(one: FilePrediction, texts: list[str], facts: DataFacts) -> dict[str, Any]:
+    known = one.probabilities is not None
+    return {
+        "path": one.name,
+        "predicted": (list(one.predicted) if facts.multi_label else one.predicted[0]) if known else None,
+        # a float32's own digits; as a float64 it would have more of them
+        "probabilities": dict(zip(facts.labels, map(float, texts), strict=True)) if known else None,
+        "error": one.error,
+    }
+
+
+@contextlib.contextmanager
+def _open_output(path: str | None) -> Iterator[TextIO]:
+    """Standard output; or a file that appears, or replaces the one there, when all of it is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            yield file
+        temporary.replace(target)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(target)):  # not ours, but of what was done meanwhile
+            raise
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _counted(found: Iterable[FilePrediction], bar: Any) -> Iterator[FilePrediction]:
+    for one in found:
+        yield one
+        bar.update()
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
