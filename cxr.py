@@ -15,8 +15,12 @@ COMMANDS = {
     "inspect": ("tfrecords.inspect", "show what is in a data set"),
     "verify": ("tfrecords.verify", "check every record of a data set"),
     "bench": ("tfrecords.bench", "measure how fast a data set streams, and what limits it"),
-    "evaluate": ("trainer.evaluate", "measure a run on a split, under shifts too, and write a report"),
     "train": ("trainer.task", "train a model on a data set"),
+    "evaluate": ("trainer.evaluate", "measure a run on a split, under shifts too, and write a report"),
+    "compare": ("trainer.compare", "put runs side by side"),
+    "predict": ("trainer.predict", "predict the labels of image files"),
+    "export": ("trainer.export", "write a run as a TensorFlow SavedModel"),
+    "board": ("trainer.board", "open TensorBoard over all runs below a folder"),
     "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
 }
 """Subcommand: the module whose `main(argv)` it calls, and what it does."""

@@ -7,15 +7,11 @@ bytes by that path. It is small, frozen and picklable, so that every worker hold
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
 import errno
 import functools
-import io
-import json
 import lzma
 import os
-import posixpath
 import re
 import stat
 import struct
@@ -26,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tfrecords.errors import ImageError, InputError
+from tfrecords.file_lists import DOCUMENT_SUFFIXES, TABLE_SUFFIXES, is_ignored, read_table, walk_files
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -33,14 +30,6 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 """Folder and table names that mean a split, in lower case, and the name it gets in the data set."""
-
-IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
-"""Files and folders that operating systems leave about; names that begin with a dot are ignored too."""
-
-DOCUMENT_SUFFIXES = (
-    ".txt", ".md", ".csv", ".tsv", ".json", ".pdf", ".html", ".xlsx", ".xls", ".docx",
-)  # fmt: skip
-"""Ends, in lower case, of the names of documents, which are ignored outside the class folders."""
 
 _DAMAGED_MEMBER = (
     zipfile.BadZipFile,  # a wrong CRC among others
@@ -53,8 +42,8 @@ _DAMAGED_MEMBER = (
     struct.error,
 )
 """What `zipfile` raises for a member that no further attempt can read."""
-_TABLE_COLUMNS = ("path", "label", "patient", "split", "cause")
-_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}
+_REQUIRED_COLUMNS = ("path", "label")
+_OPTIONAL_COLUMNS = ("patient", "split", "cause")
 _MAX_NAMED = 5
 _MAX_SHOWN = 500
 
@@ -92,7 +81,7 @@ class FolderSource:
 
     def list(self) -> Iterator[SourceImage]:
         """Yields every file below the class folders, in no particular order."""
-        entries = {path: (size, modified) for path, size, modified in _walk(self.root)}
+        entries = {path: (size, modified) for path, size, modified in walk_files(self.root)}
         for path, split, label in _read_layout(entries, self.root):
             size, modified = entries[path]
             yield SourceImage(path, size, modified, (label,), split)
@@ -168,7 +157,7 @@ class TableSource:
         seen: dict[str, int] = {}
         missing: list[str] = []
         root = os.path.realpath(self.root)
-        for line, row in self._rows():
+        for line, row in read_table(self.table, _REQUIRED_COLUMNS, _OPTIONAL_COLUMNS):
             path, label = row.get("path") or "", row.get("label")
             where = f"{self.table}, line {line}"
             if not path:
@@ -213,19 +202,6 @@ class TableSource:
         if missing:
             raise InputError(f"{self.table} names {len(missing)} files that do not exist: {_name_some(missing)}")
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yields (line number, row) with column names in lower case."""
-        try:
-            with open(self.table, encoding="utf-8-sig", newline="") as file:
-                delimiter = _TABLE_SUFFIXES[Path(self.table).suffix.lower()]
-                yield from _csv_rows(file, self.table, delimiter) if delimiter else _json_rows(file, self.table)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.table} is not UTF-8 text: {error}") from error
-        except csv.Error as error:
-            raise InputError(f"{self.table} is not a valid table: {error}") from error
-        except OSError as error:
-            raise InputError(f"cannot read {self.table}: {error.strerror}") from error
-
     def read(self, path: str, limit: int = -1) -> bytes:
         """The bytes of one file, at most `limit` of them where that is not negative.
 
@@ -262,12 +238,12 @@ def open_source(location: str, images_root: str | None = None) -> Source:
         raise InputError(
             f"the input {_shorten(location)} does not exist; expected a folder, a .zip or a .csv/.tsv/.jsonl table"
         )
-    if not is_folder and path.suffix.lower() in _TABLE_SUFFIXES:
+    if not is_folder and path.suffix.lower() in TABLE_SUFFIXES:
         root = os.path.abspath(images_root) if images_root else os.fspath(path.parent)  # noqa: PTH100
         return TableSource(root, os.fspath(path))
     if images_root:
         raise InputError(
-            f"--images-root {images_root}: only a table ({', '.join(_TABLE_SUFFIXES)}) has paths to look for there; "
+            f"--images-root {images_root}: only a table ({', '.join(TABLE_SUFFIXES)}) has paths to look for there; "
             f"the input {location} is {'a folder' if is_folder else 'none'}"
         )
     if is_folder:
@@ -276,39 +252,8 @@ def open_source(location: str, images_root: str | None = None) -> Source:
         return ZipSource(os.fspath(path))
     raise InputError(
         f"the input {location} is neither a folder, nor a zip file, nor a table ending in "
-        f"{', '.join(_TABLE_SUFFIXES)}. If it is a zip, it is damaged: download it again."
+        f"{', '.join(TABLE_SUFFIXES)}. If it is a zip, it is damaged: download it again."
     )
-
-
-def _walk(root: str) -> Iterator[tuple[str, int, int]]:
-    """Yields (relative path, bytes, modification time) of every file below a directory."""
-    stack: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while stack:
-        folder, above = stack.pop()
-        try:
-            place = Path(root, folder).stat()
-            here = (place.st_dev, place.st_ino)
-            if here in above:  # else every link would be followed on every way that leads to it
-                raise InputError(
-                    f"{Path(root, folder)} leads back to a folder that it lies in, through symbolic links; "
-                    "remove the link from the input"
-                )
-            with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118
-                for entry in entries:
-                    path = posixpath.join(folder, entry.name)
-                    if is_ignored(entry.name):
-                        continue
-                    if not _is_utf8(entry.name):
-                        raise InputError(f"the name of {os.fsencode(entry.path)!r} is not UTF-8 text; rename it")
-                    if entry.is_dir():
-                        stack.append((path, (*above, here)))
-                    else:
-                        status = entry.stat()
-                        if not stat.S_ISREG(status.st_mode):
-                            raise InputError(f"{entry.path} is neither a file nor a folder; remove it from the input")
-                        yield path, status.st_size, status.st_mtime_ns
-        except OSError as error:
-            raise InputError(f"cannot read {error.filename or folder}: {error.strerror}") from error
 
 
 def _read_layout(paths: dict, root: str) -> Iterator[tuple[str, str | None, str]]:
@@ -358,19 +303,6 @@ def _common_depth(paths: Collection[str]) -> int:
     return depth
 
 
-def is_ignored(path: str) -> bool:
-    """Whether a path has a part that begins with a dot or is one of `IGNORED_NAMES`."""
-    return any(name.startswith(".") or name.lower() in IGNORED_NAMES for name in path.split("/"))
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _climbs(path: str) -> bool:
     parts = re.split(r"[/\\]", path)
     return ".." in parts or path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path) is not None
@@ -405,40 +337,3 @@ def _open_zip(path: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"cannot open the zip {path}: {error}") from error
-
-
-def _csv_rows(file: io.TextIOBase, table: str, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)  # else an open quote swallows the rows below it
-    columns = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
-    absent = {"path", "label"} - set(columns.values())
-    if absent:
-        raise InputError(
-            f"{table}: the column{'s' if len(absent) > 1 else ''} {' and '.join(sorted(absent))} "
-            f"{'are' if len(absent) > 1 else 'is'} missing; the first line must name the columns "
-            f"path,label and optionally patient,split,cause; received {', '.join(columns) or 'an empty file'}"
-        )
-    names = [name.strip().lower() for name in reader.fieldnames or ()]
-    repeated = sorted({name for name in names if name in _TABLE_COLUMNS and names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{table}: the column {repeated[0]} stands {names.count(repeated[0])} times in the first line")
-    for row in reader:
-        if None in row or None in row.values():
-            raise InputError(f"{table}, line {reader.line_num}: expected {len(columns)} cells, as in the first line")
-        yield reader.line_num, {columns[name]: value for name, value in row.items()}
-
-
-def _json_rows(file: io.TextIOBase, table: str) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{table}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{table}, line {number}: expected an object with path and label, received {line:.60}")
-        row = {key.strip().lower(): value for key, value in row.items()}
-        label = row.get("label")
-        if isinstance(label, list):
-            row["label"] = "|".join(map(str, label))
-        yield number, {key: str(row[key]) for key in _TABLE_COLUMNS if row.get(key) is not None}

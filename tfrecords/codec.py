@@ -186,3 +186,17 @@ def raise_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
       bit_depth: 8 or 16.
     """
     return pixels.astype(np.uint16) * 257 if bit_depth == 16 and pixels.dtype == np.uint8 else pixels
+
+
+def match_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Pixels with 1 or 3 channels: 3 repeats grey, 1 turns colour into luma (ITU-R BT.601).
+
+    Args:
+      pixels: uint8 or uint16 [height, width, 1 or 3].
+      channels: 1 or 3.
+    """
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tfrecords.errors import InputError, MissingExtraError
 from tfrecords.manifest import Manifest, Split, read_manifest
-from tfrecords.shards import FULL_RUNG
+from tfrecords.shards import FULL_RUNG, rung_name
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -170,12 +171,15 @@ def choose_rung(manifest: Manifest, options: StreamOptions) -> str:
         if options.rung not in manifest.rungs:
             raise InputError(f"no rung '{options.rung}'; the data set has {', '.join(manifest.rungs)}")
         return options.rung
-    rungs = sorted((rung.size, name) for name, rung in manifest.rungs.items() if rung.size is not None)
-    if options.image_size is not None:
-        for size, name in rungs:
-            if size >= max(options.size):
-                return name
-    return FULL_RUNG
+    if options.image_size is None:
+        return FULL_RUNG
+    sizes = [rung.size for rung in manifest.rungs.values() if rung.size is not None]
+    return rung_name(smallest_sufficient(sizes, options.size))
+
+
+def smallest_sufficient(sizes: Iterable[int], wanted: tuple[int, int]) -> int | None:
+    """The smallest short side of a rung that is not smaller than (height, width); None is full resolution."""
+    return min((size for size in sizes if size >= max(wanted)), default=None)
 
 
 def class_weights(manifest: Manifest, split: str) -> dict[int, float]:

@@ -7,7 +7,6 @@ import os
 import weakref
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tfrecords import codec
@@ -105,11 +104,7 @@ class RecordReader:
             )
         except CxrError as error:
             raise self._corrupt(row, str(error)) from error
-        if channels == self.channels:
-            return pixels
-        if self.channels == 3:
-            return np.repeat(pixels, 3, axis=2)
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+        return codec.match_channels(pixels, self.channels)
 
     def facts(self, row: int) -> Record:
         """A record with an empty image; unchecked, since the CRC needs all of it.

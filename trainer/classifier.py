@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from trainer import models, precision
-from trainer.augmentation import Augmentation, RandomImageLayer
+from trainer.augmentation import Augmentation
+from trainer.augmentation.layer import RandomImageLayer
 from trainer.config import TrainConfig
 from trainer.facts import DataFacts
 from trainer.optimizers import build_optimizer
@@ -92,9 +93,9 @@ def build_classifier(config: TrainConfig, facts: DataFacts, load_weights: bool =
             pixels = Equalize(name="equalize")(pixels)
         if models.expected_pixels(config.weights) == "normalised":
             pixels = Normalize(config.normalize, facts.pixel_mean, facts.pixel_std, name="normalize")(pixels)
-        probabilities = models.build_classifier(
+        probabilities = models.build_model(
             config.model, pixels, len(facts.labels), multi_label=facts.multi_label, options=config.model_options,
-            weights=config.weights,
+            weights=config.weights if load_weights or config.weights == "none" else "later",
         )  # fmt: skip
         name = config.model.replace("-", "_")
         return Classifier(images, probabilities, multi_label=facts.multi_label, name=name)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from tfrecords.errors import InputError
+from trainer.augmentation import Augmentation, Strength
+from trainer.models import check_model, model_options
 
 MixedPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Xla = Literal["auto", "on", "off"]
@@ -65,7 +67,7 @@ class TrainConfig:
     fit: str = "squash"
     equalize: bool = False
     normalize: Normalization = "dataset"
-    augment: str = "light"
+    augment: Strength = "light"
     augment_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     batch_size: int = 32
     epochs: int = 15
@@ -89,13 +91,13 @@ class TrainConfig:
 
     def __post_init__(self):
         from tfrecords.fit import FITS
-        from trainer.augmentation import Augmentation
-        from trainer.models import check_model
 
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))
-        for name in ("model_options", "augment_options"):
-            object.__setattr__(self, name, dict(getattr(self, name)))
+        for name in ("model_options", "augment_options"):  # tuples come back from JSON as lists
+            given = getattr(self, name).items()
+            options = {option: list(value) if isinstance(value, tuple) else value for option, value in given}
+            object.__setattr__(self, name, options)
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
         if len(sides) != 2 or not all(type(side) is int and 16 <= side <= 4096 for side in sides):
             raise InputError(f"image_size={self.image_size!r}: expected a side of 16 to 4096 pixels, or HEIGHTxWIDTH")
@@ -137,6 +139,14 @@ class TrainConfig:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    def resolved(self) -> TrainConfig:
+        """The same with every option of model and augmentation written out, so that no later default changes it."""
+        return dataclasses.replace(
+            self,
+            model_options=dataclasses.asdict(model_options(self.model, self.model_options)),
+            augment_options=dataclasses.asdict(Augmentation.of(self.augment, **self.augment_options)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has."""

@@ -151,14 +151,13 @@ def evaluate(
 
 
 def choose_operating_point(run: Run, rule: str | None, validation: Any) -> OperatingPoint:
-    """The run's operating point; chosen on validation and stored where there is none yet, or another rule is asked for."""
+    """The run's own; chosen on validation, and stored, where there is none yet or another rule is wanted."""
     from tfrecords.manifest import write_atomically
-    from trainer.operating_point import OperatingPoint
+    from trainer.operating_point import OperatingPoint, read_operating_point
 
-    if run.operating_point.exists():
-        stored = OperatingPoint.from_json(json.loads(run.operating_point.read_text(encoding="utf-8")))
-        if rule is None or rule == stored.rule:
-            return stored
+    stored = read_operating_point(run.operating_point)
+    if stored is not None and rule in (None, stored.rule):
+        return stored
     point = OperatingPoint.choose(validation(), rule or "auto", run.facts.positive, VALIDATION)
     write_atomically(run.operating_point, json.dumps(point.to_json(), indent=2) + "\n")
     return point

@@ -18,7 +18,6 @@ from tfrecords.console import EXIT_OK, run_command
 from tfrecords.errors import CxrError, InputError, OutputError
 
 if TYPE_CHECKING:
-
     from trainer.classifier import Classifier
     from trainer.run import Run
 
@@ -37,7 +36,7 @@ signatures:
   serving_default  images: uint8 (uint16 for a run of 16 bits) [batch, height, width, channels], fitted to the model's
                    size -> probabilities: float32 [batch, labels]
   from_files       files: string [batch], the bytes of JPEG or PNG files of any size -> the same. EXIF orientation is
-                   not applied; CMYK, and the other formats of `cxr predict`, are errors.
+                   not applied, and the other formats of `cxr predict` are errors.
 DIR/cxr.json has the labels, the operating point and the run's configuration. Whatever backend trained the run, the
 export is made with TensorFlow, in float32.
 
@@ -127,8 +126,8 @@ def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int
     output = Path(output)
     _check_room(output, overwrite)
     # Float32 computes the same on whatever machine serves; the weights are float32 under every policy.
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, mixed_precision="float32"))
-    model = load_model(run)
+    float32 = dataclasses.replace(run, config=dataclasses.replace(run.config, mixed_precision="float32"))
+    model = load_model(float32)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -187,9 +186,9 @@ def _save(run: Run, model: Classifier, folder: Path) -> None:
 
 def _facts(run: Run) -> dict[str, Any]:
     """What `cxr.json` holds: all that is needed to use the export rightly."""
-    from trainer.predict import read_operating_point
+    from trainer.operating_point import read_operating_point
 
-    point = read_operating_point(run)
+    point = read_operating_point(run.operating_point)
     facts = run.facts
     return {
         "run": run.name,
@@ -229,7 +228,7 @@ def check_export(run: Run, model: Classifier, folder: Path, count: int) -> Expor
     from trainer.validation import predict_images
 
     source, files = _some_files(run, count)
-    loader = FileLoader(run.config, run.facts)
+    loader = FileLoader(run.config, run.facts, through_rung=False)  # as the graph does
     images = np.stack([loader.decode(file) for file in files])
     expected = predict_images(model, images)
     served = tf.saved_model.load(str(folder)).signatures

@@ -30,6 +30,7 @@ class DataFacts:
       bit_depth: 8 or 16.
       pixel_mean, pixel_std: of the training pixels, in [0, 1] of full scale.
       images: number by split.
+      rungs: short sides of its smaller rungs, in pixels.
     """
 
     path: str
@@ -42,6 +43,7 @@ class DataFacts:
     pixel_mean: float
     pixel_std: float
     images: Mapping[str, int]
+    rungs: tuple[int, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -78,6 +80,7 @@ class DataFacts:
         return cls(
             str(data.root.resolve()), data.manifest.digest, labels, data.multi_label, positive, data.channels,
             data.bit_depth, data.pixel_mean, data.pixel_std, {split: data.images(split) for split in data.splits},
+            tuple(sorted(rung.size for rung in data.manifest.rungs.values() if rung.size is not None)),
         )  # fmt: skip
 
     def check_same_kind(self, data: XrayDataset) -> None:
@@ -101,4 +104,5 @@ class DataFacts:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> DataFacts:
         """From what `to_json` gave."""
-        return cls(**{**fields, "labels": tuple(fields["labels"]), "path": str(Path(fields["path"]))})
+        tuples = {name: tuple(fields[name]) for name in ("labels", "rungs")}
+        return cls(**{**fields, **tuples, "path": str(Path(fields["path"]))})

@@ -94,7 +94,7 @@ def overlay(images: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.n
     cover = strength * heat[..., None]
     colour = np.zeros((*heat.shape, 3), np.float32)
     for row, values in enumerate(np.rint(heat * 255).astype(np.uint8)):
-        colour[row] = cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+        colour[row] = cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     return np.rint(grey * (1 - cover) + colour * cover).astype(np.uint8)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tfrecords import codec
+from tfrecords.dataset import smallest_sufficient
 from tfrecords.decode import DEFAULT_MAX_PIXELS, decode
 from tfrecords.errors import CxrError, InputError
 from tfrecords.file_lists import TABLE_SUFFIXES, is_document, is_utf8, read_table, walk_files
@@ -92,11 +93,19 @@ class FileLoader:
       config: of the run: size and how to fit.
       facts: of the run: channels and bit depth.
       max_pixels: limit on width x height.
+      through_rung: take an image to the rung that training read first, and fit it from there, so that a file equals
+        the record that training saw; otherwise fit it from full resolution.
     """
 
     config: TrainConfig
     facts: DataFacts
     max_pixels: int = DEFAULT_MAX_PIXELS
+    through_rung: bool = True
+
+    @property
+    def rung(self) -> int | None:
+        """Short side, pixels, of the rung whose records are equalled; None is full resolution."""
+        return smallest_sufficient(self.facts.rungs, self.config.size) if self.through_rung else None
 
     def read(self, file: ImageFile) -> np.ndarray:
         """Pixels of a file, see `decode`.
@@ -126,6 +135,8 @@ class FileLoader:
         pixels = codec.raise_depth(decode(data, self.max_pixels).pixels, self.facts.bit_depth)
         if self.facts.bit_depth == 8:
             pixels = lower_depth(pixels)
+        if self.rung is not None:
+            pixels = codec.area_downscale(pixels, self.rung)
         pixels = np.ascontiguousarray(codec.match_channels(pixels, self.facts.channels))
         fitted = np.empty((*self.config.size, self.facts.channels), pixels.dtype)
         fit(pixels, fitted, self.config.fit)  # type: ignore[arg-type]

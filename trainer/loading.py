@@ -19,7 +19,8 @@ def load_model(run: Run | str | Path) -> Classifier:
         run = open_run(run)
     if not run.best_weights.exists():
         raise DatasetError(
-            f"the run {run.root} has no weights yet: no epoch of it has ended. `cxr train --run {run.root} --resume` goes on"
+            f"the run {run.root} has no weights yet: no epoch of it has ended. "
+            f"`cxr train --run {run.root} --resume` goes on"
         )
     model = build_classifier(run.config, run.facts, load_weights=False)
     try:

@@ -119,8 +119,8 @@ def quick_metrics(predictions: Predictions, positive: str | None = None) -> dict
       positive: label that `pr_auc` of a binary task is of; None is the second.
 
     Returns:
-      `loss`: mean log loss, of all labels where multi-label, with probabilities clipped at 1e-7. `accuracy`: of the most
-      probable label, or of each label at 0.5 where multi-label. `auc`, `pr_auc`: see `rank_metrics`, the mean over
+      `loss`: mean log loss, of all labels where multi-label, with probabilities clipped at 1e-7. `accuracy`: of the
+      most probable label, or of each label at 0.5 where multi-label. `auc`, `pr_auc`: see `rank_metrics`, the mean over
       the labels for which they are defined. NaN where undefined for all.
     """
     truth = predictions.truth_matrix

@@ -10,12 +10,14 @@ is taken.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfrecords.errors import InputError
+from tfrecords.errors import DatasetError, InputError
 from trainer.predictions import Predictions, Task
 
 RULES = "youden, recall=R, specificity=S, threshold=T, argmax or auto"
@@ -154,6 +156,20 @@ class OperatingPoint:
             return cls(**{**fields, "thresholds": thresholds})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{fields!r} is no operating point: {error!r}") from error
+
+
+def read_operating_point(path: Path) -> OperatingPoint | None:
+    """What `cxr evaluate` chose for a run, or None.
+
+    Raises:
+      DatasetError: the file is damaged.
+    """
+    try:
+        return OperatingPoint.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, InputError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}. `cxr evaluate` writes it anew") from error
 
 
 def _threshold(scores: np.ndarray, truth: np.ndarray, name: str, number: float, where: str) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tfrecords.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command, usable_cores
-from tfrecords.errors import CxrError, DatasetError, InputError, OutputError
+from tfrecords.errors import CxrError, InputError, OutputError
 
 if TYPE_CHECKING:
     import keras
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Predicts the labels of image files: JPEG, PNG, TIFF, BMP, WebP or DICOM, recognised by content, 8 or 16 bit.
-A file goes through the very code that preprocessing and training use, so its probabilities are those of its record
-at full resolution. (Where training read a smaller rung, pixels differ by rounding, by one level mostly.)"""
+A file goes through the very code that preprocessing and training use, and through the rung that training read, so its
+probabilities are those of its record, to the last bit."""
 _EPILOG = """\
 A folder is looked through wholly; what begins with a dot and documents such as .txt and .csv are left out. A table is
 a .csv, .tsv or .jsonl file with a column `path`; its other columns are not read.
@@ -196,10 +196,10 @@ def operating_point_of(
       InputError: not a rule for this task, or it needs the run's data set, which is gone or another one now.
       DatasetError: the run's operating point is damaged.
     """
-    from trainer.operating_point import OperatingPoint, parse_rule
+    from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point
 
     facts = run.facts
-    stored = read_operating_point(run)
+    stored = read_operating_point(run.operating_point)
     if stored and rule in (None, stored.rule):
         return stored, None
     note = None
@@ -214,22 +214,6 @@ def operating_point_of(
         labels = facts.labels if facts.multi_label else (facts.positive or facts.labels[-1],)
         return OperatingPoint(rule, dict.fromkeys(labels, number), ""), note
     return _chosen_on_validation(run, rule, model), note
-
-
-def read_operating_point(run: Run) -> OperatingPoint | None:
-    """What `cxr evaluate` chose for a run, or None.
-
-    Raises:
-      DatasetError: the file is damaged.
-    """
-    from trainer.operating_point import OperatingPoint
-
-    try:
-        return OperatingPoint.from_json(json.loads(run.operating_point.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, InputError) as error:
-        raise DatasetError(f"{run.operating_point} cannot be read: {error}. `cxr evaluate` writes it anew") from error
 
 
 def _chosen_on_validation(run: Run, rule: str, model: keras.Model | None) -> OperatingPoint:

@@ -132,7 +132,7 @@ def create_run(
     Raises:
       OutputError: it holds something already, or cannot be written.
     """
-    root = Path(root)
+    root, config = Path(root), config.resolved()
     _make_room(root, overwrite)
     made = {
         "command": ["cxr", "train", *argv] if argv else list(sys.argv),

@@ -245,9 +245,8 @@ def _check_same(run: Any, options: dict[str, Any], given: dict[str, Any]) -> Non
 
     if given["overwrite"]:
         raise InputError("--resume goes on with a run and --overwrite loses it; choose one")
-    wanted = TrainConfig.from_json(
-        {**run.config.to_json(), **(dict(PRESETS[given["preset"]].config) if "preset" in given else {}), **options}
-    ).to_json()
+    preset = dict(PRESETS[given["preset"]].config) if "preset" in given else {}
+    wanted = TrainConfig.from_json({**run.config.to_json(), **preset, **options}).resolved().to_json()
     differing = [
         f"{name} {value} in the run, {wanted[name]} now"
         for name, value in run.config.to_json().items()
@@ -269,8 +268,8 @@ def _introduction(run: Any) -> str:
     return (
         f"{config.model} on {height} x {width} pixels, {choose_precision(config.mixed_precision)} on "
         f"{f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'CPU'}; {facts.task}: {', '.join(facts.labels)}\n"
-        f"{facts.images.get('train', 0)} images to train on, {facts.images.get('val', 0)} to validate; seed {config.seed}; "
-        f"all of it in {run.root}"
+        f"{facts.images.get('train', 0)} images to train on, {facts.images.get('val', 0)} to validate; "
+        f"seed {config.seed}; all of it in {run.root}"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -47,7 +47,7 @@ class Phase:
     first: int
     last: int
     rate: float
-    part: str | int
+    part: Literal["head", "all"] | int
 
     @property
     def epochs(self) -> int:
@@ -62,7 +62,7 @@ def phases_of(config: TrainConfig) -> list[Phase]:
         return [Phase(0, config.epochs, config.learning_rate, "all")]
     phases = [Phase(0, frozen, config.learning_rate, "head")]
     if config.epochs > frozen:
-        part = config.fine_tune_layers or "all"
+        part: Literal["all"] | int = config.fine_tune_layers or "all"
         phases.append(Phase(frozen, config.epochs, config.fine_tune_learning_rate, part))
     return phases
 
@@ -107,7 +107,8 @@ def train(
         steps = data.steps_per_epoch(TRAIN, **options)
         if not steps:
             raise InputError(
-                f"split '{TRAIN}' has {data.images(TRAIN)} images, fewer than a batch; lower batch_size={config.batch_size}"
+                f"split '{TRAIN}' has {data.images(TRAIN)} images, fewer than a batch; "
+                f"lower batch_size={config.batch_size}"
             )
         position = Position()
         if resume and run.last_checkpoint.exists():
@@ -183,7 +184,8 @@ def stream_options(config: TrainConfig, multi_label: bool, replicas: int = 1, **
     """
     if config.batch_size % replicas:
         raise InputError(
-            f"batch_size={config.batch_size} cannot be dealt out to {replicas} GPUs evenly; take a multiple of {replicas}"
+            f"batch_size={config.batch_size} cannot be dealt out to {replicas} GPUs evenly; "
+            f"take a multiple of {replicas}"
         )
     return {
         **pixels_of(config),
@@ -240,7 +242,8 @@ class _as_training_errors:
             height, width = self.config.size
             smaller = max(1, self.config.batch_size // 2)
             raise TrainingError(
-                f"out of memory with {self.config.model}, batches of {self.config.batch_size} at {height} x {width} pixels: "
+                f"out of memory with {self.config.model}, batches of {self.config.batch_size} at "
+                f"{height} x {width} pixels: "
                 f"lower --batch-size (try {smaller}) or --image-size, or on a GPU try --mixed-precision bfloat16; "
                 "the last checkpoint is kept"
             ) from error

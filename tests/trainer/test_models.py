@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,8 @@ from tfrecords.errors import InputError
 from trainer.models import (
     MODELS,
     build_backbone,
-    build_classifier,
     build_head,
+    build_model,
     check_model,
     check_weights,
     describe_options,
@@ -26,21 +27,22 @@ from trainer.models import (
     model_options,
     set_trainable,
 )
-from trainer.models.applications import APPLICATIONS, load_application
+from trainer.models.applications import APPLICATIONS, _preprocess
 from trainer.models.heads import find_backbone
 from trainer.models.layers import leaf_layers
+from trainer.models.weights import load_weights
 
 OWN = [name for name, spec in MODELS.items() if not spec.pretrained]
 LARGE = ["resnet50", "densenet121", "efficientnetv2-b0", "convnext-tiny", "vgg19"]
 QUICK = [name for name in MODELS if name not in LARGE]
 ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 
-TINY = {"filters": (4, 8), "block": "plain", "dense": (8,)}
+TINY = {"filters": (4, 8), "block": "plain", "convolutions": 2, "dense": (8,)}
 
 
 def classifier(name: str, shape=(32, 32, 1), labels: int = 2, **arguments) -> keras.Model:
     pixels = keras.Input(shape)
-    return keras.Model(pixels, build_classifier(name, pixels, labels, **arguments))
+    return keras.Model(pixels, build_model(name, pixels, labels, **arguments))
 
 
 def images(shape, n: int = 2, seed: int = 0) -> np.ndarray:
@@ -115,12 +117,12 @@ def test_too_few_labels():
 @pytest.mark.parametrize(
     ("name", "trained", "fixed"),
     [
-        ("mlp", 656_386, 0),  # 1024 x 512 + 512, 512 x 256 + 256, 256 x 2 + 2
+        ("mlp", 656_642, 0),  # 1024 x 512 + 512, 512 x 256 + 256, 256 x 2 + 2
         ("mlp-tanh", 131_458, 0),
         ("cnn3", 355_202, 0),
-        ("cnn-separable", 53_634, 768),
-        ("xception-small", 743_970, 5_824),
-        ("resnet18", 11_170_242 + 1_026 - 1_026, 9_600),  # 11,176,512 of the paper's for 3 channels, without its head
+        ("cnn-separable", 35_074, 640),
+        ("xception-small", 744_482, 5_824),
+        ("resnet18", 11_171_266, 9_600),
     ],
 )
 def test_numbers_of_weights(name, trained, fixed):
@@ -136,7 +138,10 @@ def test_resnet18_is_the_published_one():
 
 
 def test_cnn_separable_does_not_grow_with_the_images():
-    assert classifier("cnn-separable", (32, 32, 1)).count_params() == classifier("cnn-separable", (512, 512, 1)).count_params()
+    assert (
+        classifier("cnn-separable", (32, 32, 1)).count_params()
+        == classifier("cnn-separable", (512, 512, 1)).count_params()
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn3", "cnn-separable", "xception-small", "resnet18"])
@@ -162,9 +167,18 @@ def test_mixed_precision_ends_in_float32(name, model):
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn3", "xception-small", "resnet18"])
-def test_weights_and_models_are_saved_and_loaded(name, tmp_path):
-    model, other = classifier(name), classifier(name)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mlp", {}),
+        ("cnn3", {}),
+        ("cnn-separable", {}),
+        ("xception-small", {"filters": 16}),
+        ("resnet18", {"filters": 8}),
+    ],
+)
+def test_weights_and_models_are_saved_and_loaded(name, options, tmp_path):
+    model, other = classifier(name, options=options), classifier(name, options=options)
     expected = model.predict(images((32, 32, 1)), verbose=0)
     model.save_weights(tmp_path / "a.weights.h5")
     other.load_weights(tmp_path / "a.weights.h5")
@@ -180,18 +194,19 @@ def test_validation_is_of_use_after_few_steps():
     labels = np.arange(256) % 2
     pixels = random.normal(0, 1, (256, 16, 16, 1)).astype(np.float32)
     pixels[labels == 1, :8] += 1.5
-    accuracies = {}
+    pixels += 3
+    losses = {}
     for momentum in (None, 0.99):
         keras.utils.set_random_seed(0)
-        model = classifier("cnn-separable", (16, 16, 1), options={"dropout": 0})
+        model = classifier("cnn-separable", (16, 16, 1), options=TINY | {"convolutions": 1, "dropout": 0})
         if momentum:
             for layer in leaf_layers(model):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.momentum = momentum
-        model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
-        model.fit(pixels, labels, batch_size=16, epochs=2, verbose=0)
-        accuracies[momentum] = model.evaluate(pixels, labels, verbose=0)[0]
-    assert accuracies[None] < 0.2 < accuracies[0.99]
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        model.fit(pixels, labels, batch_size=8, epochs=1, verbose=0)
+        losses[momentum] = model.evaluate(pixels, labels, batch_size=64, verbose=0)
+    assert losses[None] < 0.5 * losses[0.99], losses
 
 
 # Options
@@ -233,7 +248,8 @@ def test_options_from_values_and_from_text(name, changes, attribute, value):
         ("cnn-separable", {"filters": ""}, "filters=''"),
         ("cnn-separable", {"filters": "none"}, "filters='none'"),
         ("cnn-separable", {"block": "dense"}, "each one of plain, separable, residual"),
-        ("cnn-separable", {"block": "plain,separable"}, "names 2 blocks and filters=32,32,64,64 4"),
+        ("cnn3", {"block": "plain,plain,plain,separable"}, "is for 4 blocks, and filters=32,64,128 for 3"),
+        ("cnn-separable", {"filters": "8", "convolutions": "1,2"}, "convolutions=1,2 is for 2 blocks"),
         ("cnn-separable", {"pool": "min"}, "one of max, average, stride"),
         ("resnet18", {"final": "flatten"}, "final='flatten': expected one of average, max"),
     ],
@@ -279,6 +295,17 @@ def test_options_change_what_they_say():
     assert find_backbone(strided).output_shape == find_backbone(pooled).output_shape == (None, 8 * 8 * 8)
 
 
+@pytest.mark.parametrize(
+    ("filters", "blocks"),
+    [
+        ("32,64", [(32, "plain", 1), (64, "plain", 1)]),
+        ("8,8,8,8,9", [(8, "plain", 1)] * 2 + [(8, "separable", 2)] * 2 + [(9, "separable", 2)]),
+    ],
+)
+def test_more_or_fewer_blocks_need_no_other_option(filters, blocks):
+    assert model_options("cnn-separable", {"filters": filters}).blocks == blocks
+
+
 def test_described_options_can_be_given_back():
     for name, spec in MODELS.items():
         rows = describe_options(spec.options)
@@ -300,30 +327,286 @@ def test_published_models_take_32_pixels_or_more():
 # Pretrained weights
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """Weights of a VGG-16 and others, in each form, and a picture of what the first says."""
+def published(images_unit: np.ndarray) -> np.ndarray:
+    """Pixels [n, height, width, 3] in [0, 1] as Keras's own preprocessing of VGG-16 has them."""
+    return keras.applications.vgg16.preprocess_input(images_unit * 255)
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory) -> Iterator[tuple[keras.Model, dict[str, Path]]]:
+    """A VGG-16 with random weights, and files of it in every form."""
     folder = tmp_path_factory.mktemp("weights")
     keras.utils.set_random_seed(5)
-    base = load_application("vgg16", (None, None, 3), "average", "none")
-    made = {"new": folder / "vgg.weights.h5", "whole": folder / "vgg.keras", "old": folder / "vgg.h5"}
-    base.save_weights(made["new"])
-    base.save(made["whole"])
-    with pytest.warns(UserWarning, match="saving your model as an HDF5") if False else _quiet():
-        _save_old(base, made["old"])
-    np.save(folder / "features.npy", base.predict(_caffe(images((32, 32, 3))), verbose=0))
-    made["features"] = folder / "features.npy"
-    made["cut"] = folder / "cut.weights.h5"
-    made["cut"].write_bytes(made["new"].read_bytes()[: 1 << 20])
-    made["text"] = folder / "text.weights.h5"
-    made["text"].write_text("weights")
-    made["png"] = folder / "image.png"
-    made["png"].write_bytes(b"\x89PNG")
-    made["renamed"] = folder / "renamed.weights.h5"
-    made["renamed"].write_bytes(made["old"].read_bytes())
-    grey = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 1), pooling="avg")
-    made["grey"] = folder / "grey.weights.h5"
-    grey.save_weights(made["grey"])
-    made["other"] = folder / "other.weights.h5"
-    classifier("resnet18").save_weights(made["other"])
-    return made
+    base = keras.applications.VGG16(include_top=False, weights=None, input_shape=(None, None, 3), pooling="avg")
+    paths = {suffix: folder / f"vgg{suffix}" for suffix in (".weights.h5", ".keras", ".h5")}
+    base.save_weights(paths[".weights.h5"])
+    base.save(paths[".keras"])
+    base.save(paths[".h5"])
+    yield base, paths
+    for path in paths.values():
+        path.unlink()  # 59 MB each
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5"])
+def test_weights_of_a_file_and_pixels_as_it_knows_them(vgg, suffix):
+    base, paths = vgg
+    check_weights("vgg16", str(paths[suffix]))
+    assert expected_pixels(str(paths[suffix])) == "unit"
+    for channels in (1, 3) if suffix == ".h5" else (1,):
+        pixels = keras.Input((32, 40, channels))
+        model = keras.Model(pixels, build_backbone("vgg16", pixels, {"dense": "none"}, str(paths[suffix])))
+        grey_or_colour = images((32, 40, channels))
+        expected = base.predict(published(np.broadcast_to(grey_or_colour, (2, 32, 40, 3)).copy()), verbose=0)
+        np.testing.assert_allclose(model.predict(grey_or_colour, verbose=0), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "vgg16", "vgg19"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_preprocessing_is_that_of_keras(name, channels):
+    module = getattr(keras.applications, name.removesuffix("121").replace("resnet50", "resnet"))
+    pixels = keras.Input((6, 5, channels))
+    model = keras.Model(pixels, _preprocess(pixels, APPLICATIONS[name].caffe))
+    unit = images((6, 5, channels))
+    expected = module.preprocess_input(np.broadcast_to(unit * 255, (2, 6, 5, 3)).copy())
+    np.testing.assert_allclose(model.predict(unit, verbose=0), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "first"), [("efficientnetv2-b0", "stem_conv"), ("convnext-tiny", "convnext_tiny_stem")]
+)
+def test_preprocessing_is_that_built_into_keras(name, first):
+    whole = getattr(keras.applications, APPLICATIONS[name].builder)(
+        include_top=False, weights=None, input_shape=(32, 32, 3), include_preprocessing=True
+    )
+    names = [layer.name for layer in whole.layers]
+    theirs = keras.Model(whole.input, whole.layers[names.index(first) - 1].output)
+    pixels = keras.Input((32, 32, 3))
+    ours = keras.Model(pixels, _preprocess(pixels, APPLICATIONS[name].caffe))
+    unit = images((32, 32, 3))
+    np.testing.assert_allclose(ours.predict(unit, verbose=0), theirs.predict(unit * 255, verbose=0), atol=1e-5)
+
+
+def test_preprocessing_is_saved_and_stays_in_float32(tmp_path):
+    with policy("mixed_bfloat16"):
+        pixels = keras.Input((6, 5, 3), dtype="float32")
+        model = keras.Model(pixels, _preprocess(pixels, caffe=True))
+    unit = images((6, 5, 3))
+    expected = published(unit.copy())
+    np.testing.assert_allclose(model.predict(unit, verbose=0), expected, atol=1e-3)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(loaded.predict(unit, verbose=0), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "efficientnetv2-b0", "convnext-tiny", "vgg19"])
+def test_files_of_the_other_architectures(name, tmp_path):
+    """Also that what was saved with Keras's own preprocessing fits, and that fine-tuning leaves averages alone."""
+    keras.utils.set_random_seed(2)
+    base = getattr(keras.applications, APPLICATIONS[name].builder)(
+        include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg"
+    )
+    base.save(tmp_path / "old.h5")
+    base.save_weights(tmp_path / "new.weights.h5")
+    for file in ("old.h5", "new.weights.h5"):
+        check_weights(name, str(tmp_path / file))
+    model = classifier(name, (64, 64, 1), weights=str(tmp_path / "old.h5"))
+    fixed = [weight for weight in find_backbone(model).weights if "moving_" in weight.path]
+    before = [keras.ops.convert_to_numpy(weight).copy() for weight in fixed]
+    set_trainable(model, "all")
+    assert {type(layer).__name__ for layer in leaf_layers(model) if layer.weights and not layer.trainable} <= {
+        "BatchNormalization"
+    }
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.train_on_batch(images((64, 64, 1)), np.array([0, 1]))
+    for weight, old in zip(fixed, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), old)
+    with pytest.raises(InputError, match="do not fit model"):
+        check_weights("vgg16" if name != "vgg16" else "vgg19", str(tmp_path / "old.h5"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "efficientnetv2-b0"])
+def test_published_models_from_scratch_have_quick_averages(name):
+    model = classifier(name)
+    momenta = {layer.momentum for layer in leaf_layers(model) if isinstance(layer, keras.layers.BatchNormalization)}
+    assert momenta == {0.9}
+    first = next(layer for layer in leaf_layers(model) if isinstance(layer, keras.layers.BatchNormalization))
+    before = keras.ops.convert_to_numpy(first.moving_variance).copy()
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    model.train_on_batch(np.zeros((2, 32, 32, 1), np.float32), np.array([0, 1]))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(first.moving_variance), before * 0.9, rtol=1e-4)
+
+
+def two_layers(channels: int = 3, second: str = "second", more: bool = False) -> keras.Model:
+    pixels = keras.Input((8, 8, channels))
+    x = keras.layers.Conv2D(4, 3, name="first")(pixels)
+    x = keras.layers.Conv2D(5, 3, name=second)(x)
+    return keras.Model(pixels, keras.layers.Conv2D(2, 1, name="top")(x) if more else x)
+
+
+@pytest.mark.parametrize(
+    ("saved", "file", "said"),
+    [
+        (two_layers(1), "a.weights.h5", "layer 'first' is 3x3x3x4, 4 in the model and 3x3x1x4, 4 in the file"),
+        (two_layers(1), "a.h5", "layer 'first' is 3x3x3x4, 4 in the model and 3x3x1x4, 4 in the file"),
+        (two_layers(1), "a.keras", "layer 'first' is 3x3x3x4, 4 in the model and 3x3x1x4, 4 in the file"),
+        (two_layers(more=True), "a.h5", "the file has more: layer 'top' of 1x1x5x2, 2"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, saved, file, said):
+    (saved.save_weights if file.endswith(".weights.h5") else saved.save)(tmp_path / file)
+    with pytest.raises(InputError, match=f"do not fit model 'two'.*{said}"):
+        load_weights("two", two_layers(), tmp_path / file)
+
+
+def test_weights_of_another_architecture(tmp_path):
+    classifier("cnn3").save_weights(tmp_path / "cnn3.weights.h5")
+    with pytest.raises(InputError, match=r"cnn3.weights.h5' do not fit model 'vgg16'.*'block1_conv1' of 3x3x3x64, 64"):
+        check_weights("vgg16", str(tmp_path / "cnn3.weights.h5"))
+
+
+def test_files_that_are_no_weights(tmp_path):
+    two_layers().save_weights(tmp_path / "whole.weights.h5")
+    two_layers().save(tmp_path / "old.h5")
+    whole = (tmp_path / "whole.weights.h5").read_bytes()
+    for name, content, said in (
+        ("cut.weights.h5", whole[: len(whole) // 2], "damaged"),
+        ("empty.h5", b"", "damaged"),
+        ("text.keras", b"not a zip", "damaged"),
+        ("picture.png", b"\x89PNG", "expected one of .weights.h5, .h5, .keras"),
+        ("new.h5", whole, r"named \*.weights.h5; rename"),
+        ("renamed.weights.h5", (tmp_path / "old.h5").read_bytes(), r"named \*.h5; rename"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=said) as caught:
+            load_weights("two", two_layers(), tmp_path / name)
+        assert name in str(caught.value)
+    for missing in (tmp_path / "missing.h5", tmp_path):
+        with pytest.raises(InputError, match="there is no such file"):
+            check_weights("vgg16", str(missing))
+
+
+def test_own_models_take_no_weights():
+    for name in OWN:
+        check_weights(name, "none")
+        for weights in ("imagenet", "a.weights.h5"):
+            with pytest.raises(InputError, match=f"'{name}' takes no pretrained weights.*resnet50, densenet121"):
+                check_weights(name, weights)
+    with pytest.raises(InputError, match="takes no pretrained weights"):
+        classifier("cnn3", weights="imagenet")
+    assert expected_pixels("none") == "normalised" and expected_pixels("imagenet") == "unit"
+
+
+DOWNLOAD = """
+import os, socket, sys, time, urllib.request
+from tfrecords.errors import InputError
+from trainer.models import applications, check_weights
+applications.NETWORK_SECONDS = 1.0
+for name, port in zip(sys.argv[1::2], sys.argv[2::2]):
+    os.environ["https_proxy"] = f"http://127.0.0.1:{port}"
+    urllib.request.install_opener(None)  # it keeps the proxy that it first met
+    started = time.monotonic()
+    try:
+        check_weights(name, "imagenet")
+    except InputError as error:
+        print(error, "||", error.__cause__, "||", time.monotonic() - started)
+    else:
+        sys.exit("nothing was raised")
+assert socket.getdefaulttimeout() is None
+"""
+
+
+@pytest.fixture
+def proxies() -> Iterator[tuple[int, int]]:
+    """Ports of two proxies on this machine: one refuses each connection, one accepts it and never answers."""
+    with socket.socket() as refusing, socket.socket() as silent:
+        for each in (refusing, silent):
+            each.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield refusing.getsockname()[1], silent.getsockname()[1]
+
+
+def download(home: Path, *names_and_ports: object) -> list[tuple[str, str]]:
+    """What is said, and what Keras said, where the only way out are these proxies and nothing is in Keras's cache."""
+    environment = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"}
+    done = subprocess.run(
+        [sys.executable, "-c", DOWNLOAD, *map(str, names_and_ports)],
+        env={**environment, "KERAS_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" || ") for line in done.stdout.splitlines() if "||" in line]
+    assert len(rows) == len(names_and_ports) // 2 and max(float(seconds) for _, _, seconds in rows) < 60
+    return [(said, cause) for said, cause, _ in rows]
+
+
+def test_imagenet_without_a_network(tmp_path, proxies):
+    refusing, silent = proxies
+    (refused, _), (hung, _) = download(tmp_path, "vgg16", refusing, "vgg16", silent)
+    for said in (refused, hung):
+        assert "weights of 'vgg16' are not here and cannot be fetched from https://storage.googleapis.com/" in said
+        assert "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5" in said
+        assert f"put it in {tmp_path / 'models'}, or name it with --weights PATH" in said
+    assert "Connection refused" in refused, refused
+    assert "timed out" in hung, hung
+
+
+@pytest.mark.slow
+def test_addresses_are_those_of_keras(tmp_path, proxies):
+    rows = download(tmp_path, *(word for name in APPLICATIONS for word in (name, proxies[0])))
+    for application, (_, cause) in zip(APPLICATIONS.values(), rows, strict=True):
+        assert f"URL fetch failure on {application.address}:" in cause
+
+
+# What is trained
+
+
+def test_freezing_and_unfreezing(vgg):
+    _, paths = vgg
+    model = classifier("vgg16", weights=str(paths[".weights.h5"]))
+    layers = [layer for layer in leaf_layers(find_backbone(model)) if layer.weights]
+    assert len(layers) == 13
+
+    def trained() -> list[bool]:
+        return [bool(layer.trainable_weights) for layer in layers]
+
+    head = 512 * 256 + 256 + 256 * 2 + 2
+    assert set_trainable(model, "head") == head and trained() == [False] * 13
+    last = 9 * 512 * 512 + 512
+    assert set_trainable(model, 2) == head + 2 * last and trained() == [False] * 11 + [True] * 2
+    assert set_trainable(model, 0.25) == head + 3 * last and trained() == [False] * 10 + [True] * 3
+    assert set_trainable(model, "all") == model.count_params() and trained() == [True] * 13
+    assert set_trainable(model, 1000) == model.count_params()
+    assert set_trainable(model, "head") == head
+
+
+def test_a_step_changes_what_is_trained_and_nothing_else():
+    model = classifier("cnn-separable", options=TINY)
+    set_trainable(model, 2)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = [keras.ops.convert_to_numpy(weight).copy() for weight in model.weights]
+    model.train_on_batch(images((32, 32, 1), 4), np.arange(4) % 2)
+    changed = [
+        bool(np.any(keras.ops.convert_to_numpy(weight) != old))
+        for weight, old in zip(model.weights, before, strict=True)
+    ]
+    # Four convolutions with batch normalisation (1 + 4 weights each), of which the last is trained; then two dense.
+    assert changed == [False] * 15 + [True] * 5 + [True] * 4
+
+
+@pytest.mark.parametrize("part", ["body", 0, -1, 1.0, 0.0, True, None])
+def test_parts_that_there_are_not(part):
+    with pytest.raises(InputError, match=r"expected 'head', 'all', a number of layers or a fraction in \(0, 1\)"):
+        set_trainable(classifier("cnn3"), part)
+
+
+def test_a_head_of_ones_own():
+    pixels = keras.Input((32, 32, 1))
+    features = build_backbone("xception-small", pixels, {"dense": 7})
+    assert features.shape == (None, 7)
+    model = keras.Model(pixels, build_head(features, 4, dropout=0.5))
+    assert model.output_shape == (None, 4) and model.get_layer("scores_dropout").rate == 0.5

@@ -20,9 +20,12 @@ TINY = ["--model", "cnn3", "--model-options", "filters=4,8", "dense=8", "--image
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_configuration(name):
     config = choose_config(name, None, {})
-    assert config.to_json().items() >= {
-        key: list(value) if isinstance(value, tuple) else value for key, value in PRESETS[name].config.items()
-    }.items()
+    assert (
+        config.to_json().items()
+        >= {
+            key: list(value) if isinstance(value, tuple) else value for key, value in PRESETS[name].config.items()
+        }.items()
+    )
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 

@@ -127,8 +127,8 @@ def test_the_same_seed_gives_the_same_run_and_another_another(data, start, tmp_p
 
 
 def test_early_stopping_and_the_plateau(data, start, tmp_path):
-    run = start(tmp_path / "run", data, learning_rate=1e-9, optimizer="sgd", schedule="plateau", early_stopping=3, epochs=9,
-                warmup_epochs=0.0)  # fmt: skip
+    changes = {"learning_rate": 1e-9, "optimizer": "sgd", "schedule": "plateau", "early_stopping": 3, "epochs": 9}
+    run = start(tmp_path / "run", data, warmup_epochs=0.0, **changes)
     history = train(run, data, quiet=True)
     assert len(history) == 1 + 3, "nothing gets better at such a rate"
     assert read_state(run.last_checkpoint)["ended"]
@@ -187,7 +187,7 @@ def test_directories_that_hold_something_else(data, small, tmp_path, trained):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"no run \(notes.txt"):
         create_run(tmp_path, small(), facts)
-    with pytest.raises(OutputError, match="finished.*--overwrite"):
+    with pytest.raises(OutputError, match=r"finished.*--overwrite"):
         create_run(trained.root, small(), facts)
     with pytest.raises(DatasetError, match="is not a run"):
         open_run(tmp_path)

@@ -2,6 +2,8 @@
 
     layers = augmentation("strong", seed=0)
 
+Keras is loaded when layers are made, not before.
+
 They follow the order in which a real image comes about: the patient stands (geometry), the exposure and the display
 curve are set (tone), optics and resizing take detail away (blur, rescale), the sensor adds noise, the file is
 compressed. In another order blur would smooth the noise and the block edges away, which no real chain does.
@@ -12,32 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import keras
 import numpy as np
 
 from tfrecords.errors import InputError
-from trainer.augmentation.geometry import RandomAffine, RandomFlip
-from trainer.augmentation.layer import RandomImageLayer, check_range
-from trainer.augmentation.photometry import RandomErasing, RandomNoise, RandomTone
-from trainer.augmentation.recompression import RandomRecompression
-from trainer.augmentation.resolution import RandomBlur, RandomRescale
+from trainer.augmentation.ranges import check_range
 
-__all__ = [
-    "Augmentation",
-    "RandomAffine",
-    "RandomBlur",
-    "RandomErasing",
-    "RandomFlip",
-    "RandomImageLayer",
-    "RandomNoise",
-    "RandomRecompression",
-    "RandomRescale",
-    "RandomTone",
-    "Strength",
-    "augmentation",
-]
+if TYPE_CHECKING:
+    import keras
 
 Strength = Literal["none", "light", "strong"]
 
@@ -102,6 +87,11 @@ class Augmentation:
         Args:
           seed: 0 or more; each layer gets a seed of its own that follows from it.
         """
+        from trainer.augmentation.geometry import RandomAffine, RandomFlip
+        from trainer.augmentation.photometry import RandomErasing, RandomNoise, RandomTone
+        from trainer.augmentation.recompression import RandomRecompression
+        from trainer.augmentation.resolution import RandomBlur, RandomRescale
+
         # One seed for every possible layer, so that leaving one out does not change the draws of the others.
         seeds = [int(state) >> 1 for state in np.random.SeedSequence(seed).generate_state(8)]
         affine, flip, tone, blur, rescale, noise, jpeg, erasing = seeds
@@ -167,10 +157,14 @@ STRENGTHS: dict[str, dict[str, Any]] = {
         "noise_sigma": 0.05,
         "jpeg_quality": 20,
         "erasing_area": 0.15,
+        "probability": 0.4,
     },
 }
-"""What each name stands for. Strong reaches somewhat beyond what a model is to endure at test: JPEG quality 30, blur
-of 1.5 pixels at 224, half the resolution, brightness x 0.7 and x 1.3, contrast x 0.6, gamma 0.7 and 1.4, noise of 10 levels."""
+"""What each name stands for.
+
+Strong reaches somewhat beyond what a model is to endure at test: JPEG quality 30, blur of 1.5 pixels at 224, half the
+resolution, brightness x 0.7 and x 1.3, contrast x 0.6, gamma 0.7 and 1.4, noise of 10 levels.
+"""
 
 
 def augmentation(strength: Strength | Augmentation, seed: int) -> list[keras.layers.Layer]:

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer.augmentation.layer import RandomImageLayer, check_range
+from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.ranges import check_range
 
 
 @keras.saving.register_keras_serializable("cxr")
@@ -91,8 +92,7 @@ def resample(images: Any, transforms: Any) -> Any:
       images: float32 `[count, height, width, channels]`, at least 2 pixels high and wide.
       transforms: as `inverse_affine` gives them.
     """
-    import os
-    if keras.backend.backend() == "tensorflow" and not os.environ.get("G") and not _traced_for_xla():
+    if keras.backend.backend() == "tensorflow" and not _traced_for_xla():
         rest = ops.zeros_like(transforms[:, :2])
         transforms = ops.concatenate([transforms, rest], axis=1)
         return ops.image.affine_transform(
@@ -128,6 +128,4 @@ def _traced_for_xla() -> bool:
     import tensorflow as tf
     from tensorflow.python.ops import control_flow_util  # no public name tells it
 
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

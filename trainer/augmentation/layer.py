@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfrecords.errors import InputError
+from trainer.augmentation.ranges import check_range
 
 
 class RandomImageLayer(keras.layers.Layer):
@@ -65,7 +65,7 @@ class RandomImageLayer(keras.layers.Layer):
         # Where to take each image from: itself, or its changed form; the last one is chosen with what remains.
         sources = count + ops.arange(chosen, dtype="int32")
         last = ops.arange(chosen, dtype="int32") == chosen - 1
-        spared = self.uniform(1) >= share - (chosen - 1 if isinstance(chosen, int) else ops.cast(chosen - 1, "float32"))
+        spared = self.uniform(1) >= share - ops.cast(chosen - 1, "float32")
         sources = ops.where(ops.logical_and(last, spared), rows, sources)
         index = ops.scatter_update(ops.arange(count, dtype="int32"), rows[:, None], sources)
         mixed = ops.take(ops.concatenate([images, changed]), index, axis=0)
@@ -91,20 +91,3 @@ class RandomImageLayer(keras.layers.Layer):
         Its logarithm is uniform: as many factors are below 1 as above, and halving is as likely as doubling.
         """
         return ops.exp(self.per_image(images, -math.log1p(extent), math.log1p(extent)))
-
-
-def check_range(
-    name: str, value: float, *, least: float | None = None, above: float | None = None, most: float = math.inf
-) -> float:
-    """The value, where it lies between the bounds; `least` and `most` belong to the range, `above` does not.
-
-    Raises:
-      InputError: it does not.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        enough = value > above if above is not None else least is None or value >= least
-        if enough and value <= most:
-            return value
-    bounds = [f"above {above:g}"] * (above is not None) + [f"at least {least:g}"] * (least is not None)
-    bounds += [f"at most {most:g}"] * (most < math.inf)
-    raise InputError(f"{name} must be a number {' and '.join(bounds)}; received {value!r}")

@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from trainer.augmentation.layer import RandomImageLayer, check_range
+from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.ranges import check_range
 
 DARKEST = 1e-6
 """Where the logarithm of a pixel is cut off."""
@@ -20,8 +22,11 @@ class RandomTone(RandomImageLayer):
 
     m is the mean of `x ** g`. One layer, because each pass over the pixels costs time.
 
+    The logarithms of the three are drawn uniformly in a cube, and corners are pulled onto the ball inside it. Each
+    reaches its whole range, but not all at once: together the extremes would leave an image all white.
+
     Args:
-      brightness: b is between 1 / (1 + brightness) and 1 + brightness, log-uniform; 0 to 4.
+      brightness: b is between 1 / (1 + brightness) and 1 + brightness; 0 to 4.
       contrast: c likewise.
       gamma: g likewise.
     """
@@ -33,14 +38,16 @@ class RandomTone(RandomImageLayer):
         self.gamma = check_range("gamma", gamma, least=0, most=4)
 
     def change(self, images: Any) -> Any:
+        extents = np.log1p([self.brightness, self.contrast, self.gamma]).astype("float32")
+        draws = self.uniform(ops.shape(images)[0], 3, low=-1)
+        used = draws * (extents > 0).astype("float32")
+        distance = ops.sqrt(ops.sum(ops.square(used), axis=1, keepdims=True))
+        factors = ops.exp(used / ops.maximum(distance, 1) * extents)[:, :, None, None, None]
+        brightness, contrast, gamma = factors[:, 0], factors[:, 1], factors[:, 2]
         if self.gamma:  # not power(), which is several times slower on CPUs
-            images = ops.exp(ops.log(ops.maximum(images, DARKEST)) * self.factors(images, self.gamma))
-        factor = self.factors(images, self.brightness)
-        contrast = self.factors(images, self.contrast)
-        if self.contrast:
-            mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
-            return ops.clip(images * (factor * contrast) + factor * (1 - contrast) * mean, 0, 1)
-        return ops.clip(images * factor, 0, 1)
+            images = ops.exp(ops.log(ops.maximum(images, DARKEST)) * gamma)
+        mean = ops.mean(images, axis=(1, 2, 3), keepdims=True) if self.contrast else 0.0
+        return ops.clip(images * (brightness * contrast) + brightness * (1 - contrast) * mean, 0, 1)
 
     def get_config(self) -> dict[str, Any]:
         ranges = {"brightness": self.brightness, "contrast": self.contrast, "gamma": self.gamma}
@@ -60,10 +67,17 @@ class RandomNoise(RandomImageLayer):
         self.max_sigma = check_range("max_sigma", max_sigma, least=0, most=1)
 
     def change(self, images: Any) -> Any:
-        count, (height, width) = ops.shape(images)[0], images.shape[1:3]
         sigma = self.per_image(images, 0, self.max_sigma)
-        noise = keras.random.normal((count, height, width, 1), dtype="float32", seed=self.generator)
-        return ops.clip(images + sigma * noise, 0, 1)
+        return ops.clip(images + sigma * self._normal(images), 0, 1)
+
+    def _normal(self, images: Any) -> Any:
+        """Normal draws `[count, height, width, 1]` by Box and Muller (1958): half the time of keras.random.normal."""
+        height, width = images.shape[1:3]
+        half = -(-height * width // 2)
+        radius, angle = ops.unstack(self.uniform(2, ops.shape(images)[0], half))
+        radius, angle = ops.sqrt(-2 * ops.log(1 - radius)), 2 * math.pi * angle
+        draws = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=1)
+        return ops.reshape(draws[:, : height * width], (-1, height, width, 1))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"max_sigma": self.max_sigma}

@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from tfrecords.errors import InputError
-from trainer.augmentation.layer import RandomImageLayer, check_range
+from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.ranges import check_range
 
 BLOCK = 8
 

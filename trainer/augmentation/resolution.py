@@ -13,7 +13,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer.augmentation.layer import RandomImageLayer, check_range
+from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.ranges import check_range
 
 REFERENCE_SIDE = 224
 SHARPEST = 1e-3
@@ -92,7 +93,7 @@ def rescale(images: Any, factor: Any) -> Any:
 
 
 def _apply(images: Any, operator: Callable[[int], Any]) -> Any:
-    """The operator, `[count, side, side]` for a side, on rows and on columns. It must average; the result is clipped."""
+    """The operator, `[count, side, side]` for a side, on rows and on columns; rounding errors are clipped."""
     height, width, channels = images.shape[1:]
     rows = operator(height)
     columns = rows if width == height else operator(width)

@@ -32,8 +32,8 @@ __all__ = [
     "MODELS",
     "ModelSpec",
     "build_backbone",
-    "build_classifier",
     "build_head",
+    "build_model",
     "check_model",
     "check_weights",
     "describe_options",
@@ -63,8 +63,9 @@ class ModelSpec:
         return isinstance(self.options, ApplicationOptions)
 
 
-# cnn-separable averages each channel over the image instead of flattening: its 13 thousand weights between the last
-# block and the dense layer would be 6.4 million at 224 pixels and 33 million at 512.
+# cnn-separable averages each channel over the image instead of flattening: its 8 thousand weights between the last
+# block and the dense layer would be 1.6 million at 224 pixels and 34 million at 1024. Its first two blocks
+# convolve once: at their resolution a second time costs more than the rest of the model.
 MODELS = {
     "mlp": ModelSpec("two dense layers on the pixels, with dropout", MlpOptions(dense=(512, 256)), 64),
     "mlp-tanh": ModelSpec(
@@ -80,7 +81,10 @@ MODELS = {
     "cnn-separable": ModelSpec(
         "plain, then separable convolutions with batch normalisation; small and quick",
         ConvOptions(
-            filters=(32, 32, 64, 64), block=("plain", "plain", "separable", "separable"), convolutions=2, dense=(128,)
+            filters=(32, 32, 64, 64),
+            convolutions=(1, 1, 2),
+            block=("plain", "plain", "separable"),
+            dense=(128,),
         ),
     ),
     "xception-small": ModelSpec("residual separable convolutions (Chollet 2017), small", XceptionOptions()),
@@ -147,8 +151,9 @@ def build_backbone(
       name: of the model.
       inputs: float [batch, height, width, 1 or 3], as `expected_pixels` says.
       options: what differs from the model's own options.
-      weights: `none` for random ones, `imagenet`, or the path of a Keras weights file. A pretrained backbone runs
-        in inference mode always: its batch normalisation keeps the averages that it came with.
+      weights: `none` for random ones, `imagenet`, the path of a Keras weights file, or `later` for the model that
+        takes such weights with random ones in their place. Pretrained batch
+        normalisation always runs in inference mode: it keeps all that it came with, also in fine-tuning.
 
     Returns:
       Features [batch, features], of the dtype that layers compute in.
@@ -171,7 +176,7 @@ def build_head(features: KerasTensor, labels: int, *, multi_label: bool = False,
     return build_labels(features, labels, multi_label, dropout)
 
 
-def build_classifier(
+def build_model(
     name: str,
     inputs: KerasTensor,
     labels: int,
@@ -188,7 +193,7 @@ def build_classifier(
       labels: how many, at least 2, or 1 where images may have several labels.
       multi_label: each label has a probability of its own; otherwise they sum to 1.
       options: what differs from the model's own options.
-      weights: `none`, `imagenet`, or the path of a Keras weights file.
+      weights: as for `build_backbone`.
 
     Returns:
       Probabilities, float32 [batch, labels], whatever the mixed-precision policy.
@@ -204,9 +209,10 @@ def set_trainable(model: Any, part: Literal["head", "all"] | int | float) -> int
     """Freezes the backbone of a classifier, or part of it; see `trainer.models.heads`. Compile the model afterwards.
 
     Args:
-      model: Keras model that was built on `build_classifier`.
+      model: Keras model that was built on `build_model`.
       part: `head` freezes the backbone, `all` nothing; a whole number n leaves its last n layers with weights
-        trainable, a fraction in (0, 1) that share of them.
+        trainable, a fraction in (0, 1) that share of them. Pretrained batch normalisation stays as it is and
+        does not count.
 
     Returns:
       The number of weights that are trained now.

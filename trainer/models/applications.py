@@ -13,9 +13,12 @@ import keras
 from keras import KerasTensor, layers
 
 from tfrecords.errors import InputError
-from trainer.models.layers import MOMENTUM, leaf_layers
+from trainer.models.layers import KEEPS_AVERAGES, MOMENTUM, leaf_layers
 from trainer.models.options import ApplicationOptions
 from trainer.models.weights import load_weights
+
+LATER = "later"
+"""Weights of a pretrained model that are loaded afterwards, from a run's checkpoint."""
 
 SMALLEST = 32
 """Pixels; `keras.applications` takes no smaller image."""
@@ -84,15 +87,15 @@ def build_application(
             f"model '{name}': images of {inputs.shape[1]} x {inputs.shape[2]} pixels are too small; "
             f"expected at least {SMALLEST} a side"
         )
-    if weights == "none":
-        base = load_application(name, inputs.shape[1:], options.final, weights)
-        for layer in leaf_layers(base):
-            if isinstance(layer, layers.BatchNormalization):
-                layer.momentum = MOMENTUM
-        return base(layers.Identity(name=pixels)(inputs))
-    base = load_application(name, (*inputs.shape[1:3], 3), options.final, weights)
-    x = layers.Identity(name=pixels)(_preprocess(inputs, APPLICATIONS[name].caffe))
-    return base(x, training=False)
+    pretrained = weights != "none"
+    base = load_application(name, (*inputs.shape[1:3], 3) if pretrained else inputs.shape[1:], options.final, weights)
+    for layer in leaf_layers(base):
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = KEEPS_AVERAGES if pretrained else MOMENTUM
+            # Not base(x, training=False), the usual way: Keras 3.15 overrides it when the model around it is trained.
+            layer.trainable = not pretrained
+    x = _preprocess(inputs, APPLICATIONS[name].caffe) if pretrained else inputs
+    return base(layers.Identity(name=pixels)(x))
 
 
 def load_application(name: str, shape: tuple[int | None, ...], final: str, weights: str) -> keras.Model:
@@ -102,7 +105,7 @@ def load_application(name: str, shape: tuple[int | None, ...], final: str, weigh
       name: of the model.
       shape: (height, width, channels) of the images, sides None where they vary.
       final: `average` or `max` pooling.
-      weights: `none`, `imagenet` or a path.
+      weights: `none`, `imagenet`, a path, or `LATER`.
 
     Raises:
       InputError: the weights cannot be had, or do not fit.
@@ -116,7 +119,7 @@ def load_application(name: str, shape: tuple[int | None, ...], final: str, weigh
         with _download_errors(name, application):
             return builder(weights="imagenet", **arguments)
     base = builder(weights=None, **arguments)
-    if weights != "none":
+    if weights not in ("none", LATER):
         load_weights(name, base, Path(weights))
     return base
 

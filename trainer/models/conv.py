@@ -20,11 +20,11 @@ def build_conv(x: KerasTensor, options: ConvOptions) -> KerasTensor:
     Returns:
       Features [batch, features].
     """
-    for filters, kind in zip(options.filters, options.blocks, strict=True):
+    for filters, kind, convolutions in options.blocks:
         stride = 2 if options.pool == "stride" else 1
         shortcut = x
-        for number in range(options.convolutions):
-            last = number == options.convolutions - 1
+        for number in range(convolutions):
+            last = number == convolutions - 1
             x = _convolve(x, filters, options, kind == "separable", stride if number == 0 else 1)
             if not (last and kind == "residual"):
                 x = layers.Activation(options.activation)(x)

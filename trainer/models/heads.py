@@ -10,7 +10,7 @@ from keras import KerasTensor, layers
 from tfrecords.errors import InputError
 from trainer.models.applications import build_application
 from trainer.models.conv import build_conv, build_xception
-from trainer.models.layers import initializer, leaf_layers, pool_all
+from trainer.models.layers import KEEPS_AVERAGES, initializer, leaf_layers, pool_all
 from trainer.models.options import (
     ApplicationOptions,
     ConvOptions,
@@ -103,7 +103,8 @@ def find_backbone(model: keras.Model) -> keras.Model:
 def freeze(model: keras.Model, part: str | int | float) -> int:
     """What `trainer.models.set_trainable` says."""
     backbone = find_backbone(model)
-    weighted = [layer for layer in leaf_layers(backbone) if layer.weights]
+    every = [layer for layer in leaf_layers(backbone) if layer.weights]
+    weighted = [layer for layer in every if getattr(layer, "momentum", None) != KEEPS_AVERAGES]
     if part == "head":
         kept = 0
     elif part == "all":
@@ -120,4 +121,7 @@ def freeze(model: keras.Model, part: str | int | float) -> int:
     frozen = len(weighted) - kept
     for number, layer in enumerate(weighted):  # each, as TensorFlow ignores setting what the backbone is already
         layer.trainable = number >= frozen
+    for layer in every:
+        if layer not in weighted:
+            layer.trainable = False
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

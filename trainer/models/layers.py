@@ -12,6 +12,9 @@ from tfrecords.errors import InputError
 MOMENTUM = 0.9
 """Of BatchNormalization. Keras's 0.99 needs hundreds of steps until its averages are of use in validation."""
 
+KEEPS_AVERAGES = 1.0
+"""The momentum that marks pretrained BatchNormalization: it is never trained, so it always uses what it came with."""
+
 
 def initializer(activation: str) -> str:
     """Of the weights before an activation: Glorot and Bengio (2010) for tanh, He et al. (2015) for the others."""

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from tfrecords.errors import InputError
 
@@ -134,9 +134,13 @@ class ConvOptions(ModelOptions):
     """Blocks of convolutions, each at half the resolution of the one before; see `trainer.models.conv`."""
 
     filters: tuple[int, ...] = _option((32, 64, 128), Several(Whole(1, 2048), 1, 10), "channels of each block")
-    convolutions: int = _option(1, Whole(1, 6), "convolutions a block")
+    convolutions: tuple[int, ...] = _option(
+        (1,), Several(Whole(1, 6), 1, 10), "convolutions of each block; the last holds for the rest"
+    )
     kernel: int = _option(3, Whole(1, 15), "side of the convolutions, pixels")
-    block: tuple[str, ...] = _option(("plain",), Several(Choice(BLOCKS), 1, 10), "kind of each block, or of all")
+    block: tuple[str, ...] = _option(
+        ("plain",), Several(Choice(BLOCKS), 1, 10), "kind of each block; the last holds for the rest"
+    )
     pool: str = _option("max", Choice(POOLS), "how a block halves the resolution")
     normalization: str = _option("batch", Choice(NORMALIZATIONS), "after each convolution")
     block_dropout: float = _option(0.0, Real(0, 0.95), "share of values dropped after each block")
@@ -144,16 +148,28 @@ class ConvOptions(ModelOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if len(self.block) not in (1, len(self.filters)):
-            raise InputError(
-                f"model option block={','.join(self.block)} names {len(self.block)} blocks and "
-                f"filters={','.join(map(str, self.filters))} {len(self.filters)}; give one kind, or one for each"
-            )
+        for name in ("convolutions", "block"):
+            given = getattr(self, name)
+            if len(given) > len(self.filters):
+                raise InputError(
+                    f"model option {name}={','.join(map(str, given))} is for {len(given)} blocks, and "
+                    f"filters={','.join(map(str, self.filters))} for {len(self.filters)}; give at most one for each"
+                )
 
     @property
-    def blocks(self) -> tuple[str, ...]:
-        """The kind of each block."""
-        return self.block if len(self.block) == len(self.filters) else self.block * len(self.filters)
+    def blocks(self) -> list[tuple[int, str, int]]:
+        """(channels, kind, convolutions) of each block."""
+        count = len(self.filters)
+        kinds = self.block + self.block[-1:] * (count - len(self.block))
+        convolutions = self.convolutions + self.convolutions[-1:] * (count - len(self.convolutions))
+        return list(zip(self.filters, kinds, convolutions, strict=True))
+
+    def with_filters(self, filters: Any) -> ConvOptions:
+        """With as many blocks as there are filters; what is given for blocks that there are no more is dropped."""
+        count = len(ConvOptions(filters=filters).filters)
+        return dataclasses.replace(
+            self, filters=filters, block=self.block[:count], convolutions=self.convolutions[:count]
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,10 +200,7 @@ class ApplicationOptions(ModelOptions):
     final: str = _option("average", Choice(("average", "max")), "from the last block to features")
 
 
-Family = TypeVar("Family", bound=ModelOptions)
-
-
-def change_options(model: str, options: Family, changes: Mapping[str, Any]) -> Family:
+def change_options(model: str, options: ModelOptions, changes: Mapping[str, Any]) -> ModelOptions:
     """The options with some changed, by values or by text as on the command line.
 
     Raises:
@@ -199,6 +212,8 @@ def change_options(model: str, options: Family, changes: Mapping[str, Any]) -> F
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise InputError(f"model '{model}' has no option '{name}'. {hint}It has {', '.join(sorted(known))}")
+    if "filters" in changes and isinstance(options, ConvOptions):
+        options = options.with_filters(changes["filters"])
     return dataclasses.replace(options, **changes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -42,8 +43,10 @@ def load_weights(name: str, model: keras.Model, path: Path) -> None:
         better = ".h5" if found_old else ".weights.h5"
         raise InputError(f"weights '{path}': what is in it belongs in a file that is named *{better}; rename it")
     try:
-        model.load_weights(path)
-    except (ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping nested container")  # layers would keep their random weights
+            model.load_weights(path)
+    except (ValueError, KeyError, UserWarning) as error:
         fault = _first_difference(_shapes_of(model, old), found) or str(error).partition("\n")[0]
         raise InputError(f"weights '{path}' do not fit model '{name}' without its classifier: {fault}") from error
     except (OSError, zipfile.BadZipFile) as error:

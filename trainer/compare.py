@@ -1,0 +1,284 @@
+"""`cxr compare`: runs side by side, by what `cxr evaluate` found, and whether they can be compared at all."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrecords.console import EXIT_OK, run_command
+from tfrecords.errors import DatasetError, InputError
+
+_DESCRIPTION = """\
+Compares runs by what `cxr evaluate` found on a split. Lines below the table say where the figures cannot be compared:
+other data sets, other images, thresholds by other rules."""
+_EPILOG = """\
+`worst specificity` and `worst ROC AUC` are those under the shift of the images that hurts most.
+
+examples:
+  cxr compare runs
+  cxr compare runs/robust runs/cnn --split test --sort worst_specificity
+  cxr compare runs --format markdown > comparison.md
+"""
+METRICS = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "specificity": "specificity",
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "worst_specificity": "worst specificity",
+    "worst_roc_auc": "worst ROC AUC",
+}
+"""Columns that are measured, better the higher, and their headings."""
+COLUMNS = {
+    "run": "run",
+    "model": "model",
+    "preset": "preset",
+    "image_size": "pixels",
+    "best_epoch": "best epoch",
+    "epochs": "of epochs",
+    **METRICS,
+}
+FORMATS = ("table", "csv", "markdown", "json")
+_WORST = "worst_"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `cxr compare`."""
+    parser = argparse.ArgumentParser(
+        prog="cxr compare", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, or folders that hold some")
+    parser.add_argument("--split", default="val", metavar="NAME", help="split they were evaluated on (val)")
+    parser.add_argument(
+        "--sort", default="roc_auc", choices=["run", *METRICS], metavar="COLUMN",
+        help=f"best first by one of {', '.join(METRICS)} (roc_auc), or by run",
+    )  # fmt: skip
+    parser.add_argument("--format", default="table", choices=FORMATS, help="of the output (table)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cxr compare`; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    compared, notes = compare_runs(arguments.runs, arguments.split, arguments.sort)
+    if not compared:
+        raise InputError("\n".join(["there is nothing to compare", *notes]))
+    print(_SHOW[arguments.format](compared))
+    for note in notes:
+        print(f"note: {note}", file=sys.stdout if arguments.format == "table" else sys.stderr)
+    return EXIT_OK
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedRun:
+    """A run, evaluated on a split.
+
+    Attributes:
+      path: its directory.
+      row: by name of `COLUMNS`; None where something is unknown or undefined.
+      same: what has to be equal in two runs for their figures to be comparable, by what it says where it is not: what
+        is compared, and how it is shown.
+    """
+
+    path: Path
+    row: Mapping[str, Any]
+    same: Mapping[str, tuple[str, str]]
+
+
+def compare_runs(
+    folders: Sequence[str | Path], split: str = "val", sort: str = "roc_auc"
+) -> tuple[list[ComparedRun], list[str]]:
+    """The runs that were evaluated on a split, best first, and notes on the others and on what they differ in.
+
+    Args:
+      folders: runs, or folders that hold some; a run named twice counts once.
+      split: name.
+      sort: one of `METRICS`, best first and unknown last; or `run`, by name.
+
+    Raises:
+      InputError: a folder does not exist or holds no run.
+    """
+    from trainer.run import find_runs
+
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        below = list(find_runs(folder))
+        if not below:
+            missing = "does not exist" if not Path(folder).exists() else "is no run and holds none"
+            raise InputError(f"{folder} {missing}; expected a directory of `cxr train --run`, or one above such")
+        paths.update({path.resolve(): path for path in reversed(below)})
+    compared, notes = [], []
+    for path in sorted(paths.values()):
+        try:
+            one = _read(path, split)
+        except DatasetError as error:
+            notes.append(str(error))
+            continue
+        if one is None:
+            notes.append(f"{path} has not been evaluated on {split}: cxr evaluate --run {path} --split {split}")
+        else:
+            compared.append(one)
+    compared = _with_own_names(compared)
+
+    def order(one: ComparedRun) -> tuple[bool, Any]:
+        value = one.row[sort]
+        return (value is None, value if sort == "run" or value is None else -value)
+
+    return sorted(compared, key=order), notes + _differences(compared)
+
+
+def _read(path: Path, split: str) -> ComparedRun | None:
+    """A run, or None where it has not been evaluated on the split. The run's model is not needed, nor Keras."""
+    from trainer.run import RUN_NAME
+
+    evaluation = path / "evaluation" / split
+    if not (evaluation / "metrics.json").exists():
+        return None
+    run, found = _read_json(path / RUN_NAME), _read_json(evaluation / "metrics.json")
+    try:
+        config, data, point = run["config"], run["data"], found["operating_point"]
+        size = config["image_size"]
+        outcome, worst = run.get("outcome") or {}, found.get("worst") or {}
+        row = {
+            "run": path.resolve().name,
+            "model": config["model"],
+            "preset": run.get("preset"),
+            "image_size": "x".join(map(str, size)) if isinstance(size, list) else size,
+            "best_epoch": outcome.get("best_epoch"),
+            "epochs": outcome.get("epochs"),
+        }
+        for name in METRICS:
+            measured = worst if name.startswith(_WORST) else found["metrics"]
+            row[name] = (measured.get(name.removeprefix(_WORST)) or {}).get("value")
+        same = {
+            "trained on different data sets": (data["digest"], data["path"]),
+            "different labels": _alike(", ".join(found["labels"])),
+            "figures of different labels": _alike(found["positive"] or "mean over labels"),
+            f"{split} has different images": _images(evaluation, found),
+            "thresholds chosen by different rules": _alike(point["rule"]),
+            "thresholds chosen on different splits": _alike(point["chosen_on"]),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{evaluation / 'metrics.json'} or {path / RUN_NAME} is damaged: {error!r}") from error
+    return ComparedRun(path, row, same)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise DatasetError(f"{path} is damaged: expected an object")
+    return fields
+
+
+def _alike(text: str) -> tuple[str, str]:
+    return text, text
+
+
+def _images(evaluation: Path, found: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells the images of an evaluation from others, a digest of their paths and labels; and how many they are."""
+    shown = f"{found['images']} images of {found['patients']} patients in {found['data']}"
+    try:
+        with open(evaluation / "predictions.csv", encoding="utf-8", newline="") as file:
+            rows = sorted((row["path"], row.get("label", row.get("labels")) or "") for row in csv.DictReader(file))
+    except (OSError, KeyError, ValueError, csv.Error):
+        return shown, shown
+    return hashlib.sha256(repr(rows).encode()).hexdigest(), shown
+
+
+def _with_own_names(compared: list[ComparedRun]) -> list[ComparedRun]:
+    """Runs that share a name get their paths instead."""
+    count = Counter(one.row["run"] for one in compared)
+    return [
+        dataclasses.replace(one, row={**one.row, "run": str(one.path)}) if count[one.row["run"]] > 1 else one
+        for one in compared
+    ]
+
+
+def _differences(compared: Sequence[ComparedRun]) -> list[str]:
+    """A note for everything that makes figures incomparable: who differs in what."""
+    notes = []
+    for what in compared[0].same if compared else ():
+        groups: dict[str, list[ComparedRun]] = {}
+        for one in compared:
+            groups.setdefault(one.same[what][0], []).append(one)
+        if len(groups) > 1:
+            parts = [
+                f"{', '.join(one.row['run'] for one in group)}: {group[0].same[what][1]}" for group in groups.values()
+            ]
+            notes.append(f"not comparable, {what}: {'; '.join(parts)}")
+    return notes
+
+
+def _show_table(compared: Sequence[ComparedRun]) -> str:
+    table = _tabulate(compared, "simple", lambda text: f"*{text}", lambda text: f" {text}")
+    return f"{table}\n* best of its column" if len(compared) > 1 else table
+
+
+def _show_markdown(compared: Sequence[ComparedRun]) -> str:
+    return _tabulate(compared, "pipe", lambda text: f"**{text}**", str)
+
+
+def _tabulate(
+    compared: Sequence[ComparedRun], style: str, mark: Callable[[str], str], leave: Callable[[str], str]
+) -> str:
+    """A table of the columns of which anything is known, with the best value of each metric marked."""
+    from tabulate import tabulate
+
+    names = [name for name in COLUMNS if any(one.row[name] is not None for one in compared)]
+    best = {name: max(_known(compared, name), default=None) for name in METRICS}
+
+    def cell(one: ComparedRun, name: str) -> str:
+        value = one.row[name]
+        if value is None:
+            return "-"
+        if name not in METRICS:
+            return str(value)
+        marked = len(compared) > 1 and value == best[name]
+        return mark(f"{value:.4f}") if marked else leave(f"{value:.4f}")
+
+    rows = [[cell(one, name) for name in names] for one in compared]
+    align = ["left" if name in ("run", "model", "preset") else "right" for name in names]
+    return tabulate(rows, [COLUMNS[name] for name in names], style, disable_numparse=True, colalign=align)
+
+
+def _known(compared: Sequence[ComparedRun], name: str) -> list[float]:
+    return [one.row[name] for one in compared if one.row[name] is not None]
+
+
+def _show_csv(compared: Sequence[ComparedRun]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(one.row for one in compared)
+    return text.getvalue().rstrip("\n")
+
+
+def _show_json(compared: Sequence[ComparedRun]) -> str:
+    return json.dumps([{**one.row, "path": str(one.path)} for one in compared], indent=2, ensure_ascii=False)
+
+
+_SHOW: dict[str, Callable[[Sequence[ComparedRun]], str]] = {
+    "table": _show_table,
+    "csv": _show_csv,
+    "markdown": _show_markdown,
+    "json": _show_json,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
