@@ -157,14 +157,14 @@ def _build(
     options = beam_pipeline.make_options(beam_arguments, usable_cores())
     driver = os.getpid() if beam_pipeline.is_local(options) else None
     context = beam_pipeline.WorkerContext(source, str(workspace.progress), driver)
-    with log.stage("reading_headers"):
+    with log.stage("headers_read"):
         rows = _read_headers(config, workspace, context, listing, options, quiet)
     rejects = [(row.image.path, row.reject) for row in rows if row.reject]
     _check_rejects(rejects, len(listing), config, "so far only headers were read; ")  # before hours of writing
     usable = [row for row in rows if not row.reject]
     dropped: list[tuple[str, str]] = []
     if config.duplicates != "keep":
-        with log.stage("finding_duplicates", len(rejects)):
+        with log.stage("images_compared", len(rejects)):
             usable, dropped, undecodable = _handle_duplicates(config, workspace, context, usable, options, quiet)
         rejects += undecodable
         _check_rejects(rejects, len(listing), config)
@@ -182,7 +182,7 @@ def _build(
     )
     todo = [shard for shard in plan.shards if not read_finished(settings, shard, every_byte=True)]
     _check_disk(workspace, todo, settings)
-    with log.stage("writing_shards", len(rejects)):
+    with log.stage("images_written", len(rejects)):
         results = _write_shards(workspace, context, plan, todo, settings, options, quiet)
     rejects += [reject for result in results for reject in result.rejects]
     _check_rejects(rejects, len(listing), config)

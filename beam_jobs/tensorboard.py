@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import textwrap
 import threading
 import time
@@ -77,17 +76,17 @@ class JobLog:
         return self._events is not None
 
     @contextlib.contextmanager
-    def stage(self, name: str, rejects: int = 0) -> Iterator[None]:
+    def stage(self, done: str, rejects: int = 0) -> Iterator[None]:
         """Follows a stage of the job for as long as the block runs.
 
         Args:
-          name: of the stage, the first part of its tags.
+          done: what it counts, such as `images_written`: the tags are `job/images_written` and the like.
           rejects: known before it.
         """
         if self._events is None:
             yield
             return
-        follower = _Follower(self._events, self._workspace, name, self._began, rejects)
+        follower = _Follower(self._events, self._workspace, done, self._began, rejects)
         try:
             yield
         finally:
@@ -109,17 +108,17 @@ class JobLog:
 class _Follower:
     """Writes how far a stage is: every second at first, then ever more rarely, so that no log grows large."""
 
-    def __init__(self, events: EventWriter, workspace: Workspace, name: str, began: float, rejects: int):
+    def __init__(self, events: EventWriter, workspace: Workspace, done: str, began: float, rejects: int):
         self._events = events
         self._workspace = workspace
-        self._stage = name
+        self._tag = f"job/{done}"
         self._job_began = began
         self._rejects = rejects
         self._counted: dict[str, int] = {}
         self._ended = threading.Event()
         self._started = self._rated = time.monotonic()
         self._rated_images = 0
-        self._thread = threading.Thread(target=self._run, name=f"follow {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"follow {self._tag}", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -129,25 +128,24 @@ class _Follower:
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):
-            self._write(0, math.floor(self._started - self._job_began))
             while not self._ended.wait(max(1.0, (time.monotonic() - self._started) / 200)):
-                self._look(last=False)
-            self._look(last=True)
+                self._look()
+            self._look()
 
-    def _look(self, last: bool) -> None:
+    def _look(self) -> None:
         images, _ = read_progress(self._workspace.progress)
         now = time.monotonic()
-        step = math.ceil(now - self._job_began) if last else round(now - self._job_began)
-        self._write(images, step)
-        if now - self._rated >= _SHORTEST_RATE or (last and not self._rated_images):
-            rate = (images - self._rated_images) / max(now - self._rated, 1e-9)
-            self._events.scalar(f"{self._stage}/images_per_second", rate, step, _TIMED)
+        if not images:  # workers are still starting: nothing to see, and no part of their rate
+            self._rated = now
+            return
+        step = round(now - self._job_began)
+        self._events.scalar(self._tag, images, step, _TIMED)
+        self._events.scalar("job/rejects", self._count_rejects(), step, f"Images left out so far. {_TIMED}")
+        if now - self._rated >= _SHORTEST_RATE:
+            rate = (images - self._rated_images) / (now - self._rated)
+            self._events.scalar(f"{self._tag}_per_second", rate, step, _TIMED)
             self._rated, self._rated_images = now, images
         self._events.flush()
-
-    def _write(self, images: int, step: int) -> None:
-        self._events.scalar(f"{self._stage}/images_done", images, step, _TIMED)
-        self._events.scalar(f"{self._stage}/rejects", self._count_rejects(), step, f"Images left out so far. {_TIMED}")
 
     def _count_rejects(self) -> int:
         """Rejects known before, and those of the shards finished so far."""
@@ -196,5 +194,5 @@ def _write_sizes(events: EventWriter, manifest: Manifest) -> None:
 def _write_examples(events: EventWriter, manifest: Manifest, root: Path) -> None:
     for split in manifest.splits:
         sheet = np.asarray(contact_sheet(root, manifest, split, _EXAMPLES))
-        text = f"Images of {split}, as many of each label as there are, up to {_EXAMPLES}."
+        text = f"Up to {_EXAMPLES} images of {split}, of each label as many. A click on it shows it as large as it is."
         events.image(f"examples/{split}", sheet, 0, text)

@@ -42,6 +42,28 @@ def keep_tensorflow_small() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def load_tensorflow_quietly() -> None:
+    """Imports TensorFlow and looks for GPUs without what its C++ parts print on standard error meanwhile.
+
+    Those lines (on instruction sets, and CUDA that is not there) come before any level of logging is set, whatever
+    TF_CPP_MIN_LOG_LEVEL says. Python's exceptions are raised as ever. Set that variable to 0 to see the lines.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def progress_bar(
     work: int | Sized | None, description: str, quiet: bool = False, file: TextIO | None = None, **options: Any
 ) -> tqdm:

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+import types
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,9 +25,12 @@ from tfrecords.shards import MANIFEST_NAME
 
 FIRST_PORT = 6006
 """Port tried first where none is asked for."""
-LOG_FOLDERS = ("tensorboard", "train", "validation")
-"""Folders of logs inside of what was logged; its name does without them."""
-_SEARCH_FILE = "oracle.json"
+LOG_FOLDER = "tensorboard"
+"""Folder of the logs in a data set or run; it may hold folders of its own."""
+SEARCH_FILE = "oracle.json"
+"""What KerasTuner keeps at the head of a search."""
+WORK_NAME = ".work"
+"""Folder by which the output of a job is known that has not finished a data set yet."""
 _SHOWN = 20
 
 
@@ -55,17 +59,17 @@ def _log_folders(root: Path) -> Iterator[Path]:
 
 
 def _owner(root: Path, folder: Path) -> Logged:
-    """What the logs in a folder are about: the data set or search that holds it, else a run."""
-    for outer in (folder, *folder.parents):
-        if (outer / MANIFEST_NAME).exists() or (outer / ".work").exists():
-            return Logged("data set", str(outer.relative_to(root)))
-        if (outer / _SEARCH_FILE).exists():
+    """What the logs in a folder are about: the data set or run that keeps them, or the search that the run is of."""
+    inside = folder.relative_to(root).parts
+    while LOG_FOLDER in inside:
+        inside = inside[: inside.index(LOG_FOLDER)]
+    owner = root.joinpath(*inside)
+    if (owner / MANIFEST_NAME).exists() or (owner / WORK_NAME).exists():
+        return Logged("data set", str(owner.relative_to(root)))
+    for outer in (owner, *owner.parents[: len(inside)]):
+        if (outer / SEARCH_FILE).exists():
             return Logged("search", str(outer.relative_to(root)))
-        if outer == root:
-            break
-    while folder != root and folder.name in LOG_FOLDERS:
-        folder = folder.parent
-    return Logged("run", str(folder.relative_to(root)))
+    return Logged("run", str(owner.relative_to(root)))
 
 
 def describe(found: Sequence[Logged], root: Path) -> str:
@@ -105,6 +109,8 @@ def serve(root: Path, host: str, port: int | None) -> str:
       InputError: the port is taken or not allowed, or the host is not one of this machine.
       MissingExtraError: the package `tensorboard` is not installed.
     """
+    # TensorBoard's own switch against TensorFlow, which it needs for nothing that it shows here
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     try:
         from tensorboard import default, program
         from tensorboard.data import server_ingester

@@ -31,6 +31,11 @@ def variables_of(model: keras.Model) -> dict[str, Any]:
     return {f"{group}/{index}": item for group, items in groups.items() for index, item in enumerate(items)}
 
 
+def value_of(variable: Any) -> np.ndarray:
+    """A copy of a variable's value, also where a distribution strategy has one on each device."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)))
+
+
 def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> None:
     """Writes everything that training needs to go on.
 
@@ -42,7 +47,7 @@ def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> No
     Raises:
       OutputError: it cannot be written; a checkpoint that was there before still is.
     """
-    arrays = {name: keras.ops.convert_to_numpy(item.value) for name, item in variables_of(model).items()}
+    arrays = {name: value_of(item) for name, item in variables_of(model).items()}
     arrays[_STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -12,6 +12,7 @@ from keras import ops
 from trainer import models, precision
 from trainer.augmentation import Augmentation
 from trainer.augmentation.layer import RandomImageLayer
+from trainer.checkpoint import value_of
 from trainer.config import TrainConfig
 from trainer.facts import DataFacts
 from trainer.optimizers import build_optimizer
@@ -31,10 +32,13 @@ class Classifier(keras.Model):
 
     def __init__(self, *args: Any, multi_label: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.steps = self.add_weight(name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False)
-        self.first_bad_step = self.add_weight(
-            name="first_bad_step", shape=(), dtype="int32", initializer="zeros", trainable=False
-        )
+        self.steps, self.first_bad_step = (
+            self.add_weight(
+                name=name, shape=(), dtype="int32", initializer="zeros", trainable=False,
+                aggregation="only_first_replica",
+            )
+            for name in ("steps", "first_bad_step")
+        )  # fmt: skip
         kind = keras.metrics.BinaryAccuracy if multi_label else keras.metrics.SparseCategoricalAccuracy
         self.accuracy = kind(name="accuracy", dtype="float32")
 
@@ -131,7 +135,7 @@ def augmented(model: Classifier, images: Any) -> Any:
     """
     last = [layer for layer in model.layers if isinstance(layer, (Scale, RandomImageLayer, Equalize))]
     shown = keras.Model(model.input, last[-1].output)
-    before = [np.array(ops.convert_to_numpy(variable.value)) for variable in shown.variables]
+    before = [value_of(variable) for variable in shown.variables]
     pixels = ops.convert_to_numpy(shown(images, training=True))
     for variable, value in zip(shown.variables, before, strict=True):
         variable.assign(value)

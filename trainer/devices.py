@@ -9,7 +9,7 @@ import keras
 
 
 @contextlib.contextmanager
-def scope(devices: int | None = None) -> Iterator[int]:
+def device_scope(devices: int | None = None) -> Iterator[int]:
     """Inside, models are built and trained on all GPUs of this host; yields their number, at least 1.
 
     TensorFlow copies the model to each (MirroredStrategy) and JAX shards the batch (DataParallel); gradients are

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.console import EXIT_OK, progress_bar, run_command
+from tfrecords.console import EXIT_OK, load_tensorflow_quietly, progress_bar, run_command
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +31,6 @@ examples:
   cxr evaluate --run runs/robust --data data/cxr --split test
   cxr evaluate --run runs/robust --data data/cxr --split val --operating-point recall=0.98
 """
-VALIDATION = "val"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
     parser.add_argument("--data", metavar="DIR", help="data set to evaluate on (the run's own)")
-    parser.add_argument("--split", default=VALIDATION, metavar="NAME", help="split of it (val)")
+    parser.add_argument("--split", default="val", metavar="NAME", help="split of it (val)")
     parser.add_argument(
         "--operating-point", metavar="RULE",
         help="what is positive: youden, recall=R, specificity=S, threshold=T, or argmax; chosen on the run's own "
@@ -61,7 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr evaluate`; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     from tfrecords.dataset import open_dataset
     from trainer.run import open_run
@@ -69,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = open_run(arguments.run)
     data = open_dataset(arguments.data or run.facts.path)
     output = Path(arguments.output) if arguments.output else None
+    load_tensorflow_quietly()
     metrics = evaluate(
         run, data, arguments.split, rule=arguments.operating_point, shifts=not arguments.no_shifts,
         bootstrap=arguments.bootstrap, output=output, quiet=arguments.quiet,
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(
     run: Run,
     data: XrayDataset,
-    split: str = VALIDATION,
+    split: str = "val",
     *,
     rule: str | None = None,
     shifts: bool = True,
@@ -113,6 +111,7 @@ def evaluate(
     """
     from tfrecords.dataset import check_split, open_dataset
     from tfrecords.manifest import write_atomically
+    from trainer.facts import VALIDATION
     from trainer.loading import load_model
     from trainer.metrics import evaluate_predictions
     from trainer.report import write_report
@@ -153,6 +152,7 @@ def evaluate(
 def choose_operating_point(run: Run, rule: str | None, validation: Any) -> OperatingPoint:
     """The run's own; chosen on validation, and stored, where there is none yet or another rule is wanted."""
     from tfrecords.manifest import write_atomically
+    from trainer.facts import VALIDATION
     from trainer.operating_point import OperatingPoint, read_operating_point
 
     stored = read_operating_point(run.operating_point)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.console import EXIT_OK, run_command
+from tfrecords.console import EXIT_OK, load_tensorflow_quietly, run_command
 from tfrecords.errors import CxrError, InputError, OutputError
 
 if TYPE_CHECKING:
@@ -63,11 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr export`; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    load_tensorflow_quietly()
     if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = (
-            "tensorflow"  # a SavedModel is TensorFlow's; weights are the same for all backends
-        )
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # a SavedModel is its; weights are the same for all backends
 
     from trainer.run import open_run
 

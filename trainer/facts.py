@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tfrecords.dataset import XrayDataset
+from tfrecords.dataset import XrayDataset, check_split
 from tfrecords.errors import InputError
 
 Task = Literal["binary", "multi-class", "multi-label"]
 
+TRAIN, VALIDATION = "train", "val"
+"""Splits that training reads."""
 NEGATIVE_NAMES = {"normal", "negative", "healthy", "no finding", "no_finding", "no", "none", "control", "0"}
 """Names, in lower case, of the label that means nothing was found."""
 
@@ -106,3 +108,24 @@ class DataFacts:
         """From what `to_json` gave."""
         tuples = {name: tuple(fields[name]) for name in ("labels", "rungs")}
         return cls(**{**fields, **tuples, "path": str(Path(fields["path"]))})
+
+
+def check_trainable(data: XrayDataset, facts: DataFacts) -> None:
+    """Raises InputError unless the data set is the one that a run was started on, and can be trained on."""
+    if data.manifest.digest != facts.digest:
+        raise InputError(
+            f"{data.root} is not the data set that the run was started on ({facts.path}), or it has changed since. "
+            "Start a new run, with another --run"
+        )
+    for split in (TRAIN, VALIDATION):
+        if split not in data.splits:
+            raise InputError(
+                f"{data.root} has no split '{split}', but {', '.join(data.splits)}. "
+                "`cxr preprocess --val-fraction 0.1` carves a validation split out of train"
+            )
+        check_split(data.manifest, split)
+        present = [label for label, count in data.counts(split).items() if count]
+        if len(present) < 2 and not data.multi_label:
+            raise InputError(
+                f"split '{split}' of {data.root} has one class only, {', '.join(present)}: expected at least two"
+            )

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from tfrecords.errors import TrainingError
-from trainer.checkpoint import restore_checkpoint, save_checkpoint
+from trainer.checkpoint import restore_checkpoint, save_checkpoint, value_of
 from trainer.config import MONITORS
 from trainer.optimizers import PLATEAU_EPOCHS, PLATEAU_FACTOR
 from trainer.run import Run
@@ -167,7 +167,7 @@ class Keeper(keras.callbacks.Callback):
 
     def _refuse(self) -> None:
         synchronize(self.model)
-        bad = int(ops.convert_to_numpy(self.model.first_bad_step.value)) or self.step
+        bad = int(value_of(self.model.first_bad_step)) or self.step
         raise TrainingError(
             f"the loss is not finite since step {bad} (epoch {(bad - 1) // self.steps + 1}). Training was stopped; "
             f"the last good checkpoint is kept, {self.run.last_checkpoint}, of step {self._saved_step}. "
@@ -202,9 +202,9 @@ def synchronize(model: keras.Model) -> None:
 
 def is_finite(model: keras.Model) -> bool:
     """Whether every loss so far and every weight is finite."""
-    if int(ops.convert_to_numpy(model.first_bad_step.value)):
+    if int(value_of(model.first_bad_step)):
         return False
-    return all(bool(np.isfinite(ops.convert_to_numpy(weight.value)).all()) for weight in model.weights)
+    return all(bool(np.isfinite(value_of(weight)).all()) for weight in model.weights)
 
 
 def save_weights(model: keras.Model, run: Run) -> None:
@@ -222,7 +222,7 @@ def averaged_weights(model: keras.Model, ema: float) -> Iterator[None]:
         return
     synchronize(model)
     variables = model.trainable_variables
-    before = [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+    before = [value_of(variable) for variable in variables]
     model.optimizer.finalize_variable_values(variables)
     try:
         yield

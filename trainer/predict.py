@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfrecords.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command, usable_cores
+from tfrecords.console import EXIT_FAILED, EXIT_OK, load_tensorflow_quietly, progress_bar, run_command, usable_cores
 from tfrecords.errors import CxrError, InputError, OutputError
 
 if TYPE_CHECKING:
@@ -73,17 +73,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr predict`; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     from trainer.image_files import FileLoader, list_image_files
 
     files = list_image_files(arguments.inputs, arguments.images_root)
     kind = arguments.format or ("jsonl" if str(arguments.output).endswith((".jsonl", ".ndjson")) else "csv")
     with _open_output(arguments.output) as out:  # before the model, so that a wrong path is known at once
-        from trainer.loading import load_model
         from trainer.run import open_run
 
         run = open_run(arguments.run)
+        load_tensorflow_quietly()
+        from trainer.loading import load_model
+
         model = load_model(run)
         point, note = operating_point_of(run, arguments.operating_point, model)
         if note and not arguments.quiet:
@@ -218,9 +219,9 @@ def operating_point_of(
 
 def _chosen_on_validation(run: Run, rule: str, model: keras.Model | None) -> OperatingPoint:
     from tfrecords.dataset import open_dataset
+    from trainer.facts import VALIDATION
     from trainer.loading import load_model
     from trainer.operating_point import OperatingPoint
-    from trainer.training import VALIDATION
     from trainer.validation import predict_split
 
     try:

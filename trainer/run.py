@@ -169,7 +169,8 @@ def open_run(root: str | Path) -> Run:
     try:
         config, facts = TrainConfig.from_json(fields["config"]), DataFacts.from_json(fields["data"])
     except (KeyError, TypeError, InputError) as error:
-        raise DatasetError(f"{Path(root) / RUN_NAME} is damaged, or of another version: {error}") from error
+        fault = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(f"{Path(root) / RUN_NAME} is damaged, or of another version: {fault}") from error
     return Run(Path(root), config, facts, fields.get("preset"), fields.get("made", {}))
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrecords.console import EXIT_INTERRUPTED, EXIT_OK, run_command
+from tfrecords.console import EXIT_INTERRUPTED, EXIT_OK, load_tensorflow_quietly, run_command
 from tfrecords.errors import InputError
 from trainer.presets import PRESETS, preset_help
 
@@ -101,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--mixed-precision", metavar="auto|float32|bfloat16|float16", help="number format (auto)")
     machine.add_argument("--xla", metavar="auto|on|off", help="compile the training step (auto: on GPUs)")
+    machine.add_argument("--devices", type=int, metavar="N", help="train on the first N GPUs (all)")
     machine.add_argument("--cache", metavar="auto|memory|disk|none", help="where fitted images are kept (auto)")
     machine.add_argument("--threads", type=int, metavar="N", help="batches loaded at the same time (cores)")
     machine.add_argument(
@@ -117,12 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(model_table())
         return EXIT_OK
     given = vars(build_parser().parse_args(arguments))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     from trainer.run import create_run, open_run
     from trainer.stopping import Stopped, stop_on_signals
 
-    own = ("run", "data", "preset", "config", "resume", "overwrite", "positive", "list_models", "cache", "threads",
+    own = ("run", "data", "preset", "config", "resume", "overwrite", "positive", "list_models", "cache", "threads", "devices",
            "checkpoint_seconds", "quiet")  # fmt: skip
     options = {name: value for name, value in given.items() if name not in own}
     for name in ("model_options", "augment_options"):
@@ -139,25 +138,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--data is missing: the data set to train on (or --resume, to go on with a run)")
 
     from tfrecords.dataset import open_dataset
-    from trainer.facts import DataFacts
+    from trainer.facts import DataFacts, check_trainable
     from trainer.models import check_weights
-    from trainer.training import check_data, train
 
     if not given["resume"]:
         config = choose_config(given.get("preset"), given.get("config"), options)
-        check_weights(config.model, config.weights)
+        if config.weights != "none":
+            load_tensorflow_quietly()
+            check_weights(config.model, config.weights)
         data = open_dataset(given["data"])
         facts = DataFacts.of(data, given.get("positive"))
-        check_data(data, facts)
+        check_trainable(data, facts)
         run = create_run(given["run"], config, facts, given.get("preset"), given["overwrite"], arguments)
     else:
         data = open_dataset(given.get("data", run.facts.path))
+    load_tensorflow_quietly()
+    from trainer.training import train
+
     print(_introduction(run), flush=True)
     with stop_on_signals() as stop:
         try:
             history = train(
                 run, data, resume=given["resume"], stop=stop, checkpoint_seconds=given["checkpoint_seconds"],
-                quiet=given["quiet"], **stream,
+                devices=given.get("devices"), quiet=given["quiet"], **stream,
             )  # fmt: skip
         except Stopped as stopped:
             print(stopped, file=sys.stderr)

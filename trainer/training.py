@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import keras
 
-from tfrecords.dataset import XrayDataset, check_split
+from tfrecords.dataset import XrayDataset
 from tfrecords.errors import InputError, TrainingError
 from tfrecords.stream import plain_errors
-from trainer import devices
 from trainer.checkpoint import read_state
 from trainer.classifier import Classifier, build_classifier, compile_classifier
 from trainer.config import TrainConfig
-from trainer.facts import DataFacts
+from trainer.devices import device_scope
+from trainer.facts import TRAIN, VALIDATION, check_trainable
 from trainer.input_monitor import InputMonitor
 from trainer.keeper import Keeper, Position
 from trainer.models import check_weights, set_trainable
@@ -30,8 +30,6 @@ from trainer.run import Run, locked
 from trainer.run_log import RunLog
 from trainer.stopping import StopRequest
 from trainer.validation import Validation
-
-TRAIN, VALIDATION = "train", "val"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +73,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     stop: StopRequest | None = None,
     checkpoint_seconds: float = 60.0,
+    devices: int | None = None,
     quiet: bool = False,
     **stream: Any,
 ) -> list[dict[str, float]]:
@@ -87,6 +86,7 @@ def train(
       callbacks: more of them; their `logs` hold training and validation metrics of an epoch.
       stop: asked after each step; training is left as soon as it is requested, with everything saved.
       checkpoint_seconds: between two checkpoints; one is written at each epoch's end in any case.
+      devices: train on the first so many of this host; None is all its GPUs.
       quiet: no progress bar.
       stream: options of the stream that change its speed and nothing else, such as `cache` and `threads`.
 
@@ -100,8 +100,8 @@ def train(
     """
     config, facts = run.config, run.facts
     check_weights(config.model, config.weights)
-    check_data(data, facts)
-    with locked(run.root), _as_training_errors(config), plain_errors(), devices.scope() as replicas:
+    check_trainable(data, facts)
+    with locked(run.root), _as_training_errors(config), plain_errors(), device_scope(devices) as replicas:
         model = build_classifier(config, facts)
         options = stream_options(config, facts.multi_label, replicas, **stream)
         steps = data.steps_per_epoch(TRAIN, **options)
@@ -202,27 +202,6 @@ def stream_options(config: TrainConfig, multi_label: bool, replicas: int = 1, **
 def pixels_of(config: TrainConfig) -> dict[str, Any]:
     """Options of any stream that a model of this configuration reads."""
     return {"image_size": config.image_size, "fit": config.fit}
-
-
-def check_data(data: XrayDataset, facts: DataFacts) -> None:
-    """Raises InputError unless the data set is the one that a run was started on, and can be trained on."""
-    if data.manifest.digest != facts.digest:
-        raise InputError(
-            f"{data.root} is not the data set that the run was started on ({facts.path}), or it has changed since. "
-            "Start a new run, with another --run"
-        )
-    for split in (TRAIN, VALIDATION):
-        if split not in data.splits:
-            raise InputError(
-                f"{data.root} has no split '{split}', but {', '.join(data.splits)}. "
-                "`cxr preprocess --val-fraction 0.1` carves a validation split out of train"
-            )
-        check_split(data.manifest, split)
-        present = [label for label, count in data.counts(split).items() if count]
-        if len(present) < 2 and not data.multi_label:
-            raise InputError(
-                f"split '{split}' of {data.root} has one class only, {', '.join(present)}: expected at least two"
-            )
 
 
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)

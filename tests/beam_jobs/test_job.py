@@ -21,6 +21,7 @@ from beam_jobs.naming import kermany_patient
 from beam_jobs.pipeline import is_local, make_options
 from beam_jobs.preprocess import main
 from beam_jobs.sources import FolderSource
+from beam_jobs.tensorboard import LOG_NAME
 from beam_jobs.workspace import Workspace
 from tfrecords import codec
 from tfrecords.errors import CxrError, DatasetError, InputError, OutputError
@@ -43,7 +44,12 @@ def command(*arguments: object) -> int:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file below a folder, without the logs of jobs, which hold times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent.name != LOG_NAME
+    }
 
 
 @pytest.fixture(scope="session")
