@@ -20,7 +20,7 @@ COMMANDS = {
     "compare": ("trainer.compare", "put runs side by side"),
     "predict": ("trainer.predict", "predict the labels of image files"),
     "export": ("trainer.export", "write a run as a TensorFlow SavedModel"),
-    "board": ("trainer.board", "open TensorBoard over all runs below a folder"),
+    "board": ("trainer.board", "TensorBoard over all data sets, runs and searches below a folder"),
     "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
 }
 """Subcommand: the module whose `main(argv)` it calls, and what it does."""

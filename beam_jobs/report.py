@@ -44,7 +44,9 @@ def closing_report(summary: JobSummary, output: str) -> str:
         if summary.logged:
             parts[-1] += f"in pictures: cxr board {output}"
         else:
-            parts[-1] += "note: no logs for `cxr board`, for want of the package tensorboard"
+            parts[-1] += (
+                "note: no logs for `cxr board`: the package tensorboard is missing, or they could not be written"
+            )
     return "\n\n".join(parts)
 
 

@@ -37,7 +37,9 @@ def start(log: Path, *arguments: object) -> subprocess.Popen:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """What the files of a data set hold, but for the job's logs, in which there are times."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "tensorboard")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def finished_shards(output: Path) -> dict[str, int]:

@@ -147,7 +147,8 @@ class EventWriter:
             raise InputError(f"the curve {tag!r} needs labels of 0 and 1; received {truth.min()} to {truth.max()}")
         if not ((score >= 0) & (score <= 1)).all():
             raise InputError(f"the curve {tag!r} needs scores in [0, 1]; received {score.min()} to {score.max()}")
-        passed = np.searchsorted(np.linspace(0, 1, THRESHOLDS), score, side="right") - 1
+        # a division rounds 70 / 200 to what is written 0.35; linspace multiplies, and is off by a bit
+        passed = np.searchsorted(np.arange(THRESHOLDS) / (THRESHOLDS - 1), score, side="right") - 1
         true_positives, false_positives = (
             np.bincount(passed, of_class * weight, THRESHOLDS)[::-1].cumsum()[::-1] for of_class in (truth, 1 - truth)
         )

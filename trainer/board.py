@@ -16,7 +16,6 @@ import types
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tfrecords.console import EXIT_OK, run_command
 from tfrecords.errors import InputError, MissingExtraError
@@ -109,6 +108,7 @@ def serve(root: Path, host: str, port: int | None) -> str:
       InputError: the port is taken or not allowed, or the host is not one of this machine.
       MissingExtraError: the package `tensorboard` is not installed.
     """
+    _check_host(host)
     # TensorBoard's own switch against TensorFlow, which it needs for nothing that it shows here
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     try:
@@ -130,9 +130,20 @@ def serve(root: Path, host: str, port: int | None) -> str:
         raise InputError(
             f"--port {port}: another program listens there. Leave --port out to take the next free one, or give another"
         ) from error
-    except (program.TensorBoardServerException, OSError) as error:
-        text: Any = getattr(error, "msg", None) or error
-        raise InputError(f"cannot serve at --host {host}, port {port or FIRST_PORT}: {text}") from error
+    except program.TensorBoardServerException as error:
+        raise InputError(f"cannot listen at port {port or FIRST_PORT} of {host}: {error.msg}") from error
+
+
+def _check_host(host: str) -> None:
+    """Raises InputError unless this machine can listen at `host`; TensorBoard's server would end the process."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"--host {host}: {error.strerror}; expected a name or address of this machine, such as 127.0.0.1"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

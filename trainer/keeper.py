@@ -20,8 +20,8 @@ from trainer.optimizers import PLATEAU_EPOCHS, PLATEAU_FACTOR
 from trainer.run import Run
 from trainer.stopping import Stopped, StopRequest
 
-CHECK_STEPS = 20
-"""Steps between two looks at whether the loss is finite."""
+CHECK_STEPS = 50
+"""Steps between two looks at whether all is finite; each waits for the device."""
 
 
 @dataclasses.dataclass
@@ -77,8 +77,6 @@ class Keeper(keras.callbacks.Callback):
       phase_begin: first epoch of the phase at hand, whose optimizer begins anew.
     """
 
-    async_safe = True
-
     def __init__(self, run: Run, position: Position, steps: int, stop: StopRequest, checkpoint_seconds: float):
         super().__init__()
         self.run, self.position, self.steps, self.stop = run, position, steps, stop
@@ -103,23 +101,30 @@ class Keeper(keras.callbacks.Callback):
             if not self.position.step:
                 self.model.reset_metrics()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.position.step = self._first_step + batch + 1
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks around after `batch` steps. At a step's end Keras would wait for its results, or call from a thread."""
+        self.position.step = self._first_step + batch
+        if not batch:
+            return
         if self.position.step % CHECK_STEPS == 0:
-            self.check_finite(logs)
+            self.check_finite()
         if self.stop:
             self.leave()
         elif time.monotonic() - self._saved > self.checkpoint_seconds:
             self.save()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the epoch. `logs` must hold the validation metrics.
+    def close_steps(self) -> None:
+        """Notes that all steps of the epoch are done, before its validation.
 
         Raises:
-          TrainingError: the loss is not finite.
+          TrainingError: a loss or a weight is not finite.
         """
+        self.position.step = self.steps
+        self.check_finite()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the epoch. `logs` must hold the validation metrics."""
         logs = {} if logs is None else logs
-        self.check_finite(logs)
         position = self.position
         value = float(logs[self._monitor])
         better = position.best is None or self._sign * (value - position.best) > 0
@@ -154,13 +159,8 @@ class Keeper(keras.callbacks.Callback):
         for callback in (*callbacks, self):
             callback.on_epoch_end(self.position.epoch, logs)
 
-    def check_finite(self, logs: Mapping[str, Any] | None) -> None:
-        """Raises TrainingError, with the number of the step, where the loss has not been finite."""
-        if logs is not None and not math.isfinite(float(logs["loss"])):  # a mean over the epoch: once NaN, it stays so
-            self._refuse()
-
-    def check_weights(self) -> None:
-        """Raises TrainingError where a weight is not finite; the loss shows it one step later."""
+    def check_finite(self) -> None:
+        """Raises TrainingError, with the number of the step, where a loss or a weight is not finite."""
         synchronize(self.model)
         if not is_finite(self.model):
             self._refuse()
@@ -224,6 +224,8 @@ def averaged_weights(model: keras.Model, ema: float) -> Iterator[None]:
     variables = model.trainable_variables
     before = [value_of(variable) for variable in variables]
     model.optimizer.finalize_variable_values(variables)
+    for variable in variables:  # with memory of its own: JAX gives a model's away when it predicts
+        variable.assign(value_of(variable))
     try:
         yield
     finally:

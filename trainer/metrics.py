@@ -2,7 +2,7 @@
 
 Intervals are percentiles of a bootstrap by patient: patients are drawn with replacement, each with all of its
 images, because images of one patient are alike and count for less than as many of different ones (Field and Welsh,
-"Bootstrapping clustered data", J. R. Stat. Soc. B 2007). A replicate is a whole-number weight for each image, so all
+"Bootstrapping clustered data", J. R. Stat. Soc. B 2007). A replicate is a whole-number weight for each image, so many
 replicates share one sort of the scores.
 """
 
@@ -34,7 +34,7 @@ METRICS = (
 ERROR_METRICS = ("brier", "calibration_error")
 """Those of METRICS that are better the lower they are."""
 CALIBRATION_BINS = 15
-_CHUNK_WEIGHTS = 1 << 21  # 16 MB for each float64 array [replicates, images]
+_CHUNK_WEIGHTS = 1 << 17  # 1 MB for each float64 array [replicates, images]: the cache of a core
 
 
 def evaluate_predictions(

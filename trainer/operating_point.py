@@ -213,14 +213,12 @@ def _threshold(scores: np.ndarray, truth: np.ndarray, name: str, number: float, 
 
 
 def _between(levels: np.ndarray, place: int) -> float:
-    """A threshold above levels[place - 1] and not above levels[place]; half-way to 0 or 1 beyond the ends."""
+    """The threshold half-way between levels[place - 1] and levels[place], in logits; beyond the ends, to 0 or 1."""
     if place == 0:
         return float(levels[0] / 2)
     if place == len(levels):
         return float((1 + levels[-1]) / 2)
-    below, above = levels[place - 1], levels[place]
-    middle = 1 / (1 + math.exp(-float(_logit(levels[place - 1 : place + 1]).mean())))
-    return middle if below < middle <= above else float(above)
+    return 1 / (1 + math.exp(-float(_logit(levels[place - 1 : place + 1]).mean())))
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:

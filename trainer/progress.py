@@ -13,8 +13,6 @@ from trainer.keeper import Keeper
 class EpochBar(keras.callbacks.Callback):
     """A progress bar over the steps of an epoch, and what came of it when it has ended."""
 
-    async_safe = True
-
     def __init__(self, keeper: Keeper, epochs: int):
         super().__init__()
         self.keeper, self.epochs = keeper, epochs
@@ -25,8 +23,9 @@ class EpochBar(keras.callbacks.Callback):
         name = f"epoch {epoch + 1}/{self.keeper.run.config.epochs}"
         self._bar = progress_bar(self.keeper.steps, name, unit="step", initial=position.step, leave=False)
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._bar.update()
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if batch:  # so many steps are done
+            self._bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._bar is not None:

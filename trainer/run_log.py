@@ -32,7 +32,6 @@ class RunLog(keras.callbacks.Callback):
       sample: data set and stream options of the batch to show; None shows none.
     """
 
-    async_safe = True
     every = 50
     """Steps between two reports."""
 
@@ -41,6 +40,7 @@ class RunLog(keras.callbacks.Callback):
         self.folder, self.keeper, self.sample = folder, keeper, sample
         self._train: EventWriter | None = None
         self._validation: EventWriter | None = None
+        self._first_step = 0
         self._before = (0, {"loss": 0.0, "accuracy": 0.0})
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -49,24 +49,26 @@ class RunLog(keras.callbacks.Callback):
             self._show_sample(*self.sample)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._first_step = self.keeper.position.step
         self._before = (0, {"loss": 0.0, "accuracy": 0.0})
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        done = self.keeper.position.step + 1  # the keeper, which comes last, has not counted this step yet
-        if done % self.every or logs is None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Reports after `batch` steps of this call of `fit`, where they are a multiple of `every`."""
+        done = self._first_step + batch
+        if not batch or done % self.every:
             return
-        # the logs are means since the epoch began, or since training was taken up again within it
-        means = {name: float(logs[name]) for name in ("loss", "accuracy")}
+        synchronize(self.model)
+        # means since the epoch began
+        means = {name: _number(value) for name, value in self.model.get_metrics_result().items()}
         count, before = self._before
         report = {f"step/{name}": (mean * done - before[name] * count) / (done - count) for name, mean in means.items()}
         self._before = (done, means)
         optimizer = self.model.optimizer
-        synchronize(self.model)
         report["step/learning_rate"] = _number(optimizer.learning_rate)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             report["step/loss_scale"] = _number(optimizer.dynamic_scale)
             report["step/skipped_steps"] = _number(self.model.steps) - _number(optimizer.iterations)
-        self._open()[0].scalars(_finite(report), self.keeper.step + 1)
+        self._open()[0].scalars(_finite(report), self.keeper.position.epoch * self.keeper.steps + done)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}

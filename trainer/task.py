@@ -121,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainer.run import create_run, open_run
     from trainer.stopping import Stopped, stop_on_signals
 
-    own = ("run", "data", "preset", "config", "resume", "overwrite", "positive", "list_models", "cache", "threads", "devices",
-           "checkpoint_seconds", "quiet")  # fmt: skip
+    own = ("run", "data", "preset", "config", "resume", "overwrite", "positive", "list_models", "cache", "threads",
+           "devices", "checkpoint_seconds", "quiet")  # fmt: skip
     options = {name: value for name, value in given.items() if name not in own}
     for name in ("model_options", "augment_options"):
         if name in options:

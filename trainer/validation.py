@@ -30,15 +30,13 @@ class Validation(keras.callbacks.Callback):
     run averages its weights, the averaged ones are validated.
     """
 
-    async_safe = True
-
     def __init__(self, data: XrayDataset, split: str, config: TrainConfig, keeper: Keeper, **stream: Any):
         super().__init__()
         self.data, self.split, self.config, self.keeper, self.stream = data, split, config, keeper, stream
         self.predictions: Predictions | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.keeper.check_weights()
+        self.keeper.close_steps()
         try:
             with averaged_weights(self.model, self.config.ema):
                 self.predictions = predict_split(

@@ -20,16 +20,15 @@ from trainer.validation import predict_split
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Asks for a stop once so many steps are done."""
-
-    async_safe = True
+    """Asks for a stop once so many steps are done, or before validation if an epoch ends before."""
 
     def __init__(self, stop: StopRequest, steps: int):
         super().__init__()
         self.stop, self.steps, self.done = stop, steps, 0
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.done += 1
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch:
+            self.done += 1
         if self.done == self.steps:
             self.stop.request()
 
@@ -83,7 +82,7 @@ def test_a_stop_during_validation_loses_nothing(data, start, tmp_path):
 
         def __bool__(self):
             self.asked += 1
-            return self.asked > 8  # once for each of the epoch's steps, then validation looks
+            return self.asked > 7  # between the epoch's 8 steps, then validation looks
 
     stop = AsksOnceTheEpochIsOver()
     with pytest.raises(Stopped, match="step 8 of 8 in epoch 1"):
@@ -218,7 +217,7 @@ def test_memory_that_does_not_suffice_says_what_to_lower(data, start, tmp_path):
     run = start(tmp_path / "run", data)
 
     class Exhausted(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
+        def on_train_batch_begin(self, batch, logs=None):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes")
 
     with pytest.raises(TrainingError, match=r"out of memory with cnn3, batches of 8.*--batch-size \(try 4\)"):
