@@ -168,9 +168,12 @@ class Keeper(keras.callbacks.Callback):
     def _refuse(self) -> None:
         synchronize(self.model)
         bad = int(value_of(self.model.first_bad_step)) or self.step
+        kept = "no checkpoint had been written yet"
+        if self.run.last_checkpoint.exists():
+            kept = f"the last good checkpoint is kept, {self.run.last_checkpoint}, of step {self._saved_step}"
         raise TrainingError(
             f"the loss is not finite since step {bad} (epoch {(bad - 1) // self.steps + 1}). Training was stopped; "
-            f"the last good checkpoint is kept, {self.run.last_checkpoint}, of step {self._saved_step}. "
+            f"{kept}. "
             "Lower --learning-rate, or limit --gradient-clip to 1"
         )
 
@@ -208,10 +211,11 @@ def is_finite(model: keras.Model) -> bool:
 
 
 def save_weights(model: keras.Model, run: Run) -> None:
-    """Writes the weights to use, atomically."""
+    """Writes the weights to use, atomically. An operating point is one of the weights that it was chosen for."""
     temporary = run.best_weights.with_name(".best.tmp.weights.h5")
     model.save_weights(temporary, overwrite=True)
     temporary.replace(run.best_weights)
+    run.operating_point.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def parse_rule(rule: str, task: Task | None = None) -> tuple[str, float]:
       rule: `youden`: the threshold of the greatest recall + specificity - 1 (Youden, Cancer 1950).
         `recall=0.95`: the highest threshold with at least this recall. `specificity=0.9`: the lowest with at least
         this specificity. `threshold=0.5`: this one. `argmax`: the label of the greatest probability. `auto`: `youden`
-        for binary and multi-label tasks, `argmax` for multi-class.
+        for binary and multi-label tasks, with 0.5 for a label that all images have or none; `argmax` for multi-class.
       task: to check the rule against, where it is known already.
 
     Raises:
@@ -115,6 +115,9 @@ class OperatingPoint:
             label = predictions.labels[column]
             where = f"operating point {rule!r} for label {label!r} on split {chosen_on!r}"
             scores = predictions.probabilities[:, column].astype(np.float64)
+            if rule == "auto" and predictions.multi_label and len(np.unique(truth[:, column])) < 2:
+                thresholds[label] = 0.5
+                continue
             thresholds[label] = _threshold(scores, truth[:, column] == 1, name, number, where)
         return cls(name if rule == "auto" else rule, thresholds, chosen_on)
 

@@ -219,3 +219,15 @@ def test_json_and_back(tmp_path):
 def test_json_of_something_else(fields):
     with pytest.raises(InputError, match="no operating point"):
         OperatingPoint.from_json(fields)
+
+
+def test_a_label_that_no_image_has_does_not_stop_auto():
+    probabilities = np.array([[0.9, 0.2], [0.1, 0.3], [0.8, 0.4]], np.float32)
+    truth = np.array([[1, 0], [0, 0], [1, 0]], np.uint8)
+    names = np.array(["x", "y", "z"])
+    given = Predictions(("common", "rare"), True, probabilities, truth, np.arange(3), names, names)
+    point = OperatingPoint.choose(given)
+    assert point.thresholds["rare"] == 0.5
+    assert 0.1 < point.thresholds["common"] < 0.8
+    with pytest.raises(InputError, match="rare"):
+        OperatingPoint.choose(given, "youden")

@@ -12,6 +12,7 @@ from tfrecords.errors import DatasetError, InputError, OutputError, TrainingErro
 from trainer.checkpoint import read_state
 from trainer.classifier import augmented, build_classifier
 from trainer.facts import DataFacts
+from trainer.keeper import synchronize
 from trainer.loading import load_model
 from trainer.run import create_run, locked, open_run
 from trainer.stopping import Stopped, StopRequest
@@ -117,6 +118,13 @@ def test_the_best_weights_are_those_of_the_best_epoch(trained, data):
     assert metrics["auc"] == pytest.approx(trained.read_outcome()["best"], abs=1e-6)
 
 
+def test_a_threshold_goes_with_the_weights_that_it_was_chosen_for(data, start, tmp_path):
+    run = start(tmp_path / "run", data, epochs=1)
+    run.operating_point.write_text("{}")
+    train(run, data, quiet=True)
+    assert not run.operating_point.exists()
+
+
 def test_the_same_seed_gives_the_same_run_and_another_another(data, start, tmp_path):
     histories = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -140,18 +148,18 @@ def test_early_stopping_and_the_plateau(data, start, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step(data, start, tmp_path):
-    run = start(
-        tmp_path / "run",
-        data,
-        optimizer="sgd",
-        learning_rate=1e38,
-        schedule="constant",
-        warmup_epochs=0.0,
-        augment="none",
-    )
-    with pytest.raises(TrainingError, match=r"not finite since step \d+ \(epoch 1\).*--learning-rate"):
-        train(run, data, quiet=True, checkpoint_seconds=0)
-    assert read_state(run.last_checkpoint)["step"] < 8
+    run = start(tmp_path / "run", data, optimizer="sgd", schedule="plateau", augment="none")
+
+    class TooFast(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                synchronize(self.model)
+                self.model.optimizer.learning_rate = 3e38
+
+    message = r"not finite since step [4-6] \(epoch 1\).*of step [34]\. Lower --learning-rate"
+    with pytest.raises(TrainingError, match=message):
+        train(run, data, callbacks=[TooFast()], quiet=True, checkpoint_seconds=0)
+    assert read_state(run.last_checkpoint)["step"] in (3, 4)
     assert all(np.isfinite(array).all() for array in final_weights(run))
 
 
