@@ -1,17 +1,18 @@
-# make demo | make test | make test-slow | make lint | make bench | make clean
+# make demo | make test | make test-slow | make test-jax | make lint | make bench | make clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint bench clean
+.PHONY: help setup demo test test-slow test-jax lint bench clean
 
 help:
 	@echo "make setup      a virtual environment in $(VENV) with everything"
-	@echo "make demo       phantoms, preprocessing with two rungs, verification, pictures, speed; all below $(DEMO)/"
+	@echo "make demo       phantoms, preprocessing, verification, a short training, its report; all below $(DEMO)/"
 	@echo "make test       linters and tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-jax   the trainer's tests once more, with JAX instead of TensorFlow"
 	@echo "make bench      the figures of the README (IMAGES=DIR; without it phantoms, of `make demo`)"
 	@echo "make clean      remove what the above made"
 
@@ -26,13 +27,18 @@ $(STAMP): setup.py constraints.txt
 
 demo: $(STAMP)
 	rm -rf $(DEMO)
-	$(BIN)/cxr phantom --to $(DEMO)/images --patients 80 --seed 1 --duplicates 2 --encoding-leak
-	$(BIN)/cxr preprocess --input $(DEMO)/images --output $(DEMO)/data --sizes 512,256
+	$(BIN)/cxr phantom --to $(DEMO)/images --patients 160 --seed 1 --duplicates 2 --encoding-leak
+	$(BIN)/cxr preprocess --input $(DEMO)/images --output $(DEMO)/data --sizes 512,256 --val-fraction 0.2
 	$(BIN)/cxr verify $(DEMO)/data --deep
 	$(BIN)/cxr inspect $(DEMO)/data --save-grid $(DEMO)/contact-sheet.png
 	$(BIN)/cxr bench $(DEMO)/data --image-size 512 --seconds 1
+	$(BIN)/cxr train --data $(DEMO)/data --run $(DEMO)/runs/short --preset robust --augment light --batch-size 16
+	$(BIN)/cxr evaluate --run $(DEMO)/runs/short --split test
+	$(BIN)/cxr predict --run $(DEMO)/runs/short $(DEMO)/images/test --output $(DEMO)/predictions.csv
 	@echo
 	@echo "look at $(DEMO)/contact-sheet.png, and at $(DEMO)/data: manifest.json, audit.json, full/, 512/, 256/"
+	@echo "open $(DEMO)/runs/short/evaluation/test/report.html in a browser"
+	@echo "and all of it in TensorBoard: $(BIN)/cxr board $(DEMO)"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -45,12 +51,16 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
+test-jax: $(STAMP)
+	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" tests/trainer
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/encodings.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/encodings.json
 	$(BIN)/python benchmarks/preprocess.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/preprocess.json
 	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --json benchmarks/results/stream.json
 	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --memory \
 		--json benchmarks/results/stream-memory.json
+	$(BIN)/python benchmarks/augment.py --json benchmarks/results/augment.json
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
-from tfrecords.console import EXIT_OK, keep_tensorflow_small, progress_bar, run_command, usable_cores
+from tfrecords.console import (
+    EXIT_OK,
+    keep_tensorflow_small,
+    load_tensorflow_quietly,
+    progress_bar,
+    run_command,
+    usable_cores,
+)
 from tfrecords.errors import InputError, OutputError
 from tfrecords.manifest import write_atomically
 
@@ -298,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 < arguments.seconds < math.inf:
         raise InputError(f"--seconds {arguments.seconds:g}: expected more than 0")
     keep_tensorflow_small()
+    load_tensorflow_quietly()
     found = measure(
         arguments.data,
         arguments.split,

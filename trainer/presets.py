@@ -39,8 +39,8 @@ _VGG = {
 PRESETS: dict[str, Preset] = {
     "robust": Preset(
         "recommended: keeps its specificity on images that were compressed, blurred or exposed otherwise",
-        {"model": "cnn-separable", "image_size": 128, "equalize": True, "augment": "strong", "epochs": 20,
-         "learning_rate": 2e-3, "ema": 0.99},
+        {"model": "cnn-separable", "image_size": 96, "equalize": True, "augment": "strong", "epochs": 10,
+         "learning_rate": 2e-3},
     ),
     "mlp-tanh": Preset(
         "notebook: the baseline, tanh layers and plain gradient descent on 64 pixels",
