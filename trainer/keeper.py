@@ -75,6 +75,7 @@ class Keeper(keras.callbacks.Callback):
 
     Attributes:
       phase_begin: first epoch of the phase at hand, whose optimizer begins anew.
+      last_phase: whether it is the last; only that one is ended early.
     """
 
     def __init__(self, run: Run, position: Position, steps: int, stop: StopRequest, checkpoint_seconds: float):
@@ -83,7 +84,7 @@ class Keeper(keras.callbacks.Callback):
         self.checkpoint_seconds = checkpoint_seconds
         self._monitor = run.config.monitor
         self._sign = 1 if MONITORS[self._monitor] == "max" else -1
-        self.phase_begin = 0
+        self.phase_begin, self.last_phase = 0, True
         self._first_step = 0
         self._saved, self._saved_step = time.monotonic(), self.step
 
@@ -140,7 +141,7 @@ class Keeper(keras.callbacks.Callback):
             rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
             self.model.optimizer.learning_rate = rate * PLATEAU_FACTOR
             position.stalled = 0
-        patience = self.run.config.early_stopping
+        patience = self.run.config.early_stopping if self.last_phase else 0
         if patience and position.waited >= patience:
             position.ended = self.model.stop_training = True
         position.history.append({"epoch": position.epoch + 1, **{name: float(value) for name, value in logs.items()}})

@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {
          "learning_rate": 2e-3},
     ),
     "mlp-tanh": Preset(
-        "notebook: the baseline, tanh layers and plain gradient descent on 64 pixels",
+        "notebook: the baseline, a tanh layer and SGD on 64 pixels",
         {**_NOTEBOOK, "model": "mlp-tanh", "image_size": 64, "optimizer": "sgd", "learning_rate": 0.01, "epochs": 20,
          "augment": "none", "class_weights": "none"},
     ),

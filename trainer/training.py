@@ -140,7 +140,9 @@ def _run_phase(
 ) -> None:
     """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
     run, config, steps = keeper.run, keeper.run.config, keeper.steps
-    keeper.phase_begin = phase.first
+    keeper.phase_begin, keeper.last_phase = phase.first, phase.last == config.epochs
+    if position.epoch == phase.first and not position.step:
+        position.waited = position.stalled = 0
     for partial in (True, False):
         if partial and not position.step:
             continue
