@@ -45,6 +45,7 @@ EXTRAS = {
         "jax>=0.8",  # the trainer's tests run on both backends
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.15",
         "mypy>=1.15",
     ],

@@ -17,6 +17,8 @@ from trainer.classifier import augmented
 from trainer.keeper import Keeper, synchronize
 
 SHOWN_IMAGES = 16
+REPORT_STEPS = 50
+"""Steps between two reports, where an epoch is long enough."""
 
 
 class RunLog(keras.callbacks.Callback):
@@ -32,12 +34,10 @@ class RunLog(keras.callbacks.Callback):
       sample: data set and stream options of the batch to show; None shows none.
     """
 
-    every = 50
-    """Steps between two reports."""
-
     def __init__(self, folder: Path, keeper: Keeper, sample: tuple[XrayDataset, dict[str, Any]] | None = None):
         super().__init__()
         self.folder, self.keeper, self.sample = folder, keeper, sample
+        self.every = report_every(keeper.steps)
         self._train: EventWriter | None = None
         self._validation: EventWriter | None = None
         self._first_step = 0
@@ -104,6 +104,11 @@ class RunLog(keras.callbacks.Callback):
         train.text("run/config", f"```json\n{json.dumps(run.config.to_json(), indent=2)}\n```", 0)
         train.text("run/data", f"```json\n{json.dumps(run.facts.to_json(), indent=2)}\n```", 0)
         train.flush()
+
+
+def report_every(steps: int) -> int:
+    """Steps between two reports for epochs of so many; an epoch has four of them at least, if it can."""
+    return min(REPORT_STEPS, max(1, steps // 4))
 
 
 def _bytes(images: Any) -> Any:

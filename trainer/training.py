@@ -27,7 +27,7 @@ from trainer.keeper import Keeper, Position
 from trainer.models import check_weights, set_trainable
 from trainer.progress import EpochBar
 from trainer.run import Run, locked
-from trainer.run_log import RunLog
+from trainer.run_log import RunLog, report_every
 from trainer.stopping import StopRequest
 from trainer.validation import Validation
 
@@ -153,7 +153,7 @@ def _run_phase(
         stream = data.stream(TRAIN, first_step=first, **options)
         around: list[keras.callbacks.Callback] = [validation]
         if replicas == 1:  # several GPUs make Keras read ahead, where no wait can be measured
-            monitor = InputMonitor(run.tensorboard / "train", every=RunLog.every)
+            monitor = InputMonitor(run.tensorboard / "train", every=report_every(steps))
             stream = monitor.watch(stream)
             around.insert(0, monitor)
         log = RunLog(run.tensorboard, keeper, sample=None if first else (data, options))
