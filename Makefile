@@ -46,13 +46,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
 test-jax: $(STAMP)
-	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" tests/trainer
+	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" -n 2 --dist loadfile tests/trainer
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/encodings.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/encodings.json
