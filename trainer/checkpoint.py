@@ -106,4 +106,4 @@ def _opened(path: Path):
     except FileNotFoundError as error:
         raise DatasetError(f"there is no checkpoint {path}") from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise DatasetError(f"the checkpoint {path} is damaged: {error}") from error
+        raise DatasetError(f"the checkpoint {path} is damaged: {error}. Start anew with --overwrite") from error

@@ -90,11 +90,13 @@ class ComparedRun:
       row: by name of `COLUMNS`; None where something is unknown or undefined.
       same: what has to be equal in two runs for their figures to be comparable, by what it says where it is not: what
         is compared, and how it is shown.
+      outdated: whether the run has other weights than those that were evaluated.
     """
 
     path: Path
     row: Mapping[str, Any]
     same: Mapping[str, tuple[str, str]]
+    outdated: bool = False
 
 
 def compare_runs(
@@ -130,6 +132,8 @@ def compare_runs(
             notes.append(f"{path} has not been evaluated on {split}: cxr evaluate --run {path} --split {split}")
         else:
             compared.append(one)
+            if one.outdated:
+                notes.append(f"{path} has other weights since: evaluate it again")
     compared = _with_own_names(compared)
 
     def order(one: ComparedRun) -> tuple[bool, Any]:
@@ -141,7 +145,7 @@ def compare_runs(
 
 def _read(path: Path, split: str) -> ComparedRun | None:
     """A run, or None where it has not been evaluated on the split. The run's model is not needed, nor Keras."""
-    from trainer.run import RUN_NAME
+    from trainer.run import RUN_NAME, weights_digest
 
     evaluation = path / "evaluation" / split
     if not (evaluation / "metrics.json").exists():
@@ -169,10 +173,11 @@ def _read(path: Path, split: str) -> ComparedRun | None:
             f"{split} has different images": _images(evaluation, found),
             "thresholds chosen by different rules": _alike(point["rule"]),
             "thresholds chosen on different splits": _alike(point["chosen_on"]),
+            "shifts act at different image sizes": _alike(str(row["image_size"])),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{evaluation / 'metrics.json'} or {path / RUN_NAME} is damaged: {error!r}") from error
-    return ComparedRun(path, row, same)
+    return ComparedRun(path, row, same, found.get("weights") not in (None, weights_digest(path)))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

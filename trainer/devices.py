@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
+
+from tfrecords.errors import InputError
 
 
 @contextlib.contextmanager
@@ -16,12 +19,17 @@ def device_scope(devices: int | None = None) -> Iterator[int]:
     averaged over them in each step. With one device nothing is done.
 
     Args:
-      devices: use the first so many of the host's devices, of whatever kind; None is all GPUs.
+      devices: use the first so many of the host's GPUs, or where it has none of what the backend makes of its
+        CPU; None is all GPUs.
+
+    Raises:
+      InputError: there are not so many.
     """
     if keras.backend.backend() == "jax":
         import jax
 
-        found = [device for device in jax.local_devices() if devices or device.platform != "cpu"][:devices]
+        local = jax.local_devices()
+        found = _first([device for device in local if device.platform != "cpu"], local, devices)
         if len(found) < 2:
             yield 1
             return
@@ -35,10 +43,19 @@ def device_scope(devices: int | None = None) -> Iterator[int]:
         return
     import tensorflow as tf
 
-    logical = tf.config.list_logical_devices(None if devices else "GPU")[:devices]
+    logical = _first(tf.config.list_logical_devices("GPU"), tf.config.list_logical_devices("CPU"), devices)
     if len(logical) < 2:
         yield 1
         return
     strategy = tf.distribute.MirroredStrategy([device.name for device in logical])
     with strategy.scope():
         yield len(logical)
+
+
+def _first(gpus: list[Any], others: list[Any], wanted: int | None) -> list[Any]:
+    if wanted is None:
+        return gpus
+    found = gpus or others
+    if not 1 <= wanted <= len(found):
+        raise InputError(f"devices={wanted}: expected 1 to {len(found)}, for this host has {len(gpus)} GPUs")
+    return found[:wanted]

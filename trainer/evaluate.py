@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--operating-point", metavar="RULE",
         help="what is positive: youden, recall=R, specificity=S, threshold=T, or argmax; chosen on the run's own "
-        "validation split. Default: what the run has already, else youden (argmax for more than two classes)",
+        "validation split, and kept in the run for later evaluations and predictions. Default: what the run has "
+        "already, else youden (argmax for more than two classes)",
     )  # fmt: skip
     parser.add_argument(
         "--no-shifts", action="store_true", help="leave the shift suite out, which takes most of the time"
@@ -109,57 +110,68 @@ def evaluate(
       InputError: no such split, data that do not fit the run, or a rule that cannot be met.
       DatasetError: the run has no weights, or the data set is damaged.
     """
-    from tfrecords.dataset import check_split, open_dataset
+    from tfrecords.dataset import check_split
+    from tfrecords.errors import OutputError
     from tfrecords.manifest import write_atomically
     from trainer.facts import VALIDATION
     from trainer.loading import load_model
     from trainer.metrics import evaluate_predictions
     from trainer.report import write_report
-    from trainer.validation import predict_split
+    from trainer.validation import predict_split, predict_validation
 
     run.facts.check_same_kind(data)
     check_split(data.manifest, split)
+    folder = output or run.evaluation(split)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror or error}") from error
     model = load_model(run)
     predictions = predict_split(model, data, split, run.config)
     own_validation = data.manifest.digest == run.facts.digest and split == VALIDATION
 
     def validation() -> Predictions:
-        return (
-            predictions
-            if own_validation
-            else predict_split(model, open_dataset(run.facts.path), VALIDATION, run.config)
-        )
+        return predictions if own_validation else predict_validation(run, model, data)
 
     point = choose_operating_point(run, rule, validation)
     metrics = {
         "run": run.name,
         "split": split,
         "data": str(data.root),
+        "data_digest": data.manifest.digest,
+        "weights": run.weights_digest(),
         **evaluate_predictions(predictions, point, run.facts.positive, bootstrap),
         "shifts": None,
         "worst": None,
     }
     if shifts:
         metrics.update(shift_suite(run, model, data, split, point, metrics["metrics"], quiet))
-    folder = output or run.evaluation(split)
-    folder.mkdir(parents=True, exist_ok=True)
     predictions.save_csv(folder / "predictions.csv", point.apply(predictions))
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_report(folder, run, data, model, predictions, point, metrics)
     return metrics
 
 
-def choose_operating_point(run: Run, rule: str | None, validation: Any) -> OperatingPoint:
-    """The run's own; chosen on validation, and stored, where there is none yet or another rule is wanted."""
-    from tfrecords.manifest import write_atomically
+def choose_operating_point(run: Run, rule: str | None, validation: Callable[[], Predictions]) -> OperatingPoint:
+    """The run's own; chosen on validation and stored where its weights have none, or another rule is wanted."""
+    from tfrecords.errors import DatasetError
     from trainer.facts import VALIDATION
-    from trainer.operating_point import OperatingPoint, read_operating_point
+    from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point, write_operating_point
 
-    stored = read_operating_point(run.operating_point)
+    weights = run.weights_digest()
+    try:
+        stored = read_operating_point(run.operating_point, weights)
+    except DatasetError:  # damaged: it is written anew
+        stored = None
     if stored is not None and rule in (None, stored.rule):
         return stored
-    point = OperatingPoint.choose(validation(), rule or "auto", run.facts.positive, VALIDATION)
-    write_atomically(run.operating_point, json.dumps(point.to_json(), indent=2) + "\n")
+    name, number = parse_rule(rule or "auto", run.facts.task)
+    if name == "threshold":
+        labels = run.facts.labels if run.facts.multi_label else (run.facts.positive or run.facts.labels[-1],)
+        point = OperatingPoint(str(rule), dict.fromkeys(labels, number), VALIDATION)
+    else:
+        point = OperatingPoint.choose(validation(), rule or "auto", run.facts.positive, VALIDATION)
+    write_operating_point(run.operating_point, point, weights)
     return point
 
 

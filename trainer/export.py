@@ -186,7 +186,7 @@ def _facts(run: Run) -> dict[str, Any]:
     """What `cxr.json` holds: all that is needed to use the export rightly."""
     from trainer.operating_point import read_operating_point
 
-    point = read_operating_point(run.operating_point)
+    point = read_operating_point(run.operating_point, run.weights_digest())
     facts = run.facts
     return {
         "run": run.name,

@@ -110,7 +110,7 @@ class DataFacts:
         return cls(**{**fields, **tuples, "path": str(Path(fields["path"]))})
 
 
-def check_trainable(data: XrayDataset, facts: DataFacts) -> None:
+def check_trainable(data: XrayDataset, facts: DataFacts, monitor: str) -> None:
     """Raises InputError unless the data set is the one that a run was started on, and can be trained on."""
     if data.manifest.digest != facts.digest:
         raise InputError(
@@ -128,4 +128,11 @@ def check_trainable(data: XrayDataset, facts: DataFacts) -> None:
         if len(present) < 2 and not data.multi_label:
             raise InputError(
                 f"split '{split}' of {data.root} has one class only, {', '.join(present)}: expected at least two"
+            )
+    if data.multi_label and monitor in ("val_auc", "val_pr_auc"):
+        images = data.images(VALIDATION)
+        if not any(0 < count < images for count in data.counts(VALIDATION).values()):
+            raise InputError(
+                f"no label of split '{VALIDATION}' of {data.root} is on some of its {images} images and not on others, "
+                f"so {monitor} is undefined; --monitor val_loss does without"
             )

@@ -135,6 +135,7 @@ class InputMonitor(keras.callbacks.Callback):
     Args:
       log_dir: folder of the TensorBoard event file; None writes none.
       every: training batches between two reports.
+      first_step: training steps done before, by which reports are numbered; None asks the optimizer.
 
     Raises:
       ValueError: `every` is below 1.
@@ -142,12 +143,13 @@ class InputMonitor(keras.callbacks.Callback):
 
     async_safe = True  # Keras awaits the results of each step for callbacks that do not say so
 
-    def __init__(self, log_dir: str | Path | None = None, every: int = 50):
+    def __init__(self, log_dir: str | Path | None = None, every: int = 50, first_step: int | None = None):
         super().__init__()
         if every < 1:
             raise ValueError(f"every must be at least 1 batch; received {every}")
         self.log_dir = log_dir
         self.every = every
+        self._given_step = first_step
         self._counter = _Counter()
         self._writer: Any = None
         self._begin_fit()
@@ -155,7 +157,7 @@ class InputMonitor(keras.callbacks.Callback):
     def _begin_fit(self) -> None:
         self._counter.active = False
         self._compiled = self._checked = False
-        self._step: int | None = None
+        self._step: int | None = self._given_step
         self._ended = 0.0
         self._opened: Tally | None = None  # reading at which the stretch now measured began
         self._pending = Tally()  # since the last report

@@ -189,12 +189,19 @@ class Keeper(keras.callbacks.Callback):
         """Saves, and raises Stopped."""
         self.save()
         position = self.position
-        where = f"step {position.step} of {self.steps} in epoch {position.epoch + 1} of {self.run.config.epochs}"
+        where = f"epoch {position.epoch} of {self.run.config.epochs}"
+        if position.step:
+            where = f"step {position.step} of {self.steps} in epoch {position.epoch + 1} of {self.run.config.epochs}"
         raise Stopped(f"stopped after {where}; `cxr train --run {self.run.root} --resume` goes on", self.stop.signal)
 
     def finish(self) -> None:
         """Notes in the run that training is over."""
         position = self.position
+        if position.best is None:
+            raise TrainingError(
+                f"no epoch had a {self._monitor} that is a number, so none could be chosen as the best; "
+                "choose another --monitor"
+            )
         self.run.finish(epochs=position.epoch, best_epoch=position.best_epoch + 1, best=position.best)
 
 
@@ -212,11 +219,10 @@ def is_finite(model: keras.Model) -> bool:
 
 
 def save_weights(model: keras.Model, run: Run) -> None:
-    """Writes the weights to use, atomically. An operating point is one of the weights that it was chosen for."""
+    """Writes the weights to use, atomically."""
     temporary = run.best_weights.with_name(".best.tmp.weights.h5")
     model.save_weights(temporary, overwrite=True)
     temporary.replace(run.best_weights)
-    run.operating_point.unlink(missing_ok=True)
 
 
 @contextmanager

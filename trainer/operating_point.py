@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfrecords.errors import DatasetError, InputError
+from tfrecords.manifest import write_atomically
 from trainer.predictions import Predictions, Task
 
 RULES = "youden, recall=R, specificity=S, threshold=T, argmax or auto"
@@ -161,17 +162,25 @@ class OperatingPoint:
             raise InputError(f"{fields!r} is no operating point: {error!r}") from error
 
 
-def read_operating_point(path: Path) -> OperatingPoint | None:
-    """What `cxr evaluate` chose for a run, or None.
+def write_operating_point(path: Path, point: OperatingPoint, weights: str) -> None:
+    """Writes a point atomically, with a digest of the weights that it was chosen for."""
+    write_atomically(path, json.dumps({**point.to_json(), "weights": weights}, indent=2) + "\n")
+
+
+def read_operating_point(path: Path, weights: str) -> OperatingPoint | None:
+    """What was chosen for these weights, or None.
 
     Raises:
       DatasetError: the file is damaged.
     """
     try:
-        return OperatingPoint.from_json(json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        chosen_for = fields.pop("weights", None)
+        point = OperatingPoint.from_json(fields)
+        return point if chosen_for == weights else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, InputError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, InputError) as error:
         raise DatasetError(f"{path} cannot be read: {error}. `cxr evaluate` writes it anew") from error
 
 

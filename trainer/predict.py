@@ -7,6 +7,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tfrecords.console import EXIT_FAILED, EXIT_OK, load_tensorflow_quietly, progress_bar, run_command, usable_cores
-from tfrecords.errors import CxrError, InputError, OutputError
+from tfrecords.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     import keras
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trainer.image_files import FileLoader, list_image_files
 
+    if not 0 < arguments.max_megapixels < math.inf:
+        raise InputError(f"--max-megapixels {arguments.max_megapixels:g}: expected a finite number above 0")
     files = list_image_files(arguments.inputs, arguments.images_root)
     kind = arguments.format or ("jsonl" if str(arguments.output).endswith((".jsonl", ".ndjson")) else "csv")
     with _open_output(arguments.output) as out:  # before the model, so that a wrong path is known at once
@@ -197,10 +200,11 @@ def operating_point_of(
       InputError: not a rule for this task, or it needs the run's data set, which is gone or another one now.
       DatasetError: the run's operating point is damaged.
     """
+    from trainer.facts import VALIDATION
     from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point
 
     facts = run.facts
-    stored = read_operating_point(run.operating_point)
+    stored = read_operating_point(run.operating_point, run.weights_digest())
     if stored and rule in (None, stored.rule):
         return stored, None
     note = None
@@ -214,27 +218,11 @@ def operating_point_of(
     if name == "threshold":
         labels = facts.labels if facts.multi_label else (facts.positive or facts.labels[-1],)
         return OperatingPoint(rule, dict.fromkeys(labels, number), ""), note
-    return _chosen_on_validation(run, rule, model), note
-
-
-def _chosen_on_validation(run: Run, rule: str, model: keras.Model | None) -> OperatingPoint:
-    from tfrecords.dataset import open_dataset
-    from trainer.facts import VALIDATION
     from trainer.loading import load_model
-    from trainer.operating_point import OperatingPoint
-    from trainer.validation import predict_split
+    from trainer.validation import predict_validation
 
-    try:
-        data = open_dataset(run.facts.path)
-        if data.manifest.digest != run.facts.digest:
-            raise InputError(f"{data.root} has changed since")
-    except CxrError as error:
-        raise InputError(
-            f"operating point {rule!r} is chosen on the validation split that the run was trained with: {error}. "
-            "Without it give threshold=T"
-        ) from error
-    predictions = predict_split(model or load_model(run), data, VALIDATION, run.config)
-    return OperatingPoint.choose(predictions, rule, run.facts.positive, VALIDATION)
+    predictions = predict_validation(run, model or load_model(run))
+    return OperatingPoint.choose(predictions, rule, facts.positive, VALIDATION), note
 
 
 def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: TextIO, kind: str = "csv") -> int:

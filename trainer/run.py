@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -25,12 +26,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import blake3
+
 from tfrecords.errors import DatasetError, InputError, OutputError
 from tfrecords.manifest import write_atomically
 from trainer.config import TrainConfig
 from trainer.facts import DataFacts
 
 RUN_NAME = "run.json"
+_WEIGHTS = Path("checkpoints", "best.weights.h5")
 FORMAT = 1
 _PACKAGES = ("cxr-stream", "tensorflow", "keras", "jax", "numpy", "scikit-learn")
 
@@ -66,7 +70,7 @@ class Run:
     @property
     def best_weights(self) -> Path:
         """Weights of the best epoch, in Keras's format."""
-        return self.root / "checkpoints" / "best.weights.h5"
+        return self.root / _WEIGHTS
 
     @property
     def tensorboard(self) -> Path:
@@ -82,6 +86,10 @@ class Run:
     def history(self) -> Path:
         """Table of the epochs."""
         return self.root / "history.csv"
+
+    def weights_digest(self) -> str:
+        """BLAKE3 of the weights to use; empty where there are none yet."""
+        return weights_digest(self.root)
 
     def evaluation(self, split: str) -> Path:
         """Folder of what `cxr evaluate` says of a split."""
@@ -116,7 +124,16 @@ class Run:
         if not self.history.exists():
             return []
         with open(self.history, encoding="utf-8", newline="") as file:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            try:
+                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            except (TypeError, ValueError) as error:
+                raise DatasetError(f"{self.history} is damaged: {error}") from error
+
+
+def weights_digest(root: Path) -> str:
+    """`Run.weights_digest` of the run in a directory, without opening it."""
+    path = root / _WEIGHTS
+    return blake3.blake3(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def create_run(
@@ -133,7 +150,7 @@ def create_run(
       OutputError: it holds something already, or cannot be written.
     """
     root, config = Path(root), config.resolved()
-    _make_room(root, overwrite)
+    check_free(root, overwrite)
     made = {
         "command": ["cxr", "train", *argv] if argv else list(sys.argv),
         "started": _now(),
@@ -144,7 +161,13 @@ def create_run(
     }
     run = Run(root, config, facts, preset, made)
     try:
-        run.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        with locked(root):
+            for path in sorted(root.iterdir()):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != _LOCK:
+                    path.unlink()
+            run.last_checkpoint.parent.mkdir(parents=True)
         fields = {
             "format": FORMAT,
             "state": "running",
@@ -180,40 +203,57 @@ def find_runs(folder: str | Path) -> Iterator[Path]:
         yield path.parent
 
 
+_LOCK = ".lock"
+_held: set[Path] = set()
+
+
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Holds the run for this process; the lock goes with the process, however it ends.
+    """Holds the directory of a run, which is made, for this process; the lock goes with the process, however it ends.
+
+    Inside, it may be asked for again.
 
     Raises:
-      OutputError: another process trains it.
+      OutputError: another process trains it, or it cannot be written.
     """
     import fcntl
 
-    with open(root / ".lock", "a") as file:
+    held = root.resolve()
+    if held in _held:
+        yield
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = open(root / _LOCK, "a")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise OutputError(f"the run {root} cannot be written: {error.strerror or error}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputError(f"another process is training {root}; wait for it, or choose another --run") from error
-        yield
+        for left in root.glob("checkpoints/.*.tmp*"):  # of a process that was killed while it wrote
+            left.unlink()
+        _held.add(held)
+        try:
+            yield
+        finally:
+            _held.discard(held)
 
 
-def _make_room(root: Path, overwrite: bool) -> None:
+def check_free(root: Path, overwrite: bool = False) -> None:
+    """Raises OutputError unless a new run may be made there: nothing is, or a run that may be lost."""
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root} is a file; --run names the directory of the run")
-    content = sorted(root.iterdir()) if root.is_dir() else []
+    content = sorted(path.name for path in root.iterdir() if path.name != _LOCK) if root.is_dir() else []
     if not content:
         return
     if not (root / RUN_NAME).exists():
-        raise OutputError(f"{root} holds something that is no run ({content[0].name}, ...); choose another --run")
+        raise OutputError(f"{root} holds something that is no run ({content[0]}, ...); choose another --run")
     if not overwrite:
         state = _read_json(root)["state"]
         hint = "--resume goes on with it" if state != "finished" else "it is finished"
         raise OutputError(f"{root} holds a run already; {hint}. Choose another --run, or --overwrite to lose it")
-    import shutil
-
-    with locked(root):
-        for path in content:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _read_json(root: Path) -> dict[str, Any]:

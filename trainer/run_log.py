@@ -67,7 +67,8 @@ class RunLog(keras.callbacks.Callback):
         report["step/learning_rate"] = _number(optimizer.learning_rate)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             report["step/loss_scale"] = _number(optimizer.dynamic_scale)
-            report["step/skipped_steps"] = _number(self.model.steps) - _number(optimizer.iterations)
+            before_phase = self.keeper.phase_begin * self.keeper.steps
+            report["step/skipped_steps"] = _number(self.model.steps) - before_phase - _number(optimizer.iterations)
         self._open()[0].scalars(_finite(report), self.keeper.position.epoch * self.keeper.steps + done)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

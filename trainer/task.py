@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfrecords.console import EXIT_INTERRUPTED, EXIT_OK, load_tensorflow_quietly, run_command
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, MissingExtraError
 from trainer.presets import PRESETS, preset_help
+
+if TYPE_CHECKING:
+    from trainer.config import TrainConfig
 
 _DESCRIPTION = """\
 Trains a classifier on the train split of a data set, chooses the best epoch on the val split, and keeps all of it
@@ -118,8 +124,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     given = vars(build_parser().parse_args(arguments))
 
-    from trainer.run import create_run, open_run
+    from tfrecords.dataset import open_dataset
+    from trainer.facts import DataFacts, check_trainable
+    from trainer.models import check_weights
+    from trainer.run import check_free, create_run, locked, open_run
     from trainer.stopping import Stopped, stop_on_signals
+    from trainer.streams import training_steps
 
     own = ("run", "data", "preset", "config", "resume", "overwrite", "positive", "list_models", "cache", "threads",
            "devices", "checkpoint_seconds", "quiet")  # fmt: skip
@@ -128,35 +138,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in options:
             options[name] = parse_options(options[name])
     stream = {name: given[name] for name in ("cache", "threads") if name in given}
-    if given["resume"]:
-        run = open_run(given["run"])
-        _check_same(run, options, given)
-        if run.state == "finished":
-            print(f"{run.root} is finished; nothing to do")
-            return EXIT_OK
-    elif "data" not in given:
-        raise InputError("--data is missing: the data set to train on (or --resume, to go on with a run)")
+    root = Path(given["run"])
+    _check_backend()
+    if not given["checkpoint_seconds"] >= 0:
+        raise InputError(f"--checkpoint-seconds {given['checkpoint_seconds']:g}: expected a number of seconds from 0")
+    with contextlib.ExitStack() as held:
+        if given["resume"]:
+            open_run(root)  # before a lock is left in a folder that is no run
+            held.enter_context(locked(root))
+            run = open_run(root)
+            _check_same(run, options, given)
+            if run.state == "finished":
+                print(f"{run.root} is finished; nothing to do")
+                return EXIT_OK
+            data = open_dataset(given.get("data", run.facts.path))
+        else:
+            if "data" not in given:
+                raise InputError("--data is missing: the data set to train on (or --resume, to go on with a run)")
+            check_free(root, given["overwrite"])
+            config, positive = choose_config(given.get("preset"), given.get("config"), options)
+            if config.weights != "none":
+                load_tensorflow_quietly()
+                check_weights(config.model, config.weights)
+            data = open_dataset(given["data"])
+            facts = DataFacts.of(data, given.get("positive", positive))
+            check_trainable(data, facts, config.monitor)
+            training_steps(data, config, facts, **stream)
+            held.enter_context(locked(root))
+            run = create_run(root, config, facts, given.get("preset"), given["overwrite"], arguments)
+        load_tensorflow_quietly()
+        from trainer.training import train
 
-    from tfrecords.dataset import open_dataset
-    from trainer.facts import DataFacts, check_trainable
-    from trainer.models import check_weights
-
-    if not given["resume"]:
-        config = choose_config(given.get("preset"), given.get("config"), options)
-        if config.weights != "none":
-            load_tensorflow_quietly()
-            check_weights(config.model, config.weights)
-        data = open_dataset(given["data"])
-        facts = DataFacts.of(data, given.get("positive"))
-        check_trainable(data, facts)
-        run = create_run(given["run"], config, facts, given.get("preset"), given["overwrite"], arguments)
-    else:
-        data = open_dataset(given.get("data", run.facts.path))
-    load_tensorflow_quietly()
-    from trainer.training import train
-
-    print(_introduction(run), flush=True)
-    with stop_on_signals() as stop:
+        print(_introduction(run), flush=True)
+        stop = held.enter_context(stop_on_signals())
         try:
             history = train(
                 run, data, resume=given["resume"], stop=stop, checkpoint_seconds=given["checkpoint_seconds"],
@@ -171,6 +185,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"watch it:     cxr board {run.root.parent}"
     )
     return EXIT_OK
+
+
+def _check_backend() -> None:
+    """Raises unless Keras can be loaded with the backend that is asked for."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in ("tensorflow", "jax"):
+        raise InputError(f"KERAS_BACKEND={backend}: expected tensorflow or jax")
+    if importlib.util.find_spec(backend) is None:
+        raise MissingExtraError(f"KERAS_BACKEND={backend}", backend, "jax" if backend == "jax" else "train")
 
 
 def model_table() -> str:
@@ -189,8 +212,14 @@ def model_table() -> str:
     return "\n\n".join(parts)
 
 
-def choose_config(preset: str | None, file: str | None, options: dict[str, Any]) -> Any:
+def choose_config(preset: str | None, file: str | None, options: dict[str, Any]) -> tuple[TrainConfig, str | None]:
     """The configuration that preset, file and options make, each replacing what is before it.
+
+    Another model or augmentation comes with its own options, not with those of the one before; options of the same are
+    added to them.
+
+    Returns:
+      It, and the positive label that the file names, if it is a run's.
 
     Raises:
       InputError: the file cannot be read, or a value is bad.
@@ -198,17 +227,34 @@ def choose_config(preset: str | None, file: str | None, options: dict[str, Any])
     from trainer.config import TrainConfig
 
     fields: dict[str, Any] = dict(PRESETS[preset].config) if preset else {}
+    positive = None
     if file is not None:
-        try:
-            read = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"--config {file} cannot be read: {error}") from error
-        read = read.get("config", read) if isinstance(read, dict) else read
-        if not isinstance(read, dict):
-            raise InputError(f"--config {file}: expected a JSON object of options, received {type(read).__name__}")
+        read, positive = _read_config(file)
         fields.update(read)
-    fields.update(options)
-    return TrainConfig.from_json(fields)
+    for of, names in (("model", "model_options"), ("augment", "augment_options")):
+        if options.get(of, fields.get(of)) != fields.get(of):
+            fields.pop(names, None)
+        if names in options:
+            options = {**options, names: {**fields.get(names, {}), **options[names]}}
+    if "freeze_epochs" not in options:  # the recipe's own gives way to options beside it
+        if options.get("weights") == "none":
+            fields.pop("freeze_epochs", None)
+        elif "epochs" in options and "freeze_epochs" in fields:
+            fields["freeze_epochs"] = min(fields["freeze_epochs"], options["epochs"])
+    return TrainConfig.from_json({**fields, **options}), positive
+
+
+def _read_config(file: str) -> tuple[dict[str, Any], str | None]:
+    """Options of a JSON file, which may be a run's own record; and of that the positive label."""
+    try:
+        read = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {file} cannot be read: {error}") from error
+    if not isinstance(read, dict) or not isinstance(read.get("config", {}), dict):
+        raise InputError(f"--config {file}: expected a JSON object of options, received {type(read).__name__}")
+    if "config" not in read:
+        return read, None
+    return read["config"], (read.get("data") or {}).get("positive")
 
 
 def image_size(text: str) -> int | tuple[int, int]:
@@ -250,6 +296,8 @@ def _check_same(run: Any, options: dict[str, Any], given: dict[str, Any]) -> Non
         raise InputError("--resume goes on with a run and --overwrite loses it; choose one")
     preset = dict(PRESETS[given["preset"]].config) if "preset" in given else {}
     wanted = TrainConfig.from_json({**run.config.to_json(), **preset, **options}).resolved().to_json()
+    if given.get("positive", run.facts.positive) != run.facts.positive:
+        raise InputError(f"--positive {given['positive']}: the positive label of {run.root} is {run.facts.positive}")
     differing = [
         f"{name} {value} in the run, {wanted[name]} now"
         for name, value in run.config.to_json().items()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import keras
 
 from tfrecords.dataset import XrayDataset
-from tfrecords.errors import InputError, TrainingError
+from tfrecords.errors import DatasetError, TrainingError
 from tfrecords.stream import plain_errors
 from trainer.checkpoint import read_state
 from trainer.classifier import Classifier, build_classifier, compile_classifier
@@ -24,11 +24,12 @@ from trainer.devices import device_scope
 from trainer.facts import TRAIN, VALIDATION, check_trainable
 from trainer.input_monitor import InputMonitor
 from trainer.keeper import Keeper, Position
-from trainer.models import check_weights, set_trainable
+from trainer.models import set_trainable
 from trainer.progress import EpochBar
 from trainer.run import Run, locked
 from trainer.run_log import RunLog, report_every
 from trainer.stopping import StopRequest
+from trainer.streams import stream_options, training_steps
 from trainer.validation import Validation
 
 
@@ -99,19 +100,16 @@ def train(
       Stopped: as requested by `stop`.
     """
     config, facts = run.config, run.facts
-    check_weights(config.model, config.weights)
-    check_trainable(data, facts)
+    check_trainable(data, facts, config.monitor)
+    resuming = resume and run.last_checkpoint.exists()
+    if resume and not resuming and run.history.exists():
+        raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
     with locked(run.root), _as_training_errors(config), plain_errors(), device_scope(devices) as replicas:
-        model = build_classifier(config, facts)
+        model = build_classifier(config, facts, load_weights=not resuming)
         options = stream_options(config, facts.multi_label, replicas, **stream)
-        steps = data.steps_per_epoch(TRAIN, **options)
-        if not steps:
-            raise InputError(
-                f"split '{TRAIN}' has {data.images(TRAIN)} images, fewer than a batch; "
-                f"lower batch_size={config.batch_size}"
-            )
+        steps = training_steps(data, config, facts, replicas, **stream)
         position = Position()
-        if resume and run.last_checkpoint.exists():
+        if resuming:
             position = Position.from_json(read_state(run.last_checkpoint))
         keeper = Keeper(run, position, steps, StopRequest() if stop is None else stop, checkpoint_seconds)
         validation = Validation(data, VALIDATION, config, keeper, **stream)
@@ -153,7 +151,7 @@ def _run_phase(
         stream = data.stream(TRAIN, first_step=first, **options)
         around: list[keras.callbacks.Callback] = [validation]
         if replicas == 1:  # several GPUs make Keras read ahead, where no wait can be measured
-            monitor = InputMonitor(run.tensorboard / "train", every=report_every(steps))
+            monitor = InputMonitor(run.tensorboard / "train", every=report_every(steps), first_step=first)
             stream = monitor.watch(stream)
             around.insert(0, monitor)
         log = RunLog(run.tensorboard, keeper, sample=None if first else (data, options))
@@ -176,34 +174,6 @@ def _run_phase(
             position.resumed = position.resumed or config.ema > 0
         finally:
             log.close()
-
-
-def stream_options(config: TrainConfig, multi_label: bool, replicas: int = 1, **others: Any) -> dict[str, Any]:
-    """Options of the training stream of a configuration.
-
-    Raises:
-      InputError: the batch cannot be dealt out to so many replicas.
-    """
-    if config.batch_size % replicas:
-        raise InputError(
-            f"batch_size={config.batch_size} cannot be dealt out to {replicas} GPUs evenly; "
-            f"take a multiple of {replicas}"
-        )
-    return {
-        **pixels_of(config),
-        "batch_size": config.batch_size,
-        "training": True,
-        "seed": config.seed,
-        "drop_remainder": True,  # one shape, compiled once
-        "balanced": config.class_weights == "balanced",
-        "sample_weights": config.class_weights == "auto" and not multi_label,
-        **others,
-    }
-
-
-def pixels_of(config: TrainConfig) -> dict[str, Any]:
-    """Options of any stream that a model of this configuration reads."""
-    return {"image_size": config.image_size, "fit": config.fit}
 
 
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)

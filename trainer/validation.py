@@ -9,12 +9,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfrecords.dataset import XrayDataset
+from tfrecords.dataset import XrayDataset, open_dataset
+from tfrecords.errors import CxrError, InputError
 from tfrecords.stream import plain_errors
 from trainer.config import TrainConfig
+from trainer.facts import VALIDATION
 from trainer.keeper import Keeper, averaged_weights
 from trainer.metrics import quick_metrics
 from trainer.predictions import Predictions
+from trainer.run import Run
 
 PREDICT_BATCH = 64
 """Images a batch of prediction, whatever training's batch is; it has no gradients to hold."""
@@ -85,7 +88,7 @@ def predict_split(
       InputError: no such split.
       DatasetError: a shard is damaged.
     """
-    from trainer.training import pixels_of
+    from trainer.streams import pixels_of
 
     channels = model.inputs[0].shape[-1]
     batches = data.stream(
@@ -102,6 +105,30 @@ def predict_split(
                 between()
     probabilities, truth, rows, patients, paths, causes = map(np.concatenate, zip(*parts, strict=True))
     return Predictions(data.labels, data.multi_label, probabilities, truth, rows, patients, paths, causes)
+
+
+def predict_validation(run: Run, model: keras.Model, data: XrayDataset | None = None) -> Predictions:
+    """Predictions of the validation split that a run was trained with, on which its operating point is chosen.
+
+    Args:
+      run: the run.
+      model: of it.
+      data: a data set at hand, which is taken if it is the run's own; it may have moved since.
+
+    Raises:
+      InputError: the run's data set is not there any more, or has changed.
+    """
+    try:
+        if data is None or data.manifest.digest != run.facts.digest:
+            data = open_dataset(run.facts.path)
+        if data.manifest.digest != run.facts.digest:
+            raise InputError(f"{data.root} has changed since")
+    except CxrError as error:
+        raise InputError(
+            f"an operating point is chosen on the validation split that the run was trained with: {error}. "
+            "Give --operating-point threshold=T to do without"
+        ) from error
+    return predict_split(model, data, VALIDATION, run.config)
 
 
 def predict_images(model: keras.Model, images: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tfrecords.errors import DatasetError, InputError
-from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point
+from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point, write_operating_point
 from trainer.predictions import Predictions
 
 
@@ -203,12 +203,15 @@ def test_json_and_back(tmp_path):
     point = OperatingPoint.choose(binary([0.1, 1 / 3, 0.7], [0, 1, 1]), chosen_on="train")
     text = json.dumps(point.to_json())
     assert OperatingPoint.from_json(json.loads(text)) == point
-    (tmp_path / "point.json").write_text(text)
-    assert read_operating_point(tmp_path / "point.json") == point
-    assert read_operating_point(tmp_path / "none.json") is None
-    (tmp_path / "point.json").write_text(text[:-3])
-    with pytest.raises(DatasetError, match="cannot be read"):
-        read_operating_point(tmp_path / "point.json")
+    file = tmp_path / "point.json"
+    write_operating_point(file, point, "digest of the weights")
+    assert read_operating_point(file, "digest of the weights") == point
+    assert read_operating_point(file, "of others") is None
+    assert read_operating_point(tmp_path / "none.json", "") is None
+    for damaged in (text[:-3], "[]", "{}"):
+        file.write_text(damaged)
+        with pytest.raises(DatasetError, match="cannot be read"):
+            read_operating_point(file, "")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from trainer.classifier import build_classifier
 from trainer.facts import DataFacts
 from trainer.image_files import FileLoader, ImageFile, list_image_files, lower_depth, read_ahead
 from trainer.loading import load_model
-from trainer.operating_point import OperatingPoint
+from trainer.operating_point import OperatingPoint, write_operating_point
 from trainer.predict import main, operating_point_of, predict_files, write_predictions
 from trainer.run import Run
 from trainer.validation import predict_images, predict_split
@@ -240,7 +240,7 @@ def test_bad_images_do_not_stop_the_others(trained, tmp_path, capsys):
 
 def test_csv_and_json_lines_say_the_same(editable, tmp_path, model, capsys):
     point = OperatingPoint("recall=0.9", {"PNEUMONIA": 1e-6}, "val")
-    editable.operating_point.write_text(json.dumps(point.to_json()))
+    write_operating_point(editable.operating_point, point, editable.weights_digest())
     paths = [str(save(tmp_path / f"{number}.png", picture(40, 50, seed=number))) for number in range(3)]
     assert main([*paths, "--run", str(editable.root), "--output", str(tmp_path / "out.jsonl")]) == 0
     assert main([*paths, "--run", str(editable.root)]) == 0
@@ -281,7 +281,7 @@ def test_the_operating_point(editable, model, data):
     assert chosen == OperatingPoint.choose(validation, "recall=0.9", "PNEUMONIA", "val")
     assert not editable.operating_point.exists()
 
-    editable.operating_point.write_text(json.dumps(chosen.to_json()))
+    write_operating_point(editable.operating_point, chosen, editable.weights_digest())
     assert operating_point_of(editable) == operating_point_of(editable, "recall=0.9") == (chosen, None)
     assert operating_point_of(editable, "threshold=0.2")[0].rule == "threshold=0.2"
     editable.operating_point.write_text("{")
@@ -291,7 +291,7 @@ def test_the_operating_point(editable, model, data):
 
 def test_a_rule_that_needs_validation_says_where_it_is_missing(editable):
     gone = dataclasses.replace(editable, facts=dataclasses.replace(editable.facts, path="/absent"))
-    with pytest.raises(InputError, match="give threshold=T"):
+    with pytest.raises(InputError, match="threshold=T to do without"):
         operating_point_of(gone, "youden")
     with pytest.raises(InputError, match="expected youden"):
         operating_point_of(editable, "best")

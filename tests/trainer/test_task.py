@@ -19,7 +19,7 @@ TINY = ["--model", "cnn3", "--model-options", "filters=4,8", "dense=8", "--image
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_configuration(name):
-    config = choose_config(name, None, {})
+    config, _ = choose_config(name, None, {})
     assert (
         config.to_json().items()
         >= {
@@ -32,12 +32,25 @@ def test_every_preset_is_a_configuration(name):
 def test_options_replace_the_file_which_replaces_the_preset(tmp_path):
     file = tmp_path / "best.json"
     file.write_text(json.dumps({"epochs": 7, "learning_rate": 0.5}))
-    config = choose_config("mlp", str(file), {"learning_rate": 0.25})
+    config, _ = choose_config("mlp", str(file), {"learning_rate": 0.25})
     assert (config.model, config.epochs, config.learning_rate) == ("mlp", 7, 0.25)
 
 
 def test_a_run_can_be_repeated_from_its_own_record(trained):
-    assert choose_config(None, str(trained.root / "run.json"), {}) == trained.config
+    file = str(trained.root / "run.json")
+    assert choose_config(None, file, {}) == (trained.config, "PNEUMONIA")
+    plain = choose_config(None, file, {"augment": "none"})[0].resolved().augment_options
+    assert plain == TrainConfig(augment="none").resolved().augment_options
+    options = choose_config(None, file, {"model_options": {"dropout": 0.1}})[0].model_options
+    assert (options["filters"], options["dropout"]) == ([4, 8], 0.1)
+    assert choose_config(None, file, {"model": "mlp"})[0].model_options == {}
+
+
+def test_options_beside_a_preset_need_not_mind_its_frozen_epochs():
+    assert choose_config("vgg16-frozen", None, {"epochs": 5})[0].freeze_epochs == 5
+    assert choose_config("vgg16-frozen", None, {"weights": "none"})[0].freeze_epochs == 0
+    with pytest.raises(InputError, match="more than epochs=5"):
+        choose_config("vgg16-frozen", None, {"epochs": 5, "freeze_epochs": 6})
 
 
 @pytest.mark.parametrize(
@@ -101,6 +114,10 @@ def test_from_the_command_line(data, tmp_path, capsys):
         (["--data", "{data}", "--positive", "COVID"], "no label 'COVID'; the data set has NORMAL, PNEUMONIA"),
         (["--data", "{data}", "--config", "nowhere.json"], "--config nowhere.json cannot be read"),
         (["--resume"], "is not a run"),
+        (["--data", "{data}", "--batch-size", "5000"], "fewer than a batch"),
+        (["--data", "{data}", "--threads", "0"], "threads=0"),
+        (["--data", "{data}", "--cache", "foo"], "cache='foo'"),
+        (["--data", "{data}", "--checkpoint-seconds", "-1"], "--checkpoint-seconds -1"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(data, tmp_path, capsys, arguments, message):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -118,13 +121,6 @@ def test_the_best_weights_are_those_of_the_best_epoch(trained, data):
     assert metrics["auc"] == pytest.approx(trained.read_outcome()["best"], abs=1e-6)
 
 
-def test_a_threshold_goes_with_the_weights_that_it_was_chosen_for(data, start, tmp_path):
-    run = start(tmp_path / "run", data, epochs=1)
-    run.operating_point.write_text("{}")
-    train(run, data, quiet=True)
-    assert not run.operating_point.exists()
-
-
 def test_the_same_seed_gives_the_same_run_and_another_another(data, start, tmp_path):
     histories = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -165,8 +161,17 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(data, start, tmp_path)
 
 def test_two_processes_do_not_train_one_run(data, start, tmp_path):
     run = start(tmp_path / "run", data)
-    with locked(run.root), pytest.raises(OutputError, match="another process"):
+    code = "import sys; from trainer.run import *\nwith locked(Path(sys.argv[1])): print(1, flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, run.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert other.stdout.readline() == "1\n"
+    with pytest.raises(OutputError, match="another process is training"):
         train(run, data, quiet=True)
+    other.communicate("\n")
+    with locked(run.root), locked(run.root):  # within one process it may be asked for again
+        assert len(train(run, data, quiet=True)) == 2
 
 
 @pytest.mark.parametrize("fixture", ["cause_data", "multi_label_data"])
