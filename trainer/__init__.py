@@ -1,1 +1,12 @@
-"""Training on the data sets that `tfrecords` describes. Nothing here yet."""
+"""Training, evaluation, prediction and export on the data sets that `tfrecords` describes.
+
+From a notebook or another program:
+
+    data = tfrecords.open_dataset("data")
+    config = trainer.config.TrainConfig(model="cnn-separable", image_size=96, augment="strong", equalize=True)
+    run = trainer.run.create_run("runs/mine", config, trainer.facts.DataFacts.of(data))
+    history = trainer.training.train(run, data)
+    metrics = trainer.evaluate.evaluate(run, data, "val")
+
+Import the modules by name; `trainer` itself loads nothing.
+"""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tfrecords.dataset import XrayDataset, check_split
 from tfrecords.errors import InputError
-
-Task = Literal["binary", "multi-class", "multi-label"]
+from trainer.predictions import Task, task_of
 
 TRAIN, VALIDATION = "train", "val"
 """Splits that training reads."""
@@ -50,9 +49,7 @@ class DataFacts:
     @property
     def task(self) -> Task:
         """Read from the labels."""
-        if self.multi_label:
-            return "multi-label"
-        return "binary" if len(self.labels) == 2 else "multi-class"
+        return task_of(self.labels, self.multi_label)
 
     @classmethod
     def of(cls, data: XrayDataset, positive: str | None = None) -> DataFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,9 +103,7 @@ class Predictions:
     @property
     def task(self) -> Task:
         """What kind of classification this is."""
-        if self.multi_label:
-            return "multi-label"
-        return "binary" if len(self.labels) == 2 else "multi-class"
+        return task_of(self.labels, self.multi_label)
 
     @property
     def truth_matrix(self) -> np.ndarray:
@@ -202,6 +201,13 @@ class Predictions:
         if not table:
             raise InputError(f"{path} holds no predictions")
         return cls(labels, multi_label, *(np.array(column) for column in zip(*table, strict=True)))
+
+
+def task_of(labels: Sequence[str], multi_label: bool) -> Task:
+    """What kind of classification so many labels make."""
+    if multi_label:
+        return "multi-label"
+    return "binary" if len(labels) == 2 else "multi-class"
 
 
 def one_hot(indices: np.ndarray, labels: int) -> np.ndarray:
