@@ -63,9 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr export`; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    load_tensorflow_quietly()
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"  # a SavedModel is its; weights are the same for all backends
+    load_tensorflow_quietly()  # which loads Keras
 
     from trainer.run import open_run
 
