@@ -42,7 +42,7 @@ class TrainConfig:
       optimizer: `adam`, `adamw`, `sgd` (momentum 0.9) or `rmsprop`.
       learning_rate: the highest.
       schedule: `constant`; `cosine`, to 1 % at the end (Loshchilov and Hutter 2017); `exponential`, to 1 % likewise;
-        `plateau`, a third of it after 2 epochs in which validation did not get better.
+        `plateau`, without warm-up, a third of it after 2 epochs in which validation did not get better.
       warmup_epochs: the rate grows linearly from 0 for so long; part of `epochs`.
       weight_decay: decoupled, of `adamw` (Loshchilov and Hutter 2019).
       gradient_clip: largest norm of all gradients together; 0 is none.
