@@ -156,7 +156,7 @@ def choose_operating_point(run: Run, rule: str | None, validation: Callable[[], 
     """The run's own; chosen on validation and stored where its weights have none, or another rule is wanted."""
     from tfrecords.errors import DatasetError
     from trainer.facts import VALIDATION
-    from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point, write_operating_point
+    from trainer.operating_point import OperatingPoint, read_operating_point, write_operating_point
 
     weights = run.weights_digest()
     try:
@@ -165,12 +165,10 @@ def choose_operating_point(run: Run, rule: str | None, validation: Callable[[], 
         stored = None
     if stored is not None and rule in (None, stored.rule):
         return stored
-    name, number = parse_rule(rule or "auto", run.facts.task)
-    if name == "threshold":
-        labels = run.facts.labels if run.facts.multi_label else (run.facts.positive or run.facts.labels[-1],)
-        point = OperatingPoint(str(rule), dict.fromkeys(labels, number), VALIDATION)
-    else:
-        point = OperatingPoint.choose(validation(), rule or "auto", run.facts.positive, VALIDATION)
+    facts, wanted = run.facts, rule or "auto"
+    point = OperatingPoint.given(wanted, facts.labels, facts.multi_label, facts.positive, VALIDATION)
+    if point is None:
+        point = OperatingPoint.choose(validation(), wanted, facts.positive, VALIDATION)
     write_operating_point(run.operating_point, point, weights)
     return point
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from tfrecords.errors import DatasetError, InputError
 from tfrecords.manifest import write_atomically
-from trainer.predictions import Predictions, Task
+from trainer.predictions import Predictions, Task, task_of
 
 RULES = "youden, recall=R, specificity=S, threshold=T, argmax or auto"
 _PLAIN_RULES = ("auto", "youden", "argmax")
@@ -121,6 +122,27 @@ class OperatingPoint:
                 continue
             thresholds[label] = _threshold(scores, truth[:, column] == 1, name, number, where)
         return cls(name if rule == "auto" else rule, thresholds, chosen_on)
+
+    @classmethod
+    def given(
+        cls, rule: str, labels: Sequence[str], multi_label: bool, positive: str | None, chosen_on: str = ""
+    ) -> OperatingPoint | None:
+        """The point of a rule that needs no split to choose on, `threshold=T`; None for other rules.
+
+        Args:
+          rule: see `parse_rule`.
+          labels: of the task.
+          multi_label: whether each of them has a threshold.
+          positive: label that a binary threshold is on; None is the last.
+          chosen_on: what the point says of itself.
+
+        Raises:
+          InputError: no such rule, or not one for this task.
+        """
+        name, number = parse_rule(rule, task_of(labels, multi_label))
+        if name != "threshold":
+            return None
+        return cls(rule, dict.fromkeys(labels if multi_label else [positive or labels[-1]], number), chosen_on)
 
     def apply(self, predictions: Predictions) -> np.ndarray:
         """Decisions: int32 [images], indices into labels; uint8 [images, labels] where multi-label.

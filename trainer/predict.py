@@ -212,12 +212,10 @@ def operating_point_of(
         rule = "threshold=0.5" if facts.multi_label else "argmax"
         says = "labels from 0.5 on are" if facts.multi_label else "the most probable label is"
         note = f"no operating point has been chosen; {says} predicted. `cxr evaluate --run {run.root}` chooses one"
-    name, number = parse_rule(rule, facts.task)
-    if name == "argmax":
-        return OperatingPoint(name, {}, ""), note
-    if name == "threshold":
-        labels = facts.labels if facts.multi_label else (facts.positive or facts.labels[-1],)
-        return OperatingPoint(rule, dict.fromkeys(labels, number), ""), note
+    if point := OperatingPoint.given(rule, facts.labels, facts.multi_label, facts.positive):
+        return point, note
+    if parse_rule(rule, facts.task)[0] == "argmax":
+        return OperatingPoint("argmax", {}, ""), note
     from trainer.loading import load_model
     from trainer.validation import predict_validation
 

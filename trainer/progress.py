@@ -13,9 +13,9 @@ from trainer.keeper import Keeper
 class EpochBar(keras.callbacks.Callback):
     """A progress bar over the steps of an epoch, and what came of it when it has ended."""
 
-    def __init__(self, keeper: Keeper, epochs: int):
+    def __init__(self, keeper: Keeper):
         super().__init__()
-        self.keeper, self.epochs = keeper, epochs
+        self.keeper = keeper
         self._bar: Any = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import keras
@@ -104,7 +105,7 @@ def train(
     resuming = resume and run.last_checkpoint.exists()
     if resume and not resuming and run.history.exists():
         raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
-    with locked(run.root), _as_training_errors(config), plain_errors(), device_scope(devices) as replicas:
+    with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as replicas:
         model = build_classifier(config, facts, load_weights=not resuming)
         options = stream_options(config, facts.multi_label, replicas, **stream)
         steps = training_steps(data, config, facts, replicas, **stream)
@@ -155,7 +156,7 @@ def _run_phase(
             stream = monitor.watch(stream)
             around.insert(0, monitor)
         log = RunLog(run.tensorboard, keeper, sample=None if first else (data, options))
-        bar = [] if quiet else [EpochBar(keeper, phase.last)]
+        bar = [] if quiet else [EpochBar(keeper)]
         after = [*callbacks, log, *bar]
         try:
             if not count:  # stopped between an epoch's last step and the end of its validation
@@ -179,22 +180,17 @@ def _run_phase(
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)
 
 
-class _as_training_errors:
+@contextmanager
+def _memory_errors(config: TrainConfig) -> Iterator[None]:
     """Inside, what a device says when its memory is full becomes an error that says what to lower."""
-
-    def __init__(self, config: TrainConfig):
-        self.config = config
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, MemoryError) or (isinstance(error, Exception) and _MEMORY.search(f"{kind} {error}")):
-            height, width = self.config.size
-            smaller = max(1, self.config.batch_size // 2)
-            raise TrainingError(
-                f"out of memory with {self.config.model}, batches of {self.config.batch_size} at "
-                f"{height} x {width} pixels: "
-                f"lower --batch-size (try {smaller}) or --image-size, or on a GPU try --mixed-precision bfloat16; "
-                "the last checkpoint is kept"
-            ) from error
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not _MEMORY.search(f"{type(error)} {error}"):
+            raise
+        height, width = config.size
+        raise TrainingError(
+            f"out of memory with {config.model}, batches of {config.batch_size} at {height} x {width} pixels: "
+            f"lower --batch-size (try {max(1, config.batch_size // 2)}) or --image-size, or on a GPU try "
+            "--mixed-precision bfloat16; the last checkpoint is kept"
+        ) from error
