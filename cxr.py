@@ -20,6 +20,8 @@ COMMANDS = {
     "compare": ("trainer.compare", "put runs side by side"),
     "predict": ("trainer.predict", "predict the labels of image files"),
     "export": ("trainer.export", "write a run as a TensorFlow SavedModel"),
+    "tune": ("tuner.task", "search for the best model and recipe, in many processes"),
+    "tune-report": ("tuner.report_task", "rank what a search found, and say what mattered"),
     "board": ("trainer.board", "TensorBoard over all data sets, runs and searches below a folder"),
     "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
 }

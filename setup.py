@@ -50,7 +50,7 @@ EXTRAS = {
         "mypy>=1.15",
     ],
 }
-EXTRAS["tune"] = [*EXTRAS["train"], "keras-tuner>=1.4.8"]
+EXTRAS["tune"] = [*EXTRAS["train"], "keras-tuner>=1.4.8", "grpcio", "rich"]
 EXTRAS["all"] = sorted({need for name in ("beam", "train", "tune", "dicom") for need in EXTRAS[name]})
 
 setup(

@@ -160,6 +160,10 @@ class EventWriter:
         tensor = self._tensor(np.stack(table).astype(np.float32))
         self._add("pr_curve", tag, tensor, step, description, num_thresholds=THRESHOLDS)
 
+    def summary(self, summary: Any, step: int = 0) -> None:
+        """Adds what is a `tensorboard.compat.proto.summary_pb2.Summary` already."""
+        self._write(step=int(step), summary=summary)
+
     def flush(self) -> None:
         """Takes everything to the disk, where TensorBoard sees it."""
         with self._lock:

@@ -151,14 +151,7 @@ def create_run(
     """
     root, config = Path(root), config.resolved()
     check_free(root, overwrite)
-    made = {
-        "command": ["cxr", "train", *argv] if argv else list(sys.argv),
-        "started": _now(),
-        "git_commit": _git_commit(),
-        "versions": _versions(),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
+    made = describe_making(["cxr", "train", *argv] if argv else list(sys.argv))
     run = Run(root, config, facts, preset, made)
     try:
         with locked(root):
@@ -180,6 +173,18 @@ def create_run(
     except OSError as error:
         raise OutputError(f"the run {root} cannot be written: {error.strerror or error}") from error
     return run
+
+
+def describe_making(command: Sequence[str]) -> dict[str, Any]:
+    """When, by which command and on what something is made; for people who want to make it again."""
+    return {
+        "command": list(command),
+        "started": _now(),
+        "git_commit": _git_commit(),
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def open_run(root: str | Path) -> Run:
@@ -208,10 +213,14 @@ _held: set[Path] = set()
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, refusal: str = "") -> Iterator[None]:
     """Holds the directory of a run, which is made, for this process; the lock goes with the process, however it ends.
 
     Inside, it may be asked for again.
+
+    Args:
+      root: the directory.
+      refusal: what to say where another process has it, if it is no run.
 
     Raises:
       OutputError: another process trains it, or it cannot be written.
@@ -226,12 +235,13 @@ def locked(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         file = open(root / _LOCK, "a")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise OutputError(f"the run {root} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise OutputError(f"another process is training {root}; wait for it, or choose another --run") from error
+            refusal = refusal or f"another process is training {root}; wait for it, or choose another --run"
+            raise OutputError(refusal) from error
         for left in root.glob("checkpoints/.*.tmp*"):  # of a process that was killed while it wrote
             left.unlink()
         _held.add(held)

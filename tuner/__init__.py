@@ -1,1 +1,46 @@
-"""Architecture search over the trainer. Nothing here yet."""
+"""Architecture search over the trainer, in many processes and on many hosts, with KerasTuner's oracles.
+
+    import tuner
+
+    found = tuner.search(tuner.SearchConfig(data="data/cxr", project="search", max_trials=20, oracle="random"))
+    found.best.config
+
+Its names are loaded when they are first used: a worker's process needs few of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.config import SearchConfig
+    from tuner.launch import Resources, load_config, search, work
+    from tuner.results import SearchResult, TrialResult, read_search
+    from tuner.space import Parameter, Space
+
+__all__ = [
+    "Parameter",
+    "Resources",
+    "SearchConfig",
+    "SearchResult",
+    "Space",
+    "TrialResult",
+    "load_config",
+    "read_search",
+    "search",
+    "work",
+]
+_HOMES = {
+    "config": ("SearchConfig",),
+    "launch": ("Resources", "load_config", "search", "work"),
+    "results": ("SearchResult", "TrialResult", "read_search"),
+    "space": ("Parameter", "Space"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"tuner.{module}"), name)
+    raise AttributeError(f"module 'tuner' has no attribute '{name}'")

@@ -1,0 +1,442 @@
+"""A search space: what is varied, when it matters, and what is the same in every trial.
+
+A space says it once; KerasTuner's `HyperParameters`, the table for people and the checks all come from that. What the
+values mean for a training run is `tuner.translation`'s; the spaces that there are by name are in `tuner.spaces`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfrecords.errors import InputError
+from trainer.config import TrainConfig
+from tuner.translation import MEANINGS, TRAINER_FIELDS, plain, translate
+
+if TYPE_CHECKING:
+    from keras_tuner import HyperParameters
+
+When = tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One hyperparameter: a choice of values, or a range.
+
+    Attributes:
+      name: see `tuner.translation.MEANINGS`, or a scalar field of `TrainConfig`.
+      about: a line for people.
+      values: numbers, texts or booleans to choose from, at least two; or else a range:
+      low, high: its ends, both included; whole numbers if both are.
+      log: its logarithm is what is uniform.
+      step: of a range; none for any value in it.
+      when: conditions, all of which must hold: another parameter's name, and its values. A parameter's conditions begin
+        with those of each that it depends on.
+
+    Raises:
+      InputError: it is neither, or a range without an inside.
+    """
+
+    name: str
+    about: str = ""
+    values: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    when: When = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "when", tuple((name, tuple(values)) for name, values in self.when))
+        name = f"hyperparameter '{self.name}'"
+        if self.values:
+            if self.low is not None or self.high is not None:
+                raise InputError(f"{name} has values and a range; give one of them")
+            if len(set(map(repr, self.values))) < max(2, len(self.values)):
+                raise InputError(f"{name}: expected at least two different values, received {list(self.values)}")
+            kinds = {str if isinstance(v, str) else bool if isinstance(v, bool) else float for v in self.values}
+            if len(kinds) > 1 or not all(isinstance(v, (str, bool, int, float)) for v in self.values):
+                raise InputError(
+                    f"{name}: expected all texts, all numbers or all true and false, received {self.shown}"
+                )
+            return
+        ends = (self.low, self.high)
+        if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends) or not self.low < self.high:
+            raise InputError(
+                f"{name}: expected values, or numbers low < high; received low={self.low!r}, high={self.high!r}"
+            )
+        if self.log and self.low <= 0:
+            raise InputError(f"{name}: a range that is logarithmic begins above 0; received low={self.low}")
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise InputError(f"{name}: expected a step in (0, {self.high - self.low:g}], received {self.step}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        return not self.values and isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def count(self) -> int | None:
+        """Number of its values; None where a range has no end of them."""
+        if self.values:
+            return len(self.values)
+        if self.log or (self.step is None and not self.whole):
+            return None
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """All its values, or the ends of its range."""
+        return self.values or (self.low, self.high)
+
+    @property
+    def shown(self) -> str:
+        """What it may be, as text."""
+        if self.values:
+            return ", ".join(plain(value) for value in self.values)
+        return (
+            f"{self.low:g} to {self.high:g}"
+            + (", log" if self.log else "")
+            + (f", step {self.step:g}" if self.step else "")
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What a search may vary.
+
+    Attributes:
+      name: of the space that it was made from.
+      parameters: each after those that it depends on; no two of one name.
+      fixed: what is the same in every trial: hyperparameters, or scalar fields of `TrainConfig`.
+
+    Raises:
+      InputError: conditions on what is not there, unknown names, or values that no training run can have.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        seen: dict[str, Parameter] = {}
+        for parameter in self.parameters:
+            if parameter.name in seen or parameter.name in self.fixed:
+                raise InputError(f"hyperparameter '{parameter.name}' is there twice")
+            if parameter.name not in MEANINGS and parameter.name not in TRAINER_FIELDS:
+                raise InputError(f"unknown hyperparameter '{parameter.name}'{_hint(parameter.name)}")
+            for number, (name, values) in enumerate(parameter.when):
+                if name not in seen:
+                    raise InputError(
+                        f"hyperparameter '{parameter.name}' depends on '{name}', which does not come before it"
+                    )
+                if not set(values) <= set(seen[name].values) or not values:
+                    raise InputError(
+                        f"'{parameter.name}' depends on {name}={list(values)}; it may be {seen[name].shown}"
+                    )
+                if seen[name].when != parameter.when[:number]:
+                    raise InputError(
+                        f"the conditions of '{parameter.name}' must begin with those of '{name}', which it depends on"
+                    )
+            seen[parameter.name] = parameter
+        for name in self.fixed:
+            if name not in MEANINGS and name not in TRAINER_FIELDS:
+                raise InputError(f"unknown hyperparameter '{name}'{_hint(name)}")
+        self._check_values()
+
+    @staticmethod
+    def named(name: str) -> Space:
+        """`compact`, `full` or `notebooks`; see `tuner.spaces`.
+
+        Raises:
+          InputError: another name.
+        """
+        from tuner.spaces import SPACES
+
+        if name not in SPACES:
+            near = difflib.get_close_matches(name, SPACES, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"space '{name}': {hint}expected one of {', '.join(SPACES)}, or a JSON file")
+        return SPACES[name]()
+
+    @staticmethod
+    def load(text: str) -> Space:
+        """A space by name, or from a JSON file.
+
+        The file holds an object: `space`, the name of the one to begin with, or `parameters`, a list of one's own;
+        and `fix` and `narrow` as for the methods.
+
+        Raises:
+          InputError: no such name or file, or one that says something else.
+        """
+        if not text.endswith(".json") and not Path(text).is_file():
+            return Space.named(text)
+        try:
+            fields = json.loads(Path(text).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the space {text} cannot be read: {error}") from error
+        if not isinstance(fields, dict) or not set(fields) <= {"space", "parameters", "fix", "narrow"}:
+            raise InputError(f"{text}: expected a JSON object with `space` or `parameters`, `fix` and `narrow`")
+        if "parameters" in fields and "space" in fields:
+            raise InputError(f"{text}: it has a `space` to begin with and `parameters` of its own; give one of them")
+        try:
+            if "parameters" in fields:
+                space = Space(Path(text).stem, tuple(_parameter(each) for each in fields["parameters"]))
+            else:
+                space = Space.named(fields.get("space", "compact"))
+            return space.narrow(fields.get("narrow", {})).fix(fields.get("fix", {}))
+        except InputError as error:
+            raise InputError(f"{text}: {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{text} is no space: {error}") from error
+
+    def fix(self, pairs: Mapping[str, Any]) -> Space:
+        """With some hyperparameters, or fields of `TrainConfig`, the same in every trial.
+
+        What depended on another value of them is left out. A value may lie outside of what was varied.
+
+        Raises:
+          InputError: an unknown name, or a value that it cannot have.
+        """
+        space = self
+        for name, value in pairs.items():
+            parameter = space._find(name)
+            if parameter is None and name not in MEANINGS and name not in TRAINER_FIELDS:
+                raise InputError(f"unknown hyperparameter '{name}'{_hint(name)}")
+            value = _value_of(parameter, value)
+            kept = _settle(tuple(other for other in space.parameters if other.name != name), name, (value,))
+            space = Space(space.name, kept, {**space.fixed, name: value})
+        return space
+
+    def narrow(self, pairs: Mapping[str, Any]) -> Space:
+        """With some hyperparameters varied less.
+
+        Args:
+          pairs: by name: values as a list or as text with commas, or a range as `{"low": ..., "high": ..., "log": ...}`
+            or as text, `LOW..HIGH`. Where it is left out, `log` stays as it was.
+
+        Raises:
+          InputError: a name that is not varied, or values that it cannot have.
+        """
+        space = self
+        for name, wanted in pairs.items():
+            parameter = space._find(name)
+            if parameter is None:
+                varied = [other.name for other in space.parameters]
+                near = difflib.get_close_matches(name, varied, 1)
+                fixed = f"it is fixed to {plain(space.fixed[name])}" if name in space.fixed else ""
+                hint = fixed or (f"did you mean {near[0]}?" if near else f"varied are {', '.join(varied)}")
+                raise InputError(f"'{name}' is not varied in the space '{space.name}'; {hint}")
+            less = _less(parameter, wanted)
+            if isinstance(less, Parameter):
+                parameters = tuple(less if other is parameter else other for other in space.parameters)
+                space = Space(space.name, _settle(parameters, name, less.values), space.fixed)
+            else:
+                space = space.fix({name: less})
+        return space
+
+    def hyperparameters(self) -> HyperParameters:
+        """What KerasTuner's oracles draw from."""
+        from keras_tuner import HyperParameters
+
+        drawn = HyperParameters()
+        for parameter in self.parameters:
+            with contextlib.ExitStack() as scopes:
+                for name, values in parameter.when:
+                    scopes.enter_context(drawn.conditional_scope(name, list(values)))
+                if parameter.values and isinstance(parameter.values[0], bool):
+                    drawn.Boolean(parameter.name)
+                elif parameter.values:
+                    drawn.Choice(parameter.name, list(parameter.values))
+                else:
+                    make = drawn.Int if parameter.whole else drawn.Float
+                    sampling = "log" if parameter.log else "linear"
+                    step = parameter.step if not parameter.whole or parameter.log else int(parameter.step or 1)
+                    make(parameter.name, parameter.low, parameter.high, step=step, sampling=sampling)
+        return drawn
+
+    def train_config(self, values: Mapping[str, Any], *, epochs: int, monitor: str, seed: int) -> TrainConfig:
+        """The training run that hyperparameters mean.
+
+        Args:
+          values: by name, as an oracle gives them; what KerasTuner adds (`tuner/...`) does not matter.
+          epochs: at most; a notebook's recipe may have fewer.
+          monitor: metric that the best epoch is chosen by.
+          seed: of the run.
+
+        Raises:
+          InputError: a value that no run can have.
+        """
+        own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+        fields = translate({**self.fixed, **own}, epochs)
+        return TrainConfig.from_json({**fields, "monitor": monitor, "seed": seed})
+
+    def active(self, values: Mapping[str, Any]) -> list[Parameter]:
+        """The hyperparameters that matter where the others have these values."""
+        return [p for p in self.parameters if all(values.get(name) in allowed for name, allowed in p.when)]
+
+    def combinations(self) -> int | None:
+        """Number of configurations; None where a range without steps makes it endless."""
+        return _combinations(self.parameters)
+
+    def describe(self) -> str:
+        """A table for people."""
+        from tabulate import tabulate
+
+        rows = []
+        for parameter in self.parameters:
+            when = "; ".join(f"{name}: {', '.join(map(plain, values))}" for name, values in parameter.when)
+            rows.append([parameter.name, parameter.shown, when, parameter.about])
+        count = self.combinations()
+        size = "endlessly many configurations" if count is None else f"{count} configurations"
+        table = tabulate(rows, ["hyperparameter", "values", "only for", "what it is"], disable_numparse=True,
+                         maxcolwidths=[None, 40, 40, 50])  # fmt: skip
+        fixed = "".join(f"\n{name} is always {plain(value)}" for name, value in self.fixed.items())
+        return f"{table}\n\nspace '{self.name}': {len(self.parameters)} hyperparameters, {size}{fixed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As values that JSON has; `from_json` reads them."""
+        defaults = {field.name: field.default for field in dataclasses.fields(Parameter)}
+        parameters = [
+            {name: value for name, value in dataclasses.asdict(each).items() if repr(value) != repr(defaults[name])}
+            for each in self.parameters
+        ]
+        return {"name": self.name, "parameters": parameters, "fixed": dict(self.fixed)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Space:
+        """From what `to_json` gave.
+
+        Raises:
+          InputError: it is of another version.
+        """
+        return cls(fields["name"], tuple(Parameter(**each) for each in fields["parameters"]), dict(fields["fixed"]))
+
+    def _find(self, name: str) -> Parameter | None:
+        return next((parameter for parameter in self.parameters if parameter.name == name), None)
+
+    def _check_values(self) -> None:
+        """Translates an example of each value, so that none is found out to be wrong in a trial."""
+        for values in self._examples():
+            for epochs in (1, 10):
+                self.train_config(values, epochs=epochs, monitor="val_auc", seed=0)
+
+    def _examples(self) -> Iterator[dict[str, Any]]:
+        yield self._example({})
+        for parameter in self.parameters:
+            for value in parameter.samples:
+                yield self._example({**{name: values[0] for name, values in parameter.when}, parameter.name: value})
+
+    def _example(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if all(values.get(name) in allowed for name, allowed in parameter.when):
+                values[parameter.name] = wanted.get(parameter.name, parameter.samples[0])
+        return values
+
+
+def _settle(parameters: Sequence[Parameter], name: str, values: Sequence[Any]) -> tuple[Parameter, ...]:
+    """Parameters where one has only these values left: conditions that always hold go, and what none can make hold."""
+    kept: list[Parameter] = []
+    gone: set[str] = set()
+    for parameter in parameters:
+        when = []
+        for parent, allowed in parameter.when:
+            if parent == name:
+                allowed = tuple(value for value in allowed if value in values)
+            if parent in gone or not allowed:
+                gone.add(parameter.name)
+            elif parent != name or len(allowed) < len(values):
+                when.append((parent, allowed))
+        if parameter.name not in gone:
+            kept.append(dataclasses.replace(parameter, when=tuple(when)))
+    return tuple(kept)
+
+
+def _value_of(parameter: Parameter | None, value: Any) -> Any:
+    """A value as the parameter has it: what reads the same is the same."""
+    if parameter is not None:
+        for known in parameter.values:
+            if value == known and isinstance(value, bool) == isinstance(known, bool):
+                return known
+        for known in parameter.values:
+            if plain(known) == str(value).lower():
+                return known
+    return value
+
+
+def _less(parameter: Parameter, wanted: Any) -> Any:
+    """The parameter with fewer values, or the one value that is left."""
+    if isinstance(wanted, str) and ".." in wanted and not parameter.values:
+        low, _, high = wanted.partition("..")
+        wanted = {"low": low, "high": high}
+    if isinstance(wanted, Mapping):
+        if not set(wanted) <= {"low", "high", "log", "step"}:
+            raise InputError(f"'{parameter.name}': expected low, high, log and step, received {', '.join(wanted)}")
+        ends = [_number(parameter, wanted.get(name, getattr(parameter, name))) for name in ("low", "high")]
+        log = bool(wanted.get("log", parameter.log))
+        return Parameter(
+            parameter.name, parameter.about, (), *ends, log, wanted.get("step", parameter.step), parameter.when
+        )
+    texts = wanted.split(",") if isinstance(wanted, str) else wanted if isinstance(wanted, (list, tuple)) else [wanted]
+    if parameter.values:
+        values = [_value_of(parameter, text) for text in texts]
+        for value, text in zip(values, texts, strict=True):
+            if not any(value == known and type(value) is type(known) for known in parameter.values):
+                raise InputError(f"'{parameter.name}' cannot be {text}: expected some of {parameter.shown}")
+    else:
+        values = [_number(parameter, text) for text in texts]
+    if len(values) == 1:
+        return values[0]
+    return dataclasses.replace(parameter, values=tuple(values), low=None, high=None, log=False, step=None)
+
+
+def _number(parameter: Parameter, text: Any) -> float:
+    try:
+        number = float(text)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"'{parameter.name}': expected a number or LOW..HIGH, received {text!r}") from error
+    whole = number == int(number) if math.isfinite(number) else False
+    return int(number) if whole and (parameter.whole or isinstance(text, int)) else number
+
+
+def _combinations(parameters: Sequence[Parameter]) -> int | None:
+    if not parameters:
+        return 1
+    first, rest = parameters[0], parameters[1:]
+    if any(name == first.name for other in rest for name, _ in other.when):
+        total = 0
+        for value in first.values:
+            count = _combinations(_settle(rest, first.name, (value,)))
+            if count is None:
+                return None
+            total += count
+        return total
+    count = _combinations(rest)
+    return None if count is None or first.count is None else first.count * count
+
+
+def _parameter(fields: Mapping[str, Any]) -> Parameter:
+    """A parameter of a space file."""
+    known = [field.name for field in dataclasses.fields(Parameter)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown or "name" not in fields:
+        fault = f"unknown {', '.join(unknown)}" if unknown else "it has no name"
+        raise InputError(f"a hyperparameter has {', '.join(known)}; {fault}")
+    when = fields.get("when", {})
+    pairs = when.items() if isinstance(when, Mapping) else when
+    about = fields.get("about", MEANINGS.get(fields["name"], ""))
+    return Parameter(**{**fields, "about": about, "when": tuple((name, tuple(values)) for name, values in pairs)})
+
+
+def _hint(name: str) -> str:
+    known = [*MEANINGS, *(field for field in TRAINER_FIELDS if field not in MEANINGS)]
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
