@@ -1,1 +1,2 @@
-def summarize(found): return str([(t.id,t.status,t.score) for t in found.ranked])
+def summarize(found):
+    return str([(t.id, t.status, t.score) for t in found.ranked])

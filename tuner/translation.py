@@ -12,7 +12,7 @@ from trainer.models import MODELS
 from trainer.models.options import ApplicationOptions, ConvOptions, MlpOptions, ResNetOptions, XceptionOptions
 from trainer.presets import PRESETS
 
-MOST_CHANNELS = 512
+MOST_CHANNELS = 256
 """Of a block, however fast they grow."""
 
 TRAINER_FIELDS = tuple(
@@ -47,7 +47,7 @@ MEANINGS = {
     "units": "width of each",
     "blocks": "blocks of convolutions, each at half the resolution of the one before",
     "width": "channels of the first block",
-    "growth": "channels of a block over those of the one before, at most 512",
+    "growth": "channels of a block over those of the one before, at most 256",
     "convolutions": "convolutions a block",
     "kernel": "side of the convolutions, pixels",
     "block": "kind of the blocks",

@@ -157,9 +157,11 @@ def test_a_disk_that_is_full(tune, tmp_path):
         assert len(done) < 40
         assert none_left(str(tuning.project))
         subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
-        check_complete(tune("--resume", "--max-trials", len(found.trials) + 1, project="small/search"), len(found.trials) + 1, 3)
+        check_complete(
+            tune("--resume", "--max-trials", len(found.trials) + 1, project="small/search"), len(found.trials) + 1, 3
+        )
     finally:
-        for tries in range(50):
+        for _tries in range(50):
             if subprocess.run(["umount", str(small)], capture_output=True).returncode == 0:
                 break
             time.sleep(0.1)
