@@ -29,6 +29,8 @@ class Durable(engine.Oracle):
     chief, for an oracle that raises keeps its lock.
     """
 
+    _retry_queue: list[str]
+
     def save(self) -> None:
         _write(Path(self._get_oracle_fname()), self.get_state())
 

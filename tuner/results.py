@@ -71,6 +71,11 @@ class TrialResult:
         return int(self.config["epochs"])
 
     @property
+    def value(self) -> float:
+        """`score`; NaN where there is none."""
+        return float("nan") if self.score is None else self.score
+
+    @property
     def scored(self) -> bool:
         """Whether it takes part in the ranking."""
         return self.status in ("completed", "pruned") and self.score is not None
@@ -109,7 +114,7 @@ class SearchResult:
         """Trials that have a score, the best first; those that were pruned or had fewer epochs among them."""
         sign = -1 if self.direction == "max" else 1
         return sorted(
-            (trial for trial in self.trials if trial.scored), key=lambda trial: (sign * trial.score, trial.id)
+            (trial for trial in self.trials if trial.scored), key=lambda trial: (sign * trial.value, trial.id)
         )
 
     @property

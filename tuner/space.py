@@ -67,15 +67,24 @@ class Parameter:
                     f"{name}: expected all texts, all numbers or all true and false, received {self.shown}"
                 )
             return
-        ends = (self.low, self.high)
-        if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends) or not self.low < self.high:
+        low, high = self.ends
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise InputError(
                 f"{name}: expected values, or numbers low < high; received low={self.low!r}, high={self.high!r}"
             )
-        if self.log and self.low <= 0:
+        if self.log and low <= 0:
             raise InputError(f"{name}: a range that is logarithmic begins above 0; received low={self.low}")
-        if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise InputError(f"{name}: expected a step in (0, {self.high - self.low:g}], received {self.step}")
+        if self.step is not None and not 0 < self.step <= high - low:
+            raise InputError(f"{name}: expected a step in (0, {high - low:g}], received {self.step}")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of a range; NaN where they are no numbers."""
+        low, high = (
+            end if isinstance(end, (int, float)) and not isinstance(end, bool) else math.nan
+            for end in (self.low, self.high)
+        )
+        return low, high
 
     @property
     def whole(self) -> bool:
@@ -89,7 +98,7 @@ class Parameter:
             return len(self.values)
         if self.log or (self.step is None and not self.whole):
             return None
-        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+        return math.floor((self.ends[1] - self.ends[0]) / (self.step or 1) + 1e-9) + 1
 
     @property
     def samples(self) -> tuple[Any, ...]:
@@ -375,16 +384,13 @@ def _value_of(parameter: Parameter | None, value: Any) -> Any:
 def _less(parameter: Parameter, wanted: Any) -> Any:
     """The parameter with fewer values, or the one value that is left."""
     if isinstance(wanted, str) and ".." in wanted and not parameter.values:
-        low, _, high = wanted.partition("..")
-        wanted = {"low": low, "high": high}
+        wanted = dict(zip(("low", "high"), wanted.split("..", 1), strict=True))
     if isinstance(wanted, Mapping):
         if not set(wanted) <= {"low", "high", "log", "step"}:
             raise InputError(f"'{parameter.name}': expected low, high, log and step, received {', '.join(wanted)}")
-        ends = [_number(parameter, wanted.get(name, getattr(parameter, name))) for name in ("low", "high")]
-        log = bool(wanted.get("log", parameter.log))
-        return Parameter(
-            parameter.name, parameter.about, (), *ends, log, wanted.get("step", parameter.step), parameter.when
-        )
+        low, high = (_number(parameter, wanted.get(name, getattr(parameter, name))) for name in ("low", "high"))
+        log, step = bool(wanted.get("log", parameter.log)), wanted.get("step", parameter.step)
+        return Parameter(parameter.name, parameter.about, (), low, high, log, step, parameter.when)
     texts = wanted.split(",") if isinstance(wanted, str) else wanted if isinstance(wanted, (list, tuple)) else [wanted]
     if parameter.values:
         values = [_value_of(parameter, text) for text in texts]

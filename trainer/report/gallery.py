@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
-import keras
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,9 +17,11 @@ from tfrecords.errors import InputError
 from tfrecords.fit import fit
 from tfrecords.loader import open_loader
 from trainer.config import TrainConfig
-from trainer.gradcam import gradcam, has_feature_map, overlay
 from trainer.operating_point import OperatingPoint
 from trainer.predictions import Predictions
+
+if TYPE_CHECKING:
+    import keras
 
 MISTAKES = 12
 """Most mistakes shown of a kind."""
@@ -194,6 +196,8 @@ def read_pictures(
     rows = [int(predictions.rows[example.index]) for example in examples]
     largest = open_loader(data.root, data.manifest.digest, data.options(split, image_size=SIDE))
     shown = [_shrink(_to_uint8(largest.reader.image(row))) for row in rows]
+    from trainer.gradcam import gradcam, overlay  # loads Keras, which other pages do without
+
     heats: list[np.ndarray | None] = [None] * len(rows)
     why = _why_no_heat(model)
     if not why:
@@ -212,6 +216,8 @@ def read_pictures(
 
 
 def _why_no_heat(model: keras.Model) -> str:
+    from trainer.gradcam import has_feature_map
+
     try:
         return (
             "" if has_feature_map(model) else "The model has no map of features, so Grad-CAM cannot say where it looks."

@@ -1,0 +1,160 @@
+"""The best of a search, trained again over several seeds and evaluated: what of their score was luck."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrecords.console import progress_bar
+from tfrecords.errors import InputError, OutputError, TrainingError
+from tfrecords.manifest import write_atomically
+from trainer.presets import PRESETS
+from trainer.run import RUN_NAME, open_run
+from tuner.results import SearchResult
+from tuner.supervisor import last_lines
+
+FINAL_NAME = "final.json"
+METRICS = {
+    "roc_auc": "AUC",
+    "worst_roc_auc": "worst AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "worst_balanced_accuracy": "worst",
+    "specificity": "specificity",
+    "worst_specificity": "worst",
+    "recall": "recall",
+    "worst_recall": "worst",
+}
+"""What is compared, and its heading; `worst` is under the shift that hurts most."""
+
+
+def train_finals(
+    search: SearchResult,
+    count: int,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    split: str = "val",
+    baselines: Sequence[str] = (),
+    epochs: int | None = None,
+    data: str | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains the best configurations anew, one run after the other in a process of its own, and evaluates them.
+
+    Runs that are there are kept, so that it goes on where it was stopped.
+
+    Args:
+      search: with trials that have a score.
+      count: of the best configurations, not counting one twice that Hyperband gave more epochs.
+      seeds: of the runs of each.
+      split: to evaluate on, with the shift suite.
+      baselines: presets of `cxr train`, or JSON files of its options, that are trained and evaluated likewise.
+      epochs: of the runs of the search's best; None for the search's own.
+      data: directory of the data set; None for the search's own.
+      quiet: no progress bar.
+      say: called with a line for people as each run ends.
+
+    Returns:
+      What PROJECT/final/final.json holds: `seeds`, `split`, and `found`: by configuration, a dictionary of `METRICS`
+      for each seed.
+
+    Raises:
+      InputError: no trial has a score, or a baseline is none.
+      TrainingError: a run failed.
+    """
+    best = search.distinct()[:count]
+    if not best:
+        raise InputError(f"the search in {search.project} has no trial with a score yet")
+    recipes: dict[str, Mapping[str, Any] | str] = {}
+    for trial in best:
+        most = epochs or max(trial.epochs, search.settings["epochs"])
+        recipes[f"trial {trial.id}"] = {**trial.config, "epochs": most}
+    for baseline in baselines:
+        recipes[Path(baseline).stem if baseline not in PRESETS else baseline] = _recipe(baseline)
+    folder = search.project / "final"
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
+    jobs = [(name, seed) for name in recipes for seed in seeds]
+    for name, seed in progress_bar(jobs, "final runs", quiet, unit="run"):
+        run = folder / f"{name.replace(' ', '-')}-seed{seed}"
+        _make(run, recipes[name], seed, data or search.settings["data"], split, search.settings.get("positive"))
+        found[name].append(_read(run, split))
+        say(f"{name}, seed {seed}: AUC {found[name][-1]['roc_auc']:.4f}, worst {found[name][-1]['worst_roc_auc']:.4f}")
+    finals = {"seeds": list(seeds), "split": split, "found": found}
+    try:
+        write_atomically(folder / FINAL_NAME, json.dumps(finals, indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(f"{folder / FINAL_NAME} cannot be written: {error.strerror or error}") from error
+    return finals
+
+
+def read_finals(project: Path) -> dict[str, Any] | None:
+    """What `train_finals` found last; None where it was not run."""
+    path = project / "final" / FINAL_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def final_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: mean over the seeds, and from the lowest to the highest."""
+    rows = []
+    for name, runs in finals["found"].items():
+        rows.append([name, *(_summary([run[metric] for run in runs]) for metric in METRICS)])
+    return ["configuration", *METRICS.values()], rows
+
+
+def _recipe(baseline: str) -> Mapping[str, Any] | str:
+    if baseline in PRESETS:
+        return dict(PRESETS[baseline].config)
+    if not Path(baseline).is_file():
+        raise InputError(f"--baseline {baseline}: expected a preset ({', '.join(PRESETS)}) or a JSON file of options")
+    return str(Path(baseline).resolve())
+
+
+def _make(run: Path, recipe: Mapping[str, Any] | str, seed: int, data: str, split: str, positive: str | None) -> None:
+    """Trains and evaluates a run as `cxr train` and `cxr evaluate` do, as far as that was not done."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    begun = (run / RUN_NAME).exists()
+    if not begun or open_run(run).state != "finished":
+        if begun:
+            command = ["--run", str(run), "--resume"]
+        else:
+            file = Path(recipe) if isinstance(recipe, str) else run.with_suffix(".json")
+            if not isinstance(recipe, str):
+                write_atomically(file, json.dumps(dict(recipe), indent=2) + "\n")
+            command = ["--data", data, "--run", str(run), "--config", str(file), "--seed", str(seed)]
+            command += ["--positive", positive] if positive else []
+        _call("trainer.task", [*command, "--quiet"], run)
+    metrics = run / "evaluation" / split / "metrics.json"
+    if not metrics.exists():
+        _call("trainer.evaluate", ["--run", str(run), "--data", data, "--split", split, "--quiet"], run)
+
+
+def _call(module: str, arguments: list[str], run: Path) -> None:
+    log = run.with_suffix(".log")
+    with open(log, "ab") as output:
+        done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise TrainingError(
+            f"{run} failed with exit status {done.returncode}; its log, {log}, ends with:\n{last_lines(log)}"
+        )
+
+
+def _read(run: Path, split: str) -> dict[str, float]:
+    found = json.loads((run / "evaluation" / split / "metrics.json").read_text(encoding="utf-8"))
+    plain = {name: entry["value"] for name, entry in found["metrics"].items()}
+    shifted = [{name: entry["value"] for name, entry in shift["metrics"].items()} for shift in found["shifts"].values()]
+    for values in (plain, *shifted):
+        values["balanced_accuracy"] = (values["recall"] + values["specificity"]) / 2
+    names = ("roc_auc", "balanced_accuracy", "specificity", "recall")
+    worst = {f"worst_{name}": min(values[name] for values in (plain, *shifted)) for name in names}
+    return {**{name: plain[name] for name in names}, **worst}
+
+
+def _summary(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.4f} ({min(values):.4f}-{max(values):.4f})"
