@@ -373,8 +373,9 @@ class Chief:
     def _describe(self, trial: Trial, record: Record) -> str:
         if trial.status == TrialStatus.FAILED:
             return f"trial {trial.trial_id} failed: {record.message}"
-        how = f"pruned {record.message}" if record.pruned else "completed"
-        return f"trial {trial.trial_id} {how}: {self.config.objective} {trial.score:.4f}"
+        how = "pruned" if record.pruned else "completed"
+        why = f", for {record.message}" if record.pruned else ""
+        return f"trial {trial.trial_id} {how}: {self.config.objective} {trial.score:.4f}{why}"
 
     def _count_failures(self) -> None:
         last = self.oracle.end_order[-self.config.max_failures :]

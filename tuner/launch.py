@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -308,7 +309,7 @@ def _check_same(project: Path, config: SearchConfig, facts: DataFacts) -> None:
     """Raises unless the project's search is of this configuration, and on this data."""
     fields = read_search_file(project)
     free = ("data", "project", "max_trials", "max_failures", "max_attempts")
-    now = config.to_json()
+    now = json.loads(json.dumps(config.to_json()))  # as it was stored: lists, not tuples
     changed = [name for name, value in fields["settings"].items() if name not in free and now[name] != value]
     if changed:
         what = ", ".join(f"{name} was {fields['settings'][name]!r}" for name in changed if name != "space")

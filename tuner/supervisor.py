@@ -192,7 +192,7 @@ def share_cores(workers: int) -> list[tuple[int, ...]]:
     if not hasattr(os, "sched_getaffinity"):
         return [()] * workers
     cores = sorted(os.sched_getaffinity(0))
-    if workers >= len(cores):
+    if not workers or workers >= len(cores):
         return [(cores[worker % len(cores)],) for worker in range(workers)]
     edges = [round(worker * len(cores) / workers) for worker in range(workers + 1)]
     return [tuple(cores[low:high]) for low, high in itertools.pairwise(edges)]

@@ -51,6 +51,7 @@ def test_a_worker_that_is_killed_in_a_trial(tune):
     assert "SIGKILL" in tuning.said()
 
 
+@pytest.mark.slow
 def test_a_chief_that_is_killed_and_the_search_resumed(tune):
     tuning = tune(*RANDOM, "--max-trials", 4, "--epochs", EPOCHS, "--workers", 2)
     finished = tuning.until(
@@ -68,6 +69,7 @@ def test_a_chief_that_is_killed_and_the_search_resumed(tune):
         assert (after.attempts, after.seconds, after.history) == (before.attempts, before.seconds, before.history)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(tune):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2, "--lease-seconds", 4)
     trial = tuning.until(training, "a trial under way")
@@ -77,6 +79,7 @@ def test_a_worker_that_hangs_is_replaced(tune):
     assert "silent" in tuning.said()
 
 
+@pytest.mark.slow
 def test_a_worker_without_progress_gives_its_trial_back(tune):
     tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", 2, "--hang-seconds", 0.01, "--max-attempts", 2)
     assert tuning.wait() == 0, tuning.said()
@@ -97,7 +100,7 @@ def test_two_searches_on_one_project(tune):
     assert first.found().trials
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_search_that_is_asked_to_stop(tune, number):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
@@ -116,6 +119,7 @@ def test_a_search_that_is_asked_to_stop(tune, number):
     assert learned(after, len(trial.history)) == learned(trial)
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_trial(tune):
     tuning = tune(*RANDOM, "--max-trials", 3)
     tuning.until(lambda search: tuning.workers(), "a worker")
@@ -124,6 +128,7 @@ def test_ctrl_c_before_the_first_trial(tune):
     assert not processes_naming(str(tuning.project))
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_search_and_says_why(tune, data, tmp_path):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS)
     tuning.until(training, "a trial under way")
@@ -141,6 +146,7 @@ def test_a_worker_that_cannot_start_ends_the_search_and_says_why(tune, data, tmp
     check_complete(tune("--resume"), 3)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(tune, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
@@ -167,6 +173,7 @@ def test_a_disk_that_is_full(tune, tmp_path):
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_memory_is_given_back_by_new_processes(tune):
     tuning = tune(*RANDOM, "--max-trials", 5, "--epochs", 1, "--worker-trials", 2)
     pids = set()
@@ -177,6 +184,7 @@ def test_memory_is_given_back_by_new_processes(tune):
     assert len(pids) == 3
 
 
+@pytest.mark.slow
 def test_chief_and_workers_apart(tune, tmp_path, data):
     """As on two hosts that share nothing but the data set; the chief is killed on the way and started anew."""
     chief = tune(*RANDOM, "--max-trials", 4, "--epochs", EPOCHS, "--role", "chief", "--bind", "127.0.0.1:0")
@@ -184,7 +192,7 @@ def test_chief_and_workers_apart(tune, tmp_path, data):
     worker = subprocess.Popen(
         [sys.executable, "-m", "tuner.task", "--role", "worker", "--chief", address, "--data", str(data),
          "--project", str(tmp_path / "elsewhere"), "--workers", "1", "--quiet"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         trial = chief.until(training, "a trial under way")
@@ -201,6 +209,7 @@ def test_chief_and_workers_apart(tune, tmp_path, data):
         worker.wait()
 
 
+@pytest.mark.slow
 def test_a_trial_can_be_repeated_alone(tune, tmp_path, data):
     tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", 3)
     search = check_complete(tuning, 2, 3)
