@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 
 help:
 	@echo "make setup      a virtual environment in $(VENV) with everything"
-	@echo "make demo       phantoms, preprocessing, verification, a short training, its report; all below $(DEMO)/"
+	@echo "make demo       phantoms, preprocessing, verification, a short training, its report, a search; all below $(DEMO)/"
 	@echo "make test       linters and tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-jax   the trainer's tests once more, with JAX instead of TensorFlow"
@@ -35,9 +35,13 @@ demo: $(STAMP)
 	$(BIN)/cxr train --data $(DEMO)/data --run $(DEMO)/runs/short --preset robust --augment light --batch-size 16
 	$(BIN)/cxr evaluate --run $(DEMO)/runs/short --split test
 	$(BIN)/cxr predict --run $(DEMO)/runs/short $(DEMO)/images/test --output $(DEMO)/predictions.csv
+	$(BIN)/cxr tune --data $(DEMO)/data --project $(DEMO)/search --workers 2 --oracle random --max-trials 4 --epochs 3 \
+		--narrow model=mlp,cnn3,cnn-separable --narrow image_size=64,96 --narrow blocks=3,4 --fix batch_size=16
+	$(BIN)/cxr tune-report $(DEMO)/search
 	@echo
 	@echo "look at $(DEMO)/contact-sheet.png, and at $(DEMO)/data: manifest.json, audit.json, full/, 512/, 256/"
 	@echo "open $(DEMO)/runs/short/evaluation/test/report.html in a browser"
+	@echo "and $(DEMO)/search/report/index.html, of the search"
 	@echo "and all of it in TensorBoard: $(BIN)/cxr board $(DEMO)"
 
 lint: $(STAMP)
@@ -60,6 +64,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --json benchmarks/results/stream.json
 	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --memory \
 		--json benchmarks/results/stream-memory.json
+	$(BIN)/python benchmarks/tune.py --load --data $(DEMO)/data --json benchmarks/results/tune.json
 	$(BIN)/python benchmarks/augment.py --json benchmarks/results/augment.json
 
 clean:

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trainer.stopping import Stopped
     from tuner.launch import Resources, search, work
-    from tuner.report_task import summarize
+    from tuner.report_task import main as report
     from tuner.supervisor import find_gpus
 
     if given.get("show_space"):
@@ -143,15 +143,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 patience=given.get("chief_patience", 600.0), quiet=quiet,
             )  # fmt: skip
             return EXIT_OK
-        found = search(
+        search(
             choose_config(given), resources, resume=given.get("resume", False), overwrite=given.get("overwrite", False),
             quiet=quiet,
         )  # fmt: skip
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
-    print(summarize(found))
-    return EXIT_OK
+    return report([given["project"]])
 
 
 def choose_config(given: dict[str, Any]) -> Any:

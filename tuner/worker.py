@@ -95,13 +95,14 @@ class Progress:
 class Pulse(threading.Thread):
     """Tells supervisor and chief that the worker lives, and ends the process where it does not.
 
-    It ends when training made no progress for too long, and when the process that started it has gone; in
+    The process ends when training made no progress for too long, and when the process that started it has gone; in
     a thread of its own, so that it can do so while training does not answer.
     """
 
-    def __init__(self, worker: Worker, beat_seconds: float, hang_seconds: float):
+    def __init__(self, worker: Worker):
         super().__init__(name="pulse", daemon=True)
-        self._worker, self._beat, self._hang = worker, beat_seconds, hang_seconds
+        self._worker = worker
+        self.beat_seconds, self.hang_seconds = 1.0, float("inf")  # until the chief has said
         self._client = ChiefClient(worker.options.chief, 0.0)
         self.answered = time.monotonic()
 
@@ -113,14 +114,16 @@ class Pulse(threading.Thread):
             signal_parent(options.pipe, b".")
             if options.parent and os.getppid() != options.parent:
                 self._end("the process that started it has gone", EXIT_FAILED)
-            if progress.trial is not None and time.monotonic() - progress.moved > self._hang:
-                reason = f"no progress for {self._hang:.0f} s while {progress.doing} after epoch {progress.epoch}"
+            if progress.trial is not None and time.monotonic() - progress.moved > self.hang_seconds:
+                reason = (
+                    f"no progress for {self.hang_seconds:.0f} s while {progress.doing} after epoch {progress.epoch}"
+                )
                 print(f"{options.name}: {reason}", file=sys.stderr, flush=True)
                 with contextlib.suppress(CxrError):
                     self._client.ask("end", **worker.lease(), outcome="lost", message=reason)
                 os._exit(EXIT_HUNG)
             self._tell_chief(progress)
-            time.sleep(self._beat)
+            time.sleep(self.beat_seconds)
 
     def _tell_chief(self, progress: Progress) -> None:
         trial = progress.trial
@@ -169,8 +172,10 @@ class Worker:
         """Runs trials until there are no more, or as many as one process may; returns the exit status."""
         options = self.options
         data = open_dataset(options.data)
+        pulse = Pulse(self)
+        pulse.start()
         search = self.client.ask("join", worker=options.name, version=VERSION, digest=data.manifest.digest)
-        Pulse(self, search["beat_seconds"], search["hang_seconds"]).start()
+        pulse.beat_seconds, pulse.hang_seconds = search["beat_seconds"], search["hang_seconds"]
         load_tensorflow_quietly()
         import tuner.trial  # noqa: F401 - before the first trial, whose time is measured
 

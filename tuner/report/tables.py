@@ -1,0 +1,159 @@
+"""A search as rows: the ranking, the failures, and everything as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from tuner.results import SearchResult, TrialResult
+from tuner.space import Space
+from tuner.translation import plain
+
+STATUSES = ("completed", "pruned", "failed", "running", "waiting")
+HEAD = ("rank", "trial", "score", "epochs", "status", "model", "size", "parameters", "images/s")
+"""Columns of the ranking before those of the hyperparameters."""
+NUMBERS = (0, 2, 3, 6, 7, 8)
+"""Those of them that are set flush right."""
+IN_HEAD = ("model", "image_size", "flat_image_size")
+"""Hyperparameters that those columns show already."""
+_CSV_HEAD = ("id", "status", "rank", "score", "epochs", "epochs_given", "best_epoch", "parameters",
+             "images_per_second", "seconds", "attempts", "worker")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One reason for which trials failed.
+
+    Attributes:
+      reason: the first line of what the first of them said.
+      trials: their ids.
+    """
+
+    reason: str
+    trials: tuple[str, ...]
+
+
+def space_of(search: SearchResult) -> Space:
+    """What was searched.
+
+    Raises:
+      InputError: the project was made by another version.
+    """
+    return Space.from_json(search.settings["space"])
+
+
+def counts(search: SearchResult) -> dict[str, int]:
+    """Trials by status, in the order of `STATUSES`; without those that no trial has."""
+    found = [trial.status for trial in search.trials]
+    return {status: found.count(status) for status in STATUSES if status in found}
+
+
+def failures(search: SearchResult) -> list[Failure]:
+    """Why trials failed, the most frequent reason first; reasons that differ in numbers only count as one."""
+    groups: dict[str, list[TrialResult]] = {}
+    for trial in search.trials:
+        if trial.status == "failed":
+            groups.setdefault(re.sub(r"\d+", "0", first_line(trial.message)), []).append(trial)
+    found = [Failure(first_line(each[0].message), tuple(trial.id for trial in each)) for each in groups.values()]
+    return sorted(found, key=lambda failure: (-len(failure.trials), failure.trials))
+
+
+def first_line(message: str | None) -> str:
+    """Of a message; says so where there is none."""
+    return next((line.strip() for line in (message or "").splitlines() if line.strip()), "no reason was given")
+
+
+def shown_hyperparameters(
+    search: SearchResult, important: Sequence[str], most: int, but: Collection[str] = ()
+) -> list[str]:
+    """Hyperparameters that get a column or a plot of their own: the important ones, then those of the space in its
+    order; only such as differ between trials that have a score.
+
+    Args:
+      search: as it stands.
+      important: names, the most important first.
+      most: how many.
+      but: names to leave out.
+    """
+    space = space_of(search)
+    differing = []
+    for parameter in space.parameters:
+        if parameter.name in but:
+            continue
+        values = {repr(trial.values.get(parameter.name)) for trial in search.trials if trial.scored}
+        if len(values) > 1:
+            differing.append(parameter.name)
+    return [*(name for name in important if name in differing),
+            *(name for name in differing if name not in important)][:most]  # fmt: skip
+
+
+def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the ranking.
+
+    Args:
+      search: as it stands.
+      names: hyperparameters that get a column.
+      top: rows at most; None for all.
+    """
+    rows = [
+        [str(rank), trial.id, number(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
+         model_of(trial), size_of(trial), "-" if trial.parameters is None else f"{trial.parameters:,}", speed(trial),
+         *(value_of(trial, name) for name in names)]
+        for rank, trial in enumerate(search.ranked[:top], 1)
+    ]  # fmt: skip
+    return [*HEAD, *names], rows
+
+
+def number(score: float | None) -> str:
+    """A score, of four decimals; more digits where it is tiny, "-" where there is none."""
+    if score is None:
+        return "-"
+    return f"{score:.4f}" if abs(score) >= 0.01 or score == 0 else f"{score:.2e}"
+
+
+def model_of(trial: TrialResult) -> str:
+    """Architecture of a trial."""
+    return str(trial.config.get("model", trial.values.get("model", "-")))
+
+
+def size_of(trial: TrialResult) -> str:
+    """Pixels of a trial's images: a side, or height x width."""
+    size = trial.config.get("image_size", "-")
+    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+
+
+def speed(trial: TrialResult) -> str:
+    """Images a second."""
+    rate = trial.images_per_second
+    return "-" if rate is None else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def value_of(trial: TrialResult, name: str) -> str:
+    """A hyperparameter of a trial, short; empty where it does not matter to it."""
+    value = trial.values.get(name)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else plain(value)
+
+
+def to_csv(search: SearchResult) -> str:
+    """All that is known of every trial, a row each, in their order; empty where something does not apply.
+
+    Columns: `id`, `status`, `rank`, `score`, `epochs` (trained), `epochs_given`, `best_epoch`, `parameters`,
+    `images_per_second`, `seconds`, `attempts`, `worker`, each hyperparameter by its name, `message`.
+    """
+    names = [parameter.name for parameter in space_of(search).parameters]
+    ranks = {trial.id: rank for rank, trial in enumerate(search.ranked, 1)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_CSV_HEAD, *names, "message"])
+    for trial in search.trials:
+        cells: list[Any] = [
+            trial.id, trial.status, ranks.get(trial.id), trial.score, len(trial.history), trial.epochs or None,
+            trial.best_epoch or None, trial.parameters, trial.images_per_second, trial.seconds, trial.attempts,
+            trial.worker, *(trial.values.get(name) for name in names), trial.message,
+        ]  # fmt: skip
+        writer.writerow(["" if cell is None else plain(cell) if isinstance(cell, bool) else cell for cell in cells])
+    return text.getvalue()
