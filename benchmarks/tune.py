@@ -5,7 +5,8 @@
 
 With --data: the same trials, in the same order, bare (one process that trains one after the other), by a search with
 one worker that has all cores, and by one with two workers that share them. Ratios are of the time from the first
-trial's beginning to the last one's end, and of the whole command; the bare one's whole has TensorFlow's loading in it too.
+trial's beginning to the last one's end, and of the whole command; the bare one's whole has TensorFlow's loading in it
+too.
 
 With --load: dummy trials, which train nothing and end at once, by 1 to 64 workers over real sockets, from a process of
 their own: questions that the chief answers in a second, and how long an answer takes. Each trial is one `next`, three

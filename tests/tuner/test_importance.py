@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tfrecords.errors import InputError
-from tuner.report.importance import LEAST_CONFIGURATIONS, LOW_R2, importances
+from tuner.report.importance import LEAST_CONFIGURATIONS, LOW_R2, Codes, importances
 from tuner.report.pareto import pareto_front
 from tuner.space import Parameter, Space
 
@@ -99,6 +99,21 @@ def test_one_that_matters_in_few_trials_counts_for_less():
     by_name = {one.name: one.value for one in found.ranked}
     assert by_name["sgd_learning_rate"] > 0.1
     assert by_name["learning_rate"] < 0.02 < by_name["optimizer"]
+
+
+def test_only_what_might_have_been_tried_is_asked_about():
+    values = draw(60)
+    codes, rng = Codes(SPACE, values), np.random.default_rng(0)
+    rate, sgd_rate = codes.places["learning_rate"], codes.places["sgd_learning_rate"]
+    for column in codes.varied:
+        table = codes.shuffle(column, rng)
+        sgd = table[:, 0] == SPACE.parameters[0].values.index("sgd")
+        np.testing.assert_array_equal(np.isnan(table[:, rate]), sgd)
+        np.testing.assert_array_equal(np.isnan(table[:, sgd_rate]), ~sgd)
+        for other in codes.varied:
+            assert set(table[np.isfinite(table[:, other]), other]) <= set(codes.table[:, other])
+        changed = {other for other in codes.varied if not np.array_equal(table[:, other], codes.table[:, other], True)}
+        assert changed == ({0, rate, sgd_rate} if column == 0 else {column})
 
 
 def test_noise_is_called_noise():

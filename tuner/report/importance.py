@@ -141,7 +141,7 @@ def importances(
     variance = float(((ranks - expected) ** 2).mean())
     if variance < 1e-12:
         return Importances(configurations=count, reason="all trials have the same score, so nothing made a difference")
-    codes = _Codes(space, values)
+    codes = Codes(space, values)
     if not codes.varied:
         return Importances(configurations=count, reason="no hyperparameter differs between the trials")
     forest = _Forest(codes.encode(codes.table), ranks, budgets, seed)
@@ -158,7 +158,7 @@ def importances(
     return Importances(tuple(found), 1 - error / variance, count)
 
 
-class _Codes:
+class Codes:
     """Configurations as numbers: of a choice its place, of a range the value or its logarithm, NaN where inactive."""
 
     def __init__(self, space: Space, values: Sequence[Mapping[str, Any]]):
