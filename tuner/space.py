@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfrecords.errors import InputError
 from trainer.config import TrainConfig
-from tuner.translation import MEANINGS, TRAINER_FIELDS, plain, translate
+from tuner.translation import MEANINGS, TRAINER_FIELDS, VARIANTS, plain, translate, used
 
 if TYPE_CHECKING:
     from keras_tuner import HyperParameters
@@ -35,7 +35,7 @@ class Parameter:
       values: numbers, texts or booleans to choose from, at least two; or else a range:
       low, high: its ends, both included; whole numbers if both are.
       log: its logarithm is what is uniform.
-      step: of a range; none for any value in it.
+      step: of a range that is not logarithmic; none for any value in it.
       when: conditions, all of which must hold: another parameter's name, and its values. A parameter's conditions begin
         with those of each that it depends on.
 
@@ -59,23 +59,33 @@ class Parameter:
         if self.values:
             if self.low is not None or self.high is not None:
                 raise InputError(f"{name} has values and a range; give one of them")
-            if len(set(map(repr, self.values))) < max(2, len(self.values)):
-                raise InputError(f"{name}: expected at least two different values, received {list(self.values)}")
             kinds = {str if isinstance(v, str) else bool if isinstance(v, bool) else float for v in self.values}
             if len(kinds) > 1 or not all(isinstance(v, (str, bool, int, float)) for v in self.values):
                 raise InputError(
                     f"{name}: expected all texts, all numbers or all true and false, received {self.shown}"
                 )
+            if any(isinstance(v, float) for v in self.values):  # KerasTuner takes no mixture of both
+                object.__setattr__(self, "values", tuple(float(v) for v in self.values))
+            if len(set(self.values)) < max(2, len(self.values)):
+                raise InputError(f"{name}: expected at least two different values, received {list(self.values)}")
             return
         low, high = self.ends
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise InputError(
                 f"{name}: expected values, or numbers low < high; received low={self.low!r}, high={self.high!r}"
             )
+        if not isinstance(self.log, bool):
+            raise InputError(f"{name}: expected log to be true or false, received {self.log!r}")
         if self.log and low <= 0:
             raise InputError(f"{name}: a range that is logarithmic begins above 0; received low={self.low}")
-        if self.step is not None and not 0 < self.step <= high - low:
-            raise InputError(f"{name}: expected a step in (0, {high - low:g}], received {self.step}")
+        if self.step is None:
+            return
+        if self.log:
+            raise InputError(f"{name}: a range that is logarithmic has no step; received {self.step}. List its values")
+        if not _is_finite(self.step) or not 0 < self.step <= high - low:
+            raise InputError(f"{name}: expected a step in (0, {high - low:g}], received {self.step!r}")
+        if self.whole and self.step != int(self.step):
+            raise InputError(f"{name}: expected a whole step in a range of whole numbers, received {self.step}")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -106,6 +116,15 @@ class Parameter:
         return self.values or (self.low, self.high)
 
     @property
+    def examples(self) -> tuple[Any, ...]:
+        """`samples`, and a value from the inside of a range."""
+        if self.values:
+            return self.values
+        low, high = self.ends
+        middle = low + (high - low) / 2
+        return (*self.samples, math.floor(middle) if self.whole else middle)
+
+    @property
     def shown(self) -> str:
         """What it may be, as text."""
         if self.values:
@@ -127,7 +146,8 @@ class Space:
       fixed: what is the same in every trial: hyperparameters, or scalar fields of `TrainConfig`.
 
     Raises:
-      InputError: conditions on what is not there, unknown names, or values that no training run can have.
+      InputError: conditions on what is not there, unknown names, values that no training run can have, or a
+        hyperparameter that nothing would come of.
     """
 
     name: str
@@ -191,52 +211,70 @@ class Space:
             fields = json.loads(Path(text).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"the space {text} cannot be read: {error}") from error
-        if not isinstance(fields, dict) or not set(fields) <= {"space", "parameters", "fix", "narrow"}:
+        parts = {"parameters": list, "space": str, "fix": dict, "narrow": dict}
+        if not isinstance(fields, dict) or not set(fields) <= set(parts):
             raise InputError(f"{text}: expected a JSON object with `space` or `parameters`, `fix` and `narrow`")
+        for name, value in fields.items():
+            if not isinstance(value, parts[name]):
+                what = {list: "a list", str: "a text", dict: "an object"}[parts[name]]
+                raise InputError(f"{text}: expected `{name}` to be {what}, received {json.dumps(value)}")
         if "parameters" in fields and "space" in fields:
             raise InputError(f"{text}: it has a `space` to begin with and `parameters` of its own; give one of them")
         try:
             if "parameters" in fields:
-                space = Space(Path(text).stem, tuple(_parameter(each) for each in fields["parameters"]))
+                parameters = tuple(_parameter(each) for each in fields["parameters"])
+                own = {parameter.name for parameter in parameters}
+                given = {name: value for name, value in fields.get("fix", {}).items() if name not in own}
+                space = Space(Path(text).stem, parameters, given)
             else:
                 space = Space.named(fields.get("space", "compact"))
-            return space.narrow(fields.get("narrow", {})).fix(fields.get("fix", {}))
+            return space.fix(fields.get("fix", {})).narrow(fields.get("narrow", {}))
         except InputError as error:
             raise InputError(f"{text}: {error}") from error
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"{text} is no space: {error}") from error
 
     def fix(self, pairs: Mapping[str, Any]) -> Space:
         """With some hyperparameters, or fields of `TrainConfig`, the same in every trial.
 
-        What depended on another value of them is left out. A value may lie outside of what was varied.
+        What depended on another value of them is left out. A value may lie outside of what was varied. Where only
+        models or optimizers are left that have a hyperparameter of their own for it, `image_size` means
+        `flat_image_size`, and `learning_rate` means `sgd_learning_rate`.
 
         Raises:
-          InputError: an unknown name, or a value that it cannot have.
+          InputError: an unknown name, a value that it cannot have, or one that no trial would have a use for.
         """
-        space = self
+        kept, fixed = self.parameters, dict(self.fixed)
         for name, value in pairs.items():
-            parameter = space._find(name)
+            parameter = self._find(name)
             if parameter is None and name not in MEANINGS and name not in TRAINER_FIELDS:
                 raise InputError(f"unknown hyperparameter '{name}'{_hint(name)}")
-            value = _value_of(parameter, value)
-            kept = _settle(tuple(other for other in space.parameters if other.name != name), name, (value,))
-            space = Space(space.name, kept, {**space.fixed, name: value})
+            fixed[name] = _value_of(parameter, value)
+            kept = _settle(tuple(other for other in kept if other.name != name), name, (fixed[name],))
+        space = _handed_down(Space(self.name, kept, fixed))
+        useful = space._used()
+        for name in pairs:
+            if name not in useful and self._find(name) is None:
+                raise InputError(
+                    f"'{name}' is fixed to {plain(fixed[name])}, which no trial of the space has a use for"
+                )
         return space
 
     def narrow(self, pairs: Mapping[str, Any]) -> Space:
         """With some hyperparameters varied less.
 
         Args:
-          pairs: by name: values as a list or as text with commas, or a range as `{"low": ..., "high": ..., "log": ...}`
-            or as text, `LOW..HIGH`. Where it is left out, `log` stays as it was.
+          pairs: by name, as for `fix`: values as a list or as text with commas, or a range as
+            `{"low": ..., "high": ..., "log": ...}` or as text, `LOW..HIGH`. Where it is left out, `log` stays as it
+            was.
 
         Raises:
           InputError: a name that is not varied, or values that it cannot have.
         """
         space = self
-        for name, wanted in pairs.items():
+        places = [parameter.name for parameter in self.parameters]
+        for name, wanted in sorted(pairs.items(), key=lambda pair: places.index(pair[0]) if pair[0] in places else 99):
             parameter = space._find(name)
+            if parameter is None:
+                parameter = next((p for p in space.parameters if VARIANTS.get(p.name) == name), None)
             if parameter is None:
                 varied = [other.name for other in space.parameters]
                 near = difflib.get_close_matches(name, varied, 1)
@@ -244,11 +282,17 @@ class Space:
                 hint = fixed or (f"did you mean {near[0]}?" if near else f"varied are {', '.join(varied)}")
                 raise InputError(f"'{name}' is not varied in the space '{space.name}'; {hint}")
             less = _less(parameter, wanted)
-            if isinstance(less, Parameter):
-                parameters = tuple(less if other is parameter else other for other in space.parameters)
-                space = Space(space.name, _settle(parameters, name, less.values), space.fixed)
-            else:
-                space = space.fix({name: less})
+            if not isinstance(less, Parameter):
+                space = space.fix({parameter.name: less})
+                continue
+            children = [p.name for p in space.parameters if any(parent == less.name for parent, _ in p.when)]
+            if children and not less.values:
+                raise InputError(
+                    f"'{less.name}': expected values, as {', '.join(children)} depend on them, not a range"
+                )
+            parameters = tuple(less if other is parameter else other for other in space.parameters)
+            parameters = _settle(parameters, less.name, less.values) if less.values else parameters
+            space = _handed_down(Space(space.name, parameters, space.fixed))
         return space
 
     def hyperparameters(self) -> HyperParameters:
@@ -267,7 +311,8 @@ class Space:
                 else:
                     make = drawn.Int if parameter.whole else drawn.Float
                     sampling = "log" if parameter.log else "linear"
-                    step = parameter.step if not parameter.whole or parameter.log else int(parameter.step or 1)
+                    whole = parameter.whole and not parameter.log
+                    step = int(parameter.step or 1) if whole else parameter.step
                     make(parameter.name, parameter.low, parameter.high, step=step, sampling=sampling)
         return drawn
 
@@ -275,7 +320,8 @@ class Space:
         """The training run that hyperparameters mean.
 
         Args:
-          values: by name, as an oracle gives them; what KerasTuner adds (`tuner/...`) does not matter.
+          values: by name, as an oracle gives them; what is not active, and what KerasTuner adds (`tuner/...`), does
+            not matter.
           epochs: at most; a notebook's recipe may have fewer.
           monitor: metric that the best epoch is chosen by.
           seed: of the run.
@@ -283,7 +329,7 @@ class Space:
         Raises:
           InputError: a value that no run can have.
         """
-        own = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+        own = {p.name: values[p.name] for p in self.active(values) if p.name in values}
         fields = translate({**self.fixed, **own}, epochs)
         return TrainConfig.from_json({**fields, "monitor": monitor, "seed": seed})
 
@@ -324,9 +370,15 @@ class Space:
         """From what `to_json` gave.
 
         Raises:
-          InputError: it is of another version.
+          InputError: it is of another version, or no space.
         """
-        return cls(fields["name"], tuple(Parameter(**each) for each in fields["parameters"]), dict(fields["fixed"]))
+        try:
+            parameters = tuple(Parameter(**each) for each in fields["parameters"])
+            return cls(fields["name"], parameters, dict(fields["fixed"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"expected a space as this version writes it; received one that is not: {error}"
+            ) from error
 
     def _find(self, name: str) -> Parameter | None:
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
@@ -336,11 +388,23 @@ class Space:
         for values in self._examples():
             for epochs in (1, 10):
                 self.train_config(values, epochs=epochs, monitor="val_auc", seed=0)
+            useful = used({**self.fixed, **values})
+            for name in values:
+                if name not in useful:
+                    others = ", ".join(f"{other}={plain(value)}" for other, value in values.items() if other != name)
+                    raise InputError(
+                        f"hyperparameter '{name}' would change nothing with {others or 'what is fixed'}; say when it "
+                        "matters with its conditions (`when`)"
+                    )
+
+    def _used(self) -> set[str]:
+        """What at least one trial has a use for."""
+        return set().union(*(used({**self.fixed, **values}) for values in self._examples()))
 
     def _examples(self) -> Iterator[dict[str, Any]]:
         yield self._example({})
         for parameter in self.parameters:
-            for value in parameter.samples:
+            for value in parameter.examples:
                 yield self._example({**{name: values[0] for name, values in parameter.when}, parameter.name: value})
 
     def _example(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,6 +413,19 @@ class Space:
             if all(values.get(name) in allowed for name, allowed in parameter.when):
                 values[parameter.name] = wanted.get(parameter.name, parameter.samples[0])
         return values
+
+
+def _handed_down(space: Space) -> Space:
+    """Without the variants of what is fixed, where only those who have variants are left."""
+    useful = space._used()
+    taken = [name for name, general in VARIANTS.items() if general in space.fixed and general not in useful]
+    if not any(space._find(name) for name in taken):
+        return space
+    return Space(space.name, tuple(p for p in space.parameters if p.name not in taken), space.fixed)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _settle(parameters: Sequence[Parameter], name: str, values: Sequence[Any]) -> tuple[Parameter, ...]:
@@ -389,7 +466,8 @@ def _less(parameter: Parameter, wanted: Any) -> Any:
         if not set(wanted) <= {"low", "high", "log", "step"}:
             raise InputError(f"'{parameter.name}': expected low, high, log and step, received {', '.join(wanted)}")
         low, high = (_number(parameter, wanted.get(name, getattr(parameter, name))) for name in ("low", "high"))
-        log, step = bool(wanted.get("log", parameter.log)), wanted.get("step", parameter.step)
+        log = wanted.get("log", parameter.log)
+        step = wanted.get("step", None if log else parameter.step)
         return Parameter(parameter.name, parameter.about, (), low, high, log, step, parameter.when)
     texts = wanted.split(",") if isinstance(wanted, str) else wanted if isinstance(wanted, (list, tuple)) else [wanted]
     if parameter.values:
@@ -432,14 +510,23 @@ def _combinations(parameters: Sequence[Parameter]) -> int | None:
 def _parameter(fields: Mapping[str, Any]) -> Parameter:
     """A parameter of a space file."""
     known = [field.name for field in dataclasses.fields(Parameter)]
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("name", ""), str):
+        raise InputError(f"expected a hyperparameter as an object with a name, received {json.dumps(fields)}")
     unknown = sorted(set(fields) - set(known))
     if unknown or "name" not in fields:
         fault = f"unknown {', '.join(unknown)}" if unknown else "it has no name"
         raise InputError(f"a hyperparameter has {', '.join(known)}; {fault}")
     when = fields.get("when", {})
-    pairs = when.items() if isinstance(when, Mapping) else when
+    if not isinstance(when, Mapping) or not all(isinstance(values, list) for values in when.values()):
+        raise InputError(
+            f"'{fields['name']}': expected `when` as an object of names and lists, received {json.dumps(when)}"
+        )
+    if not isinstance(fields.get("values", []), list):
+        raise InputError(f"'{fields['name']}': expected `values` as a list, received {json.dumps(fields['values'])}")
     about = fields.get("about", MEANINGS.get(fields["name"], ""))
-    return Parameter(**{**fields, "about": about, "when": tuple((name, tuple(values)) for name, values in pairs)})
+    return Parameter(
+        **{**fields, "about": about, "when": tuple((name, tuple(values)) for name, values in when.items())}
+    )
 
 
 def _hint(name: str) -> str:

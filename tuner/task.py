@@ -175,10 +175,10 @@ def choose_space(given: dict[str, Any]) -> Any:
     from tuner.space import Space
 
     space = Space.load(given.get("space", "compact"))
+    if "fix" in given:  # first: what is fixed may be what a narrowing is about
+        space = space.fix(parse_options(given["fix"]))
     if "narrow" in given:
         space = space.narrow(dict(_split(pair) for pair in given["narrow"]))
-    if "fix" in given:
-        space = space.fix(parse_options(given["fix"]))
     return space
 
 

@@ -64,7 +64,7 @@ def test_an_oracle_draws_what_is_active_and_nothing_else(space, tmp_path):
 
 
 def test_no_parameter_is_dead(space, tmp_path):
-    """Each that is active changes the run, with every value; and what is not active changes nothing."""
+    """Each that is active changes the run, with every value."""
     changed = dict.fromkeys((parameter.name for parameter in space.parameters), 0)
     for values in draw(space, POINTS, tmp_path):
         config = meant(space, values, epochs=50)
@@ -82,6 +82,29 @@ def test_no_parameter_is_dead(space, tmp_path):
     never = [name for name, count in changed.items() if not count and name not in parents]
     rare = {"fine_tune_learning_rate", "fine_tune_layers", "head_activation", "freeze_epochs", "head", "weights"}
     assert not set(never) - rare, f"not one of {POINTS} points had {never}"
+
+
+def test_what_is_not_active_changes_nothing(space, tmp_path):
+    for values in draw(space, POINTS, tmp_path):
+        config = meant(space, values)
+        active = {parameter.name for parameter in space.active(values)}
+        for parameter in space.parameters:
+            if parameter.name not in active:
+                for value in parameter.samples:
+                    assert meant(space, {**values, parameter.name: value}) == config, (parameter.name, value)
+
+
+def test_no_parameter_of_the_published_architectures_is_dead(tmp_path):
+    space = Space.named("full").fix({"model": "vgg16", "optimizer": "adam"}).narrow({"freeze_epochs": [1, 2, 4]})
+    changed = set()
+    for values in draw(space, POINTS, tmp_path):
+        config = meant(space, values, epochs=50)
+        for parameter in space.active(values):
+            others = [value for value in parameter.samples if value != values[parameter.name]]
+            assert all(meant(space, {**values, parameter.name: other}, epochs=50) != config for other in others)
+            changed.add(parameter.name)
+    assert changed == {parameter.name for parameter in space.parameters}
+    assert {"weights", "freeze_epochs", "fine_tune_learning_rate", "fine_tune_layers", "head_activation"} <= changed
 
 
 @pytest.mark.parametrize("name", ["model", "optimizer", "block"])
@@ -210,6 +233,66 @@ def test_a_fixed_value_holds_in_every_trial(tmp_path):
         assert config.image_size == values.get("flat_image_size", 112)
 
 
+@pytest.mark.parametrize(
+    "general, value, choice", [("image_size", 80, {"model": "mlp"}), ("learning_rate", 0.05, {"optimizer": "sgd"})]
+)
+def test_a_field_that_is_fixed_holds_where_only_its_variant_is_left(general, value, choice, tmp_path):
+    compact = Space.named("compact")
+    spaces = [
+        compact.fix({**choice, general: value}),
+        compact.fix({general: value, **choice}),
+        compact.fix(choice).fix({general: value}),
+        compact.fix({general: value}).fix(choice),
+    ]
+    for number, space in enumerate(spaces):
+        for values in draw(space, 8, tmp_path / str(number)):
+            assert getattr(meant(space, values), general) == value
+
+
+def test_a_variant_that_is_fixed_holds_for_nothing_else(tmp_path):
+    space = Space.named("compact").fix({"sgd_learning_rate": 0.05, "flat_image_size": 72})
+    points = draw(space, POINTS, tmp_path)
+    assert {values["optimizer"] for values in points} > {"sgd"}
+    for values in points:
+        config = meant(space, values)
+        assert config.learning_rate == (0.05 if config.optimizer == "sgd" else values["learning_rate"])
+        assert config.image_size == (72 if config.model in ("mlp", "cnn3") else values["image_size"])
+
+
+def test_a_field_that_is_narrowed_means_its_variant_where_only_that_is_left():
+    for pairs in ({"model": "mlp,cnn3", "image_size": "64,96"}, {"image_size": "64,96", "model": "mlp,cnn3"}):
+        space = Space.named("compact").narrow(pairs)
+        assert next(p for p in space.parameters if p.name == "flat_image_size").values == (64, 96)
+
+
+def test_pretrained_weights_are_only_for_models_that_take_them(tmp_path):
+    space = Space.named("full").fix({"weights": "imagenet"})
+    points = [meant(space, values) for values in draw(space, POINTS, tmp_path)]
+    assert {config.weights for config in points} == {"none", "imagenet"}
+    assert all(config.weights == ("imagenet" if MODELS[config.model].pretrained else "none") for config in points)
+    with pytest.raises(InputError, match="model=resnet18 takes none"):
+        Space.named("notebooks").fix({"model": "resnet18"})
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {"weights": "imagenet"},
+        {"freeze_epochs": 2},
+        {"fine_tune_layers": 4},
+        {"schedule": "plateau", "warmup_epochs": 1},
+    ],
+)
+def test_what_no_trial_has_a_use_for_is_not_fixed_silently(pairs):
+    with pytest.raises(InputError, match="no trial of the space has a use for"):
+        Space.named("compact").fix(pairs)
+
+
+def test_a_wide_first_block_is_as_wide_as_it_says():
+    space = Space.named("compact").fix({"model": "cnn-separable", "width": 384})
+    assert meant(space, {"blocks": 3, "growth": 2.0}).model_options["filters"] == [384, 384, 384]
+
+
 def test_everything_can_be_fixed():
     space = Space.named("compact").fix({"model": "mlp"})
     space = space.fix({parameter.name: parameter.samples[0] for parameter in space.parameters})
@@ -254,6 +337,30 @@ def test_narrowing_a_model_narrows_what_depends_on_it():
         ({"fix": {"model": "vgg99"}}, "vgg99"),
         ({"fix": {"learning_rate": -1}}, "learning_rate=-1"),
         ({"fix": {"equalize": "perhaps"}}, "equalize='perhaps'"),
+        ({"fix": {"dense": "wide"}}, "dense='wide': expected a whole number"),
+        ({"fix": {"width": 24.5}}, "width=24.5: expected a whole number"),
+        ({"fix": {"plain_blocks": -1}}, "plain_blocks=-1: expected a whole number"),
+        ({"fix": {"growth": -1}}, "growth=-1: expected a number above 0"),
+        ({"fix": {"sgd_learning_rate": "slow"}}, "learning_rate='slow': expected a number"),
+        ({"fix": {"warmup_epochs": "long"}}, "warmup_epochs='long': expected a number"),
+        ({"space": "full", "fix": {"freeze_epochs": "x"}}, "freeze_epochs='x': expected a whole number"),
+        ({"space": "full", "narrow": {"freeze_epochs": {"low": 1, "high": 3}}}, "fine_tune_layers depend on them"),
+        ({"narrow": {"learning_rate": {"step": 0.001}}}, "logarithmic has no step"),
+        ({"narrow": {"learning_rate": {"log": "no"}}}, "log to be true or false"),
+        ({"narrow": ["model"]}, "expected `narrow` to be an object"),
+        ({"space": 3}, "expected `space` to be a text"),
+        ({"parameters": {"name": "kernel"}}, "expected `parameters` to be a list"),
+        ({"parameters": ["kernel"]}, "expected a hyperparameter as an object"),
+        ({"parameters": [{"name": "optimizer", "values": "adam,sgd"}]}, "expected `values` as a list"),
+        ({"parameters": [{"name": "model", "values": ["mlp", "cnn3"]},
+                         {"name": "units", "values": [8, 9], "when": {"model": "mlp"}}]}, "names and lists"),
+        ({"parameters": [{"name": "model", "values": ["mlp", "cnn3"]}, {"name": "units", "values": [8, 9]}]},
+         "'units' would change nothing with model=cnn3"),
+        ({"parameters": [{"name": "units", "values": [64, 128]}]}, "'units' would change nothing"),
+        ({"parameters": [{"name": "weights", "values": ["none", "imagenet"]}]}, "'weights' would change nothing"),
+        ({"parameters": [{"name": "blocks", "low": 2, "high": 5, "step": 0.5}]}, "expected a whole step"),
+        ({"parameters": [{"name": "blocks", "low": 2, "high": 5.0}]}, "blocks=3.5: expected a whole number"),
+        ({"parameters": [{"name": "blocks", "values": [3, 3.0]}]}, "at least two different values"),
         ({"fix": {"epochs": 3}}, "unknown hyperparameter 'epochs'"),
         ({"narrow": {"model": "mlp,vgg16"}}, "'model' cannot be vgg16"),
         ({"narrow": {"learning_rate": "fast"}}, "expected a number or LOW"),
@@ -307,6 +414,23 @@ def test_a_space_of_ones_own(tmp_path):
             assert config.model_options["dense"][0] == values["units"] and isinstance(values["units"], int)
 
 
+def test_a_file_may_mix_whole_and_other_numbers_and_fix_what_its_parameters_need(tmp_path):
+    path = tmp_path / "mine.json"
+    parameters = [{"name": "dropout", "values": [0, 0.3, 0.5]}, {"name": "units", "values": [64, 128]}]
+    path.write_text(json.dumps({"parameters": parameters, "fix": {"model": "mlp"}}))
+    space = Space.load(str(path))
+    assert space.combinations() == 6
+    points = [meant(space, values).model_options for values in draw(space, 20, tmp_path)]
+    assert {options["dropout"] for options in points} == {0.0, 0.3, 0.5}
+    assert {options["dense"][0] for options in points} == {64, 128}
+
+
+@pytest.mark.parametrize("fields", [{}, {"name": "x", "parameters": 3, "fixed": {}}, {"name": "x", "parameters": [{}]}])
+def test_json_of_another_version_is_refused(fields):
+    with pytest.raises(InputError, match="expected a space as this version writes it"):
+        Space.from_json(fields)
+
+
 def test_what_a_trial_is_does_not_depend_on_keras_tuners_own_values(tmp_path):
     space = Space.named("compact")
     values = draw(space, 1, tmp_path)[0]
@@ -315,9 +439,11 @@ def test_what_a_trial_is_does_not_depend_on_keras_tuners_own_values(tmp_path):
 
 def test_every_hyperparameter_is_explained():
     for name in SPACES:
-        for parameter in Space.named(name).parameters:
+        space = Space.named(name)
+        table = space.describe()
+        for parameter in space.parameters:
             assert parameter.about == MEANINGS[parameter.name]
-            assert parameter.name in Space.named(name).describe()
+            assert parameter.name in table
 
 
 def test_conditions_are_a_chain():

@@ -39,7 +39,7 @@ from tuner.report.words import (
 from tuner.results import SearchResult
 from tuner.translation import MEANINGS, plain
 
-_COLUMNS = 4
+_COLUMNS = 3
 _PLOTS = 6
 """Hyperparameters that have a column in the ranking, and a plot."""
 _OPEN, _FEW = 30, 8
@@ -135,8 +135,8 @@ def hyperparameters_section(search: SearchResult, importances: Importances) -> H
                 "hyperparameters. A bar is how much of what it foretells of trials that it has not seen is lost when "
                 "that hyperparameter is shuffled among the trials in which it matters (permutation importance; the "
                 "line is the standard deviation over the shuffles). Of all the variance of the order it foretells "
-                f"{max(0.0, importances.r2 or 0):.0%} (out-of-bag R2 {importances.r2:.2f}); a loss may be more than "
-                "that. Differences in epochs are accounted for."
+                f"{100 * max(0.0, importances.r2 or 0):.0f} % (out-of-bag R2 {importances.r2:.2f}); a loss may be "
+                "more than that. Differences in epochs are accounted for."
             )
         )
         if importances.caution:
