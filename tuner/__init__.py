@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tuner.config import SearchConfig
     from tuner.launch import Resources, load_config, search, work
+    from tuner.parameter import Parameter
     from tuner.results import SearchResult, TrialResult, read_search
-    from tuner.space import Parameter, Space
+    from tuner.space import Space
 
 __all__ = [
     "Parameter",
@@ -35,7 +36,8 @@ _HOMES = {
     "config": ("SearchConfig",),
     "launch": ("Resources", "load_config", "search", "work"),
     "results": ("SearchResult", "TrialResult", "read_search"),
-    "space": ("Parameter", "Space"),
+    "parameter": ("Parameter",),
+    "space": ("Space",),
 }
 
 

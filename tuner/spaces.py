@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.models import MODELS
-from tuner.space import Parameter, Space
+from tuner.parameter import Parameter
+from tuner.space import Space
 from tuner.translation import MEANINGS
 
 _APPLICATIONS = tuple(name for name, spec in MODELS.items() if spec.pretrained)

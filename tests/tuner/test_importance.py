@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tfrecords.errors import InputError
+from tuner.parameter import Parameter
 from tuner.report.importance import LEAST_CONFIGURATIONS, LOW_R2, Codes, importances
 from tuner.report.pareto import pareto_front
-from tuner.space import Parameter, Space
+from tuner.space import Space
 
 SPACE = Space(
     "small",

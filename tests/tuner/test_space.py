@@ -11,7 +11,8 @@ from tfrecords.errors import InputError
 from trainer.config import TrainConfig
 from trainer.facts import DataFacts
 from trainer.models import MODELS
-from tuner.space import Parameter, Space
+from tuner.parameter import Parameter
+from tuner.space import Space
 from tuner.spaces import SPACES
 from tuner.translation import MEANINGS
 

@@ -25,10 +25,10 @@ from trainer.report.style import (
     whole_ticks,
 )
 from tuner.objectives import OBJECTIVES
+from tuner.parameter import Parameter
 from tuner.report.importance import Importances
 from tuner.report.pareto import pareto_front
 from tuner.results import SearchResult, TrialResult
-from tuner.space import Parameter
 from tuner.translation import plain
 
 Cost = Literal["parameters", "images_per_second"]
