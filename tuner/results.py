@@ -127,11 +127,11 @@ class SearchResult:
         return self.project / "runs" / trial.id
 
     def distinct(self) -> list[TrialResult]:
-        """`ranked` without trials whose configuration, but for the epochs, a better one has already."""
+        """`ranked` without trials whose hyperparameters a better one has already, given more or fewer epochs."""
         seen: set[str] = set()
         found = []
         for trial in self.ranked:
-            key = json.dumps({**trial.config, "epochs": 0}, sort_keys=True)
+            key = json.dumps(dict(trial.values), sort_keys=True)
             if key not in seen:
                 seen.add(key)
                 found.append(trial)

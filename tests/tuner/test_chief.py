@@ -329,7 +329,7 @@ def test_the_same_seed_tries_the_same(make, tmp_path):
     assert configs[0] == configs[1] != [record.config for record in chief.records.values()]
 
 
-def test_hyperband_gives_the_best_more_epochs(make):
+def test_hyperband_gives_the_best_more_epochs(make, tmp_path):
     chief = make(oracle="hyperband", epochs=9, max_trials=None)
     run_all(chief, lambda trial: 0.9 if trial == "0003" else 0.5)
     first = chief.records["0003"].config
@@ -340,6 +340,10 @@ def test_hyperband_gives_the_best_more_epochs(make):
     ]
     assert copies[0] == 1 and sorted(copies) == copies and max(copies) > 1
     assert {record.config["epochs"] for record in chief.records.values()} == {1, 3, 9}
+    found = read_search(tmp_path / "search")
+    assert len(found.ranked) == len(chief.records) > len(found.distinct())
+    assert len({json.dumps(dict(trial.values)) for trial in found.distinct()}) == len(found.distinct())
+    assert found.distinct()[0] == found.best
 
 
 def test_a_bad_trial_is_pruned_in_comparison_with_the_others(make, tmp_path):
