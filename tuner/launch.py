@@ -26,7 +26,14 @@ from trainer.run import describe_making, locked
 from trainer.stopping import Stopped, StopRequest, stop_on_signals
 from tuner.config import SearchConfig
 from tuner.protocol import QUESTIONS, is_loopback, parse_address, serve
-from tuner.results import SEARCH_NAME, SearchResult, read_search, read_search_file, write_search_file
+from tuner.results import (
+    SEARCH_NAME,
+    SearchResult,
+    cannot_write,
+    read_search,
+    read_search_file,
+    write_search_file,
+)
 from tuner.supervisor import Supervisor, check_workers, worker_names
 from tuner.table import SearchTable
 from tuner.worker import WorkerOptions
@@ -122,24 +129,33 @@ def search(
             _check_same(project, config, facts)
         elif overwrite:
             _clear(project)
-        fields = {
-            "settings": config.to_json(),
-            "data": facts.to_json(),
-            "made": describe_making(sys.argv),
-            "reason": "",
-        }
-        write_search_file(project, {**fields, "state": "running"})
-        chief_to_be: Future[Chief] = Future()
-        server, port = serve(resources.bind, _deferred(chief_to_be))
-        host, _ = parse_address(resources.bind)
+        state, reason = _run(config, resources, facts, resume, table, stop)
+    hint = f"`cxr tune --project {config.project} --resume` goes on"
+    if state == "stopped":
+        raise Stopped(f"stopped; {hint}", stop.signal)
+    if state == "failed":
+        raise TrainingError(f"the search ended: {reason}\nWhat was found is kept; {hint}")
+    return read_search(project)
+
+
+def _run(
+    config: SearchConfig, resources: Resources, facts: DataFacts, resume: bool, table: SearchTable, stop: StopRequest
+) -> tuple[str, str]:  # fmt: skip
+    """Chief and workers, until the search is over; returns its state and the reason, which are in the project too."""
+    chief_to_be: Future[Chief] = Future()
+    server, port = serve(resources.bind, _deferred(chief_to_be))
+    host, _ = parse_address(resources.bind)
+    local = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
+    options = WorkerOptions(
+        f"{local}:{port}", "", config.data, config.project, trials=resources.worker_trials, patience=60.0,
+        stream=resources.stream,
+    )  # fmt: skip
+    fields = {"settings": config.to_json(), "data": facts.to_json(), "made": describe_making(sys.argv)}
+    state, reason = "failed", "it could not begin"
+    try:
+        write_search_file(Path(config.project), {**fields, "state": "running", "reason": ""})
         _introduce(table, config, resources, f"{host}:{port}")
-        local = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
-        options = WorkerOptions(
-            f"{local}:{port}", "", config.data, config.project, trials=resources.worker_trials, patience=60.0,
-            stream=resources.stream,
-        )  # fmt: skip
         supervisor = Supervisor(worker_names(resources.workers), options, resources.lease_seconds, table.say)
-        state, reason = "failed", ""
         try:
             supervisor.look_after()  # workers load TensorFlow while the chief does
             load_tensorflow_quietly()
@@ -159,17 +175,15 @@ def search(
             chief.put_down()
             state, reason = chief.state, chief.reason
         finally:
-            chief_to_be.cancel()
             supervisor.stop()
-            server.stop(0.5).wait()
-            with contextlib.suppress(OutputError):  # a full disk was told already
-                write_search_file(project, {**fields, "state": state, "reason": reason})
-    hint = f"`cxr tune --project {config.project} --resume` goes on"
-    if state == "stopped":
-        raise Stopped(f"stopped; {hint}", stop.signal)
-    if state == "failed":
-        raise TrainingError(f"the search ended: {reason}\nWhat was found is kept; {hint}")
-    return read_search(project)
+    except OSError as error:
+        reason = cannot_write(Path(config.project), error)
+    finally:
+        chief_to_be.cancel()
+        server.stop(0.5).wait()
+        with contextlib.suppress(OutputError):  # a full disk was told already
+            write_search_file(Path(config.project), {**fields, "state": state, "reason": reason})
+    return state, reason
 
 
 def work(
