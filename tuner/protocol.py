@@ -97,11 +97,18 @@ class ChiefClient:
       address: HOST:PORT of the chief.
       patience: seconds for which it is tried again before `ChiefLost`.
       gives_up: asked between two tries; true ends them.
+      answer_seconds: for which one try waits.
     """
 
-    def __init__(self, address: str, patience: float, gives_up: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        address: str,
+        patience: float,
+        gives_up: Callable[[], bool] = lambda: False,
+        answer_seconds: float = _ANSWER_SECONDS,
+    ):
         parse_address(address)
-        self.address, self.patience = address, patience
+        self.address, self.patience, self.answer_seconds = address, patience, answer_seconds
         self._gives_up = gives_up
         self._channel = grpc.insecure_channel(
             address, options=[("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
@@ -118,7 +125,7 @@ class ChiefClient:
         begun = time.monotonic()
         while True:
             try:
-                return call(fields, timeout=_ANSWER_SECONDS)
+                return call(fields, timeout=self.answer_seconds)
             except grpc.RpcError as error:
                 code = error.code()
                 if code == grpc.StatusCode.FAILED_PRECONDITION:

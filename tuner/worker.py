@@ -30,6 +30,8 @@ EXIT_RECYCLED = 75
 EXIT_HUNG = 76
 """Exit status of a worker that noticed that it made no progress."""
 _LAST_WORDS_SECONDS = 20.0
+_BEAT_ANSWER_SECONDS = 5.0
+"""For which a sign of life waits for its answer; the supervisor hears nothing meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +105,20 @@ class Pulse(threading.Thread):
         super().__init__(name="pulse", daemon=True)
         self._worker = worker
         self.beat_seconds, self.hang_seconds = 1.0, float("inf")  # until the chief has said
-        self._client = ChiefClient(worker.options.chief, 0.0)
-        self.answered = time.monotonic()
+        self._client = ChiefClient(worker.options.chief, 0.0, answer_seconds=_BEAT_ANSWER_SECONDS)
+        self._answered = time.monotonic()
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """Lets it end."""
+        self._over.set()
+        self.join()
+        self._client.close()
 
     def run(self) -> None:
-        """Beats until the process ends."""
+        """Beats until it is stopped."""
         worker, options = self._worker, self._worker.options
-        while True:
+        while not self._over.is_set():
             progress = worker.progress
             signal_parent(options.pipe, b".")
             if options.parent and os.getppid() != options.parent:
@@ -123,21 +132,22 @@ class Pulse(threading.Thread):
                     self._client.ask("end", **worker.lease(), outcome="lost", message=reason)
                 os._exit(EXIT_HUNG)
             self._tell_chief(progress)
-            time.sleep(self.beat_seconds)
+            self._over.wait(self.beat_seconds)
 
     def _tell_chief(self, progress: Progress) -> None:
         trial = progress.trial
         if trial is None:
+            self._answered = time.monotonic()
             return
         try:
             answer = self._client.ask(
                 "report", **self._worker.lease(), epoch=progress.epoch, fraction=progress.fraction, doing=progress.doing
             )
         except CxrError:
-            if time.monotonic() - self.answered > self._worker.options.patience:
+            if time.monotonic() - self._answered > self._worker.options.patience:
                 self._end(f"no chief for {self._worker.options.patience:.0f} s", EXIT_FAILED)
             return
-        self.answered = time.monotonic()
+        self._answered = time.monotonic()
         if answer["do"] == "leave" and progress.trial == trial:
             progress.leave("chief", answer["reason"])
 
@@ -174,19 +184,23 @@ class Worker:
         data = open_dataset(options.data)
         pulse = Pulse(self)
         pulse.start()
-        search = self.client.ask("join", worker=options.name, version=VERSION, digest=data.manifest.digest)
-        pulse.beat_seconds, pulse.hang_seconds = search["beat_seconds"], search["hang_seconds"]
-        load_tensorflow_quietly()
-        import tuner.trial  # noqa: F401 - before the first trial, whose time is measured
+        try:
+            search = self.client.ask("join", worker=options.name, version=VERSION, digest=data.manifest.digest)
+            pulse.beat_seconds, pulse.hang_seconds = search["beat_seconds"], search["hang_seconds"]
+            load_tensorflow_quietly()
+            import tuner.trial  # noqa: F401 - before the first trial, whose time is measured
 
-        for _ in range(options.trials):
-            task = self._next()
-            if task is None:
-                return EXIT_INTERRUPTED if self.quit else EXIT_OK
-            self._run(task, data, search)
-            if self.quit:
-                return EXIT_INTERRUPTED
-        return EXIT_RECYCLED
+            for _ in range(options.trials):
+                task = self._next()
+                if task is None:
+                    return EXIT_INTERRUPTED if self.quit else EXIT_OK
+                self._run(task, data, search)
+                if self.quit:
+                    return EXIT_INTERRUPTED
+            return EXIT_RECYCLED
+        finally:
+            pulse.stop()
+            self.client.close()
 
     def _next(self) -> dict[str, Any] | None:
         """The next trial; None where there is none any more."""
