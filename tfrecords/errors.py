@@ -4,6 +4,7 @@
     |-- InputError          the source, a table or an option cannot be used
     |-- ImageError          one image cannot be used; the Beam job turns it into a reject
     |-- OutputError         the place to write to cannot be used (foreign, locked, full, read-only)
+    |   `-- BusyError       another process is at it
     |-- DatasetError        a directory is not a data set that this version can read
     |   `-- CorruptError    bytes in a shard are not what was written; names file, record and offset
     |-- TrainingError       training cannot go on: the loss is not finite, or memory does not suffice
@@ -30,6 +31,10 @@ class ImageError(CxrError):
 
 class OutputError(CxrError):
     """The output directory cannot be used: it holds something else, is locked, full or read-only."""
+
+
+class BusyError(OutputError):
+    """Another process is at it; it may be free later."""
 
 
 class DatasetError(CxrError):

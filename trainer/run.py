@@ -28,7 +28,7 @@ from typing import Any
 
 import blake3
 
-from tfrecords.errors import DatasetError, InputError, OutputError
+from tfrecords.errors import BusyError, DatasetError, InputError, OutputError
 from tfrecords.manifest import write_atomically
 from trainer.config import TrainConfig
 from trainer.facts import DataFacts
@@ -223,7 +223,8 @@ def locked(root: Path, refusal: str = "") -> Iterator[None]:
       refusal: what to say where another process has it, if it is no run.
 
     Raises:
-      OutputError: another process trains it, or it cannot be written.
+      BusyError: another process has it.
+      OutputError: it cannot be written.
     """
     import fcntl
 
@@ -241,7 +242,7 @@ def locked(root: Path, refusal: str = "") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             refusal = refusal or f"another process is training {root}; wait for it, or choose another --run"
-            raise OutputError(refusal) from error
+            raise BusyError(refusal) from error
         for left in root.glob("checkpoints/.*.tmp*"):  # of a process that was killed while it wrote
             left.unlink()
         _held.add(held)

@@ -18,16 +18,15 @@ from typing import Any, Literal
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from tfrecords.errors import CxrError, InputError
+from trainer.config import MONITORS
 from tuner.config import SearchConfig
 from tuner.oracles import Durable, make_oracle, planned_epochs, planned_trials, released_on_error
-from tuner.protocol import QUESTIONS, VERSION
+from tuner.protocol import BEAT_SECONDS, QUESTIONS, VERSION
 from tuner.pruning import why_prune
 from tuner.record import Record
 from tuner.results import cannot_write
 from tuner.search_log import SearchLog
 
-BEAT_SECONDS = 5.0
-"""Between two signs of life of a worker."""
 Outcome = Literal["completed", "pruned", "failed", "lost", "released"]
 State = Literal["running", "complete", "failed", "stopped"]
 
@@ -92,6 +91,7 @@ class Chief:
         self.leases: dict[str, Lease] = {}
         self.seen: dict[str, float] = {}
         self._told: set[str] = set()
+        self._looked = time.monotonic()
         self._lock = threading.RLock()
         self.oracle: Durable = make_oracle(config)
         self.records: dict[str, Record] = {}
@@ -147,12 +147,10 @@ class Chief:
             if lease and lease.process != process:
                 self._lose(worker, ended or "it was started anew")
                 lease = None
-            while self.state == "running":
+            if self.state == "running":
                 trial_id = lease.trial if lease else self._take(worker, process)
-                if trial_id is None:
-                    break
-                record = self.records[trial_id]
-                return {"do": "run", "trial": trial_id, "config": record.config, "fresh": record.attempts == 1}
+                if trial_id is not None:
+                    return {"do": "run", "trial": trial_id, "config": self.records[trial_id].config}
             if self.state == "running":
                 return {"do": "wait", "seconds": 1.0}
             self._told.add(worker)
@@ -172,8 +170,8 @@ class Chief:
         """A sign of life, with the epochs that ended since: `{"do": "go on" | "prune" | "leave", "reason": ...}`."""
         with self._at_work():
             lease = self._lease_of(worker, process, trial)
-            if lease is None or self.state != "running":
-                return {"do": "leave", "reason": self.reason or "the trial was given to another worker"}
+            if lease is None:
+                return {"do": "leave", "reason": "the trial was given to another worker"}
             lease.epoch, lease.fraction, lease.doing = epoch, fraction, doing
             record = self.records[trial]
             if parameters is not None:
@@ -183,10 +181,10 @@ class Chief:
                 lease.images_per_second = rows[-1].get("images_per_second") or lease.images_per_second
                 record.save(self._folder(trial))
                 self.log.epochs(trial, rows)
-                why = self._why_prune(trial)
-                if why:
-                    return {"do": "prune", "reason": why}
-            return {"do": "go on", "reason": ""}
+            if self.state != "running":
+                return {"do": "leave", "reason": self.reason}
+            why = self._why_prune(trial) if rows else None
+            return {"do": "prune", "reason": why} if why else {"do": "go on", "reason": ""}
 
     def end(
         self,
@@ -217,7 +215,7 @@ class Chief:
           fatal: whether other trials would fare no better, as on a full disk; ends the search.
         """
         with self._at_work():
-            lease = self._lease_of(worker, process, trial)
+            lease = self._lease_of(worker, process, trial, adopt=outcome not in ("lost", "released"))
             if lease is None:
                 return {}
             record = self.records[trial]
@@ -243,7 +241,10 @@ class Chief:
         """Takes trials from workers that were silent for too long; to be called now and then."""
         with self._at_work():
             now = time.monotonic()
+            deaf, self._looked = now - self._looked, now
             for worker, lease in list(self.leases.items()):
+                if deaf > self.lease_seconds / 2:  # the oracle took its time, and nobody was listened to meanwhile
+                    lease.seen = now
                 if now - lease.seen > self.lease_seconds:
                     self._lose(worker, f"{worker} was silent for {now - lease.seen:.0f} s")
 
@@ -322,12 +323,12 @@ class Chief:
         record.save(self._folder(trial_id))
         return trial_id
 
-    def _lease_of(self, worker: str, process: str, trial_id: str) -> Lease | None:
-        """The lease by which a process has a trial; one is made anew for who kept at it while the chief was away."""
+    def _lease_of(self, worker: str, process: str, trial_id: str, adopt: bool = True) -> Lease | None:
+        """The lease by which a process has a trial; `adopt` makes one for who kept at it while the chief was away."""
         now = time.monotonic()
         self.seen[worker] = now
         lease = self.leases.get(worker)
-        if lease is None and self.state == "running" and self.oracle.give_again(worker, trial_id):
+        if lease is None and adopt and self.state == "running" and self.oracle.give_again(worker, trial_id):
             lease = self.leases[worker] = Lease(trial_id, process, now, now)
         if lease is None or lease.process != process or lease.trial != trial_id:
             return None
@@ -344,8 +345,7 @@ class Chief:
             for name, other in self.records.items()
             if name != trial_id and other.config.get("epochs") == record.config["epochs"]
         ]
-        direction: Literal["max", "min"] = "min" if monitor == "val_loss" else "max"
-        return why_prune(self.config.pruner, own, others, direction, self.config.factor)
+        return why_prune(self.config.pruner, own, others, MONITORS[monitor], self.config.factor)
 
     def _score(self, trial: Trial, record: Record, score: float, best_epoch: int) -> None:
         """Gives KerasTuner the metrics, of every epoch where the objective has one."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrecords.console import progress_bar
+from tfrecords.dataset import open_dataset
 from tfrecords.errors import InputError, OutputError, TrainingError
 from tfrecords.manifest import write_atomically
+from trainer.config import TrainConfig
 from trainer.presets import PRESETS
 from trainer.run import RUN_NAME, open_run
+from trainer.stopping import Stopped, stop_on_signals
+from trainer.task import choose_config
 from tuner.results import SearchResult
-from tuner.supervisor import last_lines
+from tuner.supervisor import end_process, last_lines
 
 FINAL_NAME = "final.json"
 METRICS = {
@@ -65,23 +71,29 @@ def train_finals(
 
     Raises:
       InputError: no trial has a score, or a baseline is none.
+      OutputError: a run is there that was trained with other settings.
       TrainingError: a run failed.
+      Stopped: Ctrl-C or SIGTERM; called again, it goes on.
     """
     best = search.distinct()[:count]
     if not best:
         raise InputError(f"the search in {search.project} has no trial with a score yet")
-    recipes: dict[str, Mapping[str, Any] | str] = {}
+    recipes: dict[str, TrainConfig] = {}
     for trial in best:
         most = epochs or max(trial.epochs, search.settings["epochs"])
-        recipes[f"trial {trial.id}"] = {**trial.config, "epochs": most}
+        recipes[f"trial {trial.id}"] = TrainConfig.from_json({**trial.config, "epochs": most})
     for baseline in baselines:
-        recipes[Path(baseline).stem if baseline not in PRESETS else baseline] = _recipe(baseline)
+        name = baseline if baseline in PRESETS else Path(baseline).stem
+        if name in recipes:
+            raise InputError(f"--baseline {baseline}: there is a '{name}' already; give the file another name")
+        recipes[name] = _recipe(baseline)
     folder = search.project / "final"
     found: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
     jobs = [(name, seed) for name in recipes for seed in seeds]
     for name, seed in progress_bar(jobs, "final runs", quiet, unit="run"):
         run = folder / f"{name.replace(' ', '-')}-seed{seed}"
-        _make(run, recipes[name], seed, data or search.settings["data"], split, search.settings.get("positive"))
+        config = dataclasses.replace(recipes[name], seed=seed)
+        _make(run, config, data or search.settings["data"], split, search.settings.get("positive"))
         found[name].append(_read(run, split))
         say(f"{name}, seed {seed}: AUC {found[name][-1]['roc_auc']:.4f}, worst {found[name][-1]['worst_roc_auc']:.4f}")
     finals = {"seeds": list(seeds), "split": split, "found": found}
@@ -106,26 +118,28 @@ def final_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["configuration", *METRICS.values()], rows
 
 
-def _recipe(baseline: str) -> Mapping[str, Any] | str:
-    if baseline in PRESETS:
-        return dict(PRESETS[baseline].config)
-    if not Path(baseline).is_file():
+def _recipe(baseline: str) -> TrainConfig:
+    if baseline not in PRESETS and not Path(baseline).is_file():
         raise InputError(f"--baseline {baseline}: expected a preset ({', '.join(PRESETS)}) or a JSON file of options")
-    return str(Path(baseline).resolve())
+    preset, file = (baseline, None) if baseline in PRESETS else (None, baseline)
+    return choose_config(preset, file, {})[0]
 
 
-def _make(run: Path, recipe: Mapping[str, Any] | str, seed: int, data: str, split: str, positive: str | None) -> None:
+def _make(run: Path, config: TrainConfig, data: str, split: str, positive: str | None) -> None:
     """Trains and evaluates a run as `cxr train` and `cxr evaluate` do, as far as that was not done."""
     run.parent.mkdir(parents=True, exist_ok=True)
+    digest = open_dataset(data).manifest.digest
     begun = (run / RUN_NAME).exists()
-    if not begun or open_run(run).state != "finished":
-        if begun:
-            command = ["--run", str(run), "--resume"]
-        else:
-            file = Path(recipe) if isinstance(recipe, str) else run.with_suffix(".json")
-            if not isinstance(recipe, str):
-                write_atomically(file, json.dumps(dict(recipe), indent=2) + "\n")
-            command = ["--data", data, "--run", str(run), "--config", str(file), "--seed", str(seed)]
+    if begun:
+        there = open_run(run)
+        if there.config != config.resolved() or there.facts.digest != digest:
+            raise OutputError(f"{run} was trained with other settings, or on other data; remove it to train it again")
+    if not begun or there.state != "finished":
+        command = ["--run", str(run), "--resume"]
+        if not begun:
+            file = run.with_suffix(".json")
+            write_atomically(file, json.dumps(config.to_json(), indent=2) + "\n")
+            command = ["--data", data, "--run", str(run), "--config", str(file)]
             command += ["--positive", positive] if positive else []
         _call("trainer.task", [*command, "--quiet"], run)
     metrics = run / "evaluation" / split / "metrics.json"
@@ -134,13 +148,21 @@ def _make(run: Path, recipe: Mapping[str, Any] | str, seed: int, data: str, spli
 
 
 def _call(module: str, arguments: list[str], run: Path) -> None:
+    """Runs a command in a process of its own, which ends with this one."""
     log = run.with_suffix(".log")
-    with open(log, "ab") as output:
-        done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=output, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise TrainingError(
-            f"{run} failed with exit status {done.returncode}; its log, {log}, ends with:\n{last_lines(log)}"
-        )
+    with open(log, "ab") as output, stop_on_signals() as stop:
+        command = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while process.poll() is None and not stop:
+                time.sleep(0.1)
+        finally:
+            end_process(process)
+        if stop:
+            raise Stopped("stopped; the same command goes on", stop.signal)
+    if process.returncode:
+        said = last_lines(log)
+        raise TrainingError(f"{run} failed with exit status {process.returncode}; its log, {log}, ends with:\n{said}")
 
 
 def _read(run: Path, split: str) -> dict[str, float]:

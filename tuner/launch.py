@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from tfrecords.cache import CacheMode
 from tfrecords.console import load_tensorflow_quietly
 from tfrecords.dataset import open_dataset
 from tfrecords.errors import CxrError, DatasetError, InputError, OutputError, TrainingError
@@ -25,7 +26,7 @@ from trainer.facts import DataFacts, check_trainable
 from trainer.run import describe_making, locked
 from trainer.stopping import Stopped, StopRequest, stop_on_signals
 from tuner.config import SearchConfig
-from tuner.protocol import QUESTIONS, is_loopback, parse_address, serve
+from tuner.protocol import BEAT_SECONDS, QUESTIONS, is_loopback, parse_address, serve
 from tuner.results import (
     SEARCH_NAME,
     SearchResult,
@@ -78,6 +79,8 @@ class Resources:
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)!r}: expected a number of seconds above 0")
         parse_address(self.bind)
+        if self.cache is not None and self.cache not in get_args(CacheMode):
+            raise InputError(f"cache={self.cache!r}: expected one of {', '.join(get_args(CacheMode))}")
 
     @property
     def stream(self) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def _run(
     host, _ = parse_address(resources.bind)
     local = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
     options = WorkerOptions(
-        f"{local}:{port}", "", config.data, config.project, trials=resources.worker_trials, patience=60.0,
+        f"{local}:{port}", "", config.data, config.project, trials=resources.worker_trials,
         stream=resources.stream,
     )  # fmt: skip
     fields = {"settings": config.to_json(), "data": facts.to_json(), "made": describe_making(sys.argv)}
@@ -166,20 +169,22 @@ def _run(
                 hang_seconds=resources.hang_seconds, notify=table.say,
             )  # fmt: skip
             chief_to_be.set_result(chief)
+            reason = "it ended unexpectedly"
             try:
                 _watch(chief, supervisor, table, stop)
             except CxrError as error:
                 chief.halt("failed", str(error))
-            supervisor.stop()
-            _linger(chief, resources.workers, stop)
-            chief.put_down()
+            finally:
+                supervisor.stop()
+                chief.put_down()
+            _linger(chief, resources.workers)
             state, reason = chief.state, chief.reason
         finally:
+            chief_to_be.cancel()
             supervisor.stop()
     except OSError as error:
         reason = cannot_write(Path(config.project), error)
     finally:
-        chief_to_be.cancel()
         server.stop(0.5).wait()
         with contextlib.suppress(OutputError):  # a full disk was told already
             write_search_file(Path(config.project), {**fields, "state": state, "reason": reason})
@@ -280,10 +285,11 @@ def _deferred(chief: Future[Chief]) -> dict[str, Callable[..., dict[str, Any]]]:
     return {name: partial(ask, name) for name in QUESTIONS}
 
 
-def _linger(chief: Chief, local_workers: int, stop: StopRequest) -> None:
+def _linger(chief: Chief, local_workers: int) -> None:
     """Stays for workers on other hosts to ask once more, so that they learn that the search is over."""
-    end = time.monotonic() + min(_LINGER_SECONDS, chief.lease_seconds)
-    while not chief.everybody_knows(worker_names(local_workers)) and time.monotonic() < end and not stop:
+    seconds = 3 * BEAT_SECONDS if chief.state == "stopped" else _LINGER_SECONDS
+    end = time.monotonic() + min(seconds, chief.lease_seconds)
+    while not chief.everybody_knows(worker_names(local_workers)) and time.monotonic() < end:
         time.sleep(0.2)
 
 
@@ -298,7 +304,8 @@ def _introduce(table: SearchTable, config: SearchConfig, resources: Resources, a
     if not is_loopback(host):
         table.say(NO_AUTHENTICATION.format(address=address))
     if not resources.workers:
-        table.say(f"on each host:  cxr tune --role worker --chief {address} --data DIR --project DIR --workers N")
+        reached = address.replace("0.0.0.0", socket.gethostname()).replace("[::]", socket.gethostname())
+        table.say(f"on each host:  cxr tune --role worker --chief {reached} --data DIR --project DIR --workers N")
 
 
 def _check_project(project: Path, resume: bool, overwrite: bool) -> None:
@@ -336,7 +343,7 @@ def _check_same(project: Path, config: SearchConfig, facts: DataFacts) -> None:
 
 
 def _clear(project: Path) -> None:
-    for path in [*(project / name for name in _OURS), *project.glob("trial_*")]:
+    for path in [*project.glob("trial_*"), *(project / name for name in _OURS)]:  # what names it as ours last
         if path.is_dir():
             shutil.rmtree(path)
         else:

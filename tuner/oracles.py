@@ -81,6 +81,13 @@ class Durable(engine.Oracle):
 class Hyperband(Durable, HyperbandOracle):
     """Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"."""
 
+    hyperband_iterations: float
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        rounds = self.hyperband_iterations
+        super().set_state(state)
+        self.hyperband_iterations = rounds  # another --max-trials may have been asked for since
+
 
 class Bayesian(Durable, BayesianOptimizationOracle):
     """A Gaussian process over the hyperparameters; takes what has the best upper confidence bound."""
@@ -184,7 +191,9 @@ def planned_trials(oracle: Durable, config: SearchConfig) -> int | None:
             for bracket in range(oracle._get_num_brackets())
             for number in range(oracle._get_num_rounds(bracket))
         )
-    return config.space.combinations() if isinstance(oracle, Grid) and config.limit is None else config.limit
+    if isinstance(oracle, Grid) and (combinations := config.space.combinations()) is not None:
+        return min(combinations, config.limit or combinations)
+    return config.limit
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

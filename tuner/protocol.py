@@ -24,12 +24,18 @@ import grpc
 from tfrecords.errors import CxrError, InputError
 
 VERSION = 1
+BEAT_SECONDS = 5.0
+"""Between two signs of life of a worker, at most."""
 QUESTIONS = ("join", "next", "report", "end")
 _SERVICE = "cxr.Search"
 _THREADS = 8
 _RETRY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _ANSWER_SECONDS = 60.0
 Method = Callable[..., dict[str, Any]]
+
+
+class ChiefRefused(CxrError):
+    """The chief answered that it will not, and why."""
 
 
 class ChiefLost(CxrError):
@@ -119,7 +125,7 @@ class ChiefClient:
 
         Raises:
           ChiefLost: there was none.
-          InputError: the chief refused it.
+          ChiefRefused: the chief will not.
         """
         call = self._channel.unary_unary(f"/{_SERVICE}/{method}", _encode, _decode)
         begun = time.monotonic()
@@ -129,7 +135,7 @@ class ChiefClient:
             except grpc.RpcError as error:
                 code = error.code()
                 if code == grpc.StatusCode.FAILED_PRECONDITION:
-                    raise InputError(f"the chief at {self.address} refused: {error.details()}") from error
+                    raise ChiefRefused(f"the chief at {self.address} refused: {error.details()}") from error
                 if code not in _RETRY:
                     raise ChiefLost(f"the chief at {self.address} failed: {error.details()}") from error
             if self._gives_up() or time.monotonic() - begun > self.patience:

@@ -16,7 +16,7 @@ def why_prune(
     pruner: Literal["median", "halving", "none"],
     own: Sequence[float],
     others: Sequence[Sequence[float]],
-    direction: Literal["max", "min"],
+    direction: str,
     factor: int = 3,
 ) -> str | None:
     """Why a trial should be stopped after the epoch that it has just finished; None where it should go on.
@@ -28,7 +28,7 @@ def why_prune(
         for Massively Parallel Hyperparameter Tuning", which promotes as results come in and does not wait for all).
       own: its value at each epoch, at least one; a value that is not a number is the worst.
       others: those of other trials that were given as many epochs.
-      direction: whether more is better, or less.
+      direction: `max` or `min`: whether more is better, or less.
       factor: of `halving`, at least 2.
     """
     epoch = len(own)

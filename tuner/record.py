@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,9 +34,9 @@ class Record:
     losses: list[str] = dataclasses.field(default_factory=list)
 
     def add_epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Takes up epochs, replacing those that it has already."""
-        known = {int(row["epoch"]): dict(row) for row in (*self.history, *rows)}
-        self.history = [known[epoch] for epoch in sorted(known)]
+        """Takes up epochs in a row; what an earlier attempt had from the first of them on no longer holds."""
+        first = min((row["epoch"] for row in rows), default=math.inf)
+        self.history = [row for row in self.history if row["epoch"] < first] + [dict(row) for row in rows]
         speeds = [row["images_per_second"] for row in self.history if row.get("images_per_second")]
         self.images_per_second = statistics.median(speeds) if speeds else None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.console import EXIT_OK, run_command
+from tfrecords.console import EXIT_INTERRUPTED, EXIT_OK, run_command
 from tfrecords.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr tune-report`; returns its exit status."""
     arguments = build_parser().parse_args(argv)
 
+    from trainer.stopping import Stopped
     from tuner.final import read_finals, train_finals
     from tuner.report import PAGE_NAME, hyperparameter_importance, write_report
     from tuner.results import read_search
@@ -73,10 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     search = read_search(arguments.project)
     if arguments.final:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        train_finals(
-            search, arguments.final, seeds, split=arguments.split, baselines=arguments.baseline,
-            epochs=arguments.epochs, data=arguments.data, quiet=arguments.quiet,
-        )  # fmt: skip
+        try:
+            train_finals(
+                search, arguments.final, seeds, split=arguments.split, baselines=arguments.baseline,
+                epochs=arguments.epochs, data=arguments.data, quiet=arguments.quiet,
+            )  # fmt: skip
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
     finals = read_finals(search.project)
     importances = hyperparameter_importance(search)
     folder = Path(arguments.output) if arguments.output else None

@@ -76,7 +76,11 @@ class Supervisor:
         self.children = [
             Child(
                 dataclasses.replace(
-                    options, name=name, cores=cores, stream={"threads": max(1, len(cores)), **options.stream}
+                    options,
+                    name=name,
+                    cores=cores,
+                    answer_seconds=min(5.0, lease_seconds / 4),
+                    stream={"threads": max(1, len(cores)), **options.stream},
                 ),
                 gpus[number % len(gpus)] if gpus else None,
                 logs / f"{name}.log",
@@ -117,15 +121,10 @@ class Supervisor:
         self._closing = True
         running = [child.process for child in self.children if child.process is not None]
         for process in running:
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGCONT)  # one that was halted would not hear the other
+            _ask_to_stop(process)
         end = time.monotonic() + grace
         for process in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, end - time.monotonic()))
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            _wait_or_kill(process, end - time.monotonic())
         for child in self.children:
             self._bury(child)
 
@@ -184,6 +183,26 @@ class Supervisor:
         child.process, child.pipe = None, -1
 
 
+def end_process(process: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:
+    """Asks a process to stop, and kills it if it has not after `grace` seconds."""
+    if process.poll() is None:
+        _ask_to_stop(process)
+    _wait_or_kill(process, grace)
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, seconds))
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)  # one that was halted would not hear the other
+
+
 def share_cores(workers: int) -> list[tuple[int, ...]]:
     """Which cores each worker may use: all of this process's, dealt out evenly; shared where there are too few.
 
@@ -215,7 +234,8 @@ def describe_status(status: int) -> str:
     if status == EXIT_HUNG:
         return "it made no progress"
     if status < 0:
-        name = signal.Signals(-status).name
+        known = {int(each): each.name for each in signal.Signals}
+        name = known.get(-status, f"signal {-status}")
         return f"it was killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
     return f"it ended with exit status {status}"
 

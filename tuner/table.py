@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
@@ -58,7 +59,8 @@ class SearchTable:
         """Shows an event."""
         self._events.append(f"{time.strftime('%H:%M:%S')} {text}")
         if not self._quiet and not self._live:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # who read it has gone; the search goes on
+                print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def show(self, chief: Chief) -> None:
         """Draws it anew, at most twice a second."""
@@ -97,7 +99,9 @@ class SearchTable:
                 describe_values(self._values(chief, trial.trial_id)),
             )  # fmt: skip
         return Group(
-            Text(self._headline(chief), style="bold"), table, *(Text(event, style="dim") for event in self._events)
+            Text(self._headline(chief), style="bold"),
+            table,
+            *(Text(event, style="dim") for event in tuple(self._events)),
         )
 
     def _values(self, chief: Chief, trial: str) -> dict[str, Any]:

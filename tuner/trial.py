@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
 import math
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from tfrecords.dataset import XrayDataset
-from tfrecords.errors import CxrError, DatasetError
+from tfrecords.errors import BusyError, CxrError, DatasetError, TrainingError
+from tfrecords.loader import forget_loaders
 from trainer.config import MONITORS, TrainConfig
 from trainer.evaluate import choose_operating_point, shift_suite
 from trainer.facts import VALIDATION, DataFacts
@@ -51,8 +56,9 @@ def run_trial(
     facts = DataFacts.of(data, search["positive"])
     steps = training_steps(data, config, facts, **worker.options.stream)
     keras.backend.clear_session()
+    forget_loaders()  # and the images that they keep
     gc.collect()
-    with locked(root):
+    with _locked_in_time(root, worker):
         run = _take_up(root, config, facts)
         reporter = Reporter(worker, steps, config.epochs)
         outcome, message = "completed", ""
@@ -70,7 +76,10 @@ def run_trial(
         rows = run.read_history()
         monitor, goal = config.monitor, OBJECTIVES[search["objective"]]
         sign = 1 if MONITORS[monitor] == "max" else -1
-        best = max((row for row in rows if math.isfinite(row[monitor])), key=lambda row: sign * row[monitor])
+        finite = [row for row in rows if math.isfinite(row[monitor])]
+        if not finite:
+            raise TrainingError(f"no epoch had a {monitor} that is a number")
+        best = max(finite, key=lambda row: sign * row[monitor])
         score = best[monitor]
         if goal.shift_metric is not None:
             progress.move("evaluating", config.epochs)
@@ -85,16 +94,35 @@ def run_trial(
     }
 
 
+@contextlib.contextmanager
+def _locked_in_time(root: Path, worker: Worker) -> Iterator[None]:
+    """Holds the directory of a run; waits for a worker that lost the trial and has not noticed yet.
+
+    Raises:
+      Stopped: another process has it still.
+    """
+    end = time.monotonic() + worker.options.patience
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(root))
+                break
+            except BusyError as error:
+                if worker.progress.stop or time.monotonic() > end:
+                    raise Stopped(str(error)) from error
+                worker.progress.move("waiting for another process")
+                time.sleep(0.5)
+        yield
+
+
 def _take_up(root: Path, config: TrainConfig, facts: DataFacts) -> Run:
     """The run of a trial: what another worker left of it, where that is whole, or a new one."""
     if (root / RUN_NAME).exists():
         try:
             run = open_run(root)
-            if (
-                run.config == config.resolved()
-                and run.facts == facts
-                and (run.last_checkpoint.exists() or run.state == "finished" or not run.history.exists())
-            ):
+            same = run.config == config.resolved() and dataclasses.replace(run.facts, path=facts.path) == facts
+            whole = run.last_checkpoint.exists() or run.state == "finished" or not run.history.exists()
+            if same and whole:
                 return run
         except DatasetError:
             pass
@@ -140,10 +168,9 @@ class Reporter(keras.callbacks.Callback):
             answer = worker.client.ask(
                 "report", **worker.lease(), epoch=epoch + 1, rows=[row], parameters=self.parameters
             )
-        except CxrError:
-            if progress.stop:  # the chief has gone because the search was stopped
-                return
-            raise
+        except CxrError as error:  # it says no more, or cannot write: the trial is for later
+            progress.leave("chief", str(error))
+            return
         if answer["do"] == "prune" and epoch + 1 < self._epochs:
             progress.leave("pruner", answer["reason"])
         elif answer["do"] == "leave":

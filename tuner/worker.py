@@ -30,8 +30,8 @@ EXIT_RECYCLED = 75
 EXIT_HUNG = 76
 """Exit status of a worker that noticed that it made no progress."""
 _LAST_WORDS_SECONDS = 20.0
-_BEAT_ANSWER_SECONDS = 5.0
-"""For which a sign of life waits for its answer; the supervisor hears nothing meanwhile."""
+_START_SECONDS = 900.0
+"""For which a worker without a trial may make no progress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class WorkerOptions:
       cores: that it may use; empty for all.
       trials: that the process runs before it ends, so that what they leave in memory goes with it.
       patience: seconds for which a chief that does not answer is waited for.
+      answer_seconds: for which a sign of life waits for its answer; the supervisor hears nothing meanwhile.
       pipe: file descriptor that gets `.` at each sign of life and `t` at each trial; -1 for none.
       parent: process that it ends with; 0 for none.
       ended: how the worker's process before this one ended.
@@ -59,6 +60,7 @@ class WorkerOptions:
     cores: tuple[int, ...] = ()
     trials: int = 8
     patience: float = 600.0
+    answer_seconds: float = 5.0
     pipe: int = -1
     parent: int = 0
     ended: str = ""
@@ -104,8 +106,8 @@ class Pulse(threading.Thread):
     def __init__(self, worker: Worker):
         super().__init__(name="pulse", daemon=True)
         self._worker = worker
-        self.beat_seconds, self.hang_seconds = 1.0, float("inf")  # until the chief has said
-        self._client = ChiefClient(worker.options.chief, 0.0, answer_seconds=_BEAT_ANSWER_SECONDS)
+        self.beat_seconds, self.hang_seconds = 1.0, _START_SECONDS  # until the chief has said
+        self._client = ChiefClient(worker.options.chief, 0.0, answer_seconds=worker.options.answer_seconds)
         self._answered = time.monotonic()
         self._over = threading.Event()
 
@@ -123,10 +125,9 @@ class Pulse(threading.Thread):
             signal_parent(options.pipe, b".")
             if options.parent and os.getppid() != options.parent:
                 self._end("the process that started it has gone", EXIT_FAILED)
-            if progress.trial is not None and time.monotonic() - progress.moved > self.hang_seconds:
-                reason = (
-                    f"no progress for {self.hang_seconds:.0f} s while {progress.doing} after epoch {progress.epoch}"
-                )
+            limit = self.hang_seconds if progress.trial is not None else max(self.hang_seconds, _START_SECONDS)
+            if time.monotonic() - progress.moved > limit:
+                reason = f"no progress for {limit:.0f} s while {progress.doing} after epoch {progress.epoch}"
                 print(f"{options.name}: {reason}", file=sys.stderr, flush=True)
                 with contextlib.suppress(CxrError):
                     self._client.ask("end", **worker.lease(), outcome="lost", message=reason)
@@ -172,11 +173,17 @@ class Worker:
         self.options, self.quit = options, quit
         self.process = uuid.uuid4().hex
         self.progress = Progress()
-        self.client = ChiefClient(options.chief, options.patience, lambda: bool(quit))
+        self.client = ChiefClient(options.chief, options.patience, self._gives_up)
 
     def lease(self) -> dict[str, Any]:
         """Who has which trial."""
         return {"worker": self.options.name, "process": self.process, "trial": self.progress.trial}
+
+    def _gives_up(self) -> bool:
+        self.progress.move(
+            self.progress.doing, self.progress.epoch, self.progress.fraction
+        )  # it waits, and does not hang
+        return bool(self.quit)
 
     def work(self) -> int:
         """Runs trials until there are no more, or as many as one process may; returns the exit status."""
@@ -242,7 +249,9 @@ class Worker:
         print(f"{_now()} trial {task['trial']}: {outcome['outcome']} {outcome.get('message', '')}", flush=True)
         lease, self.progress.trial = self.lease(), None
         self.client.ask("end", **lease, **outcome)
-        if outcome["outcome"] == "completed":
+        if outcome["outcome"] == "released" and not self.quit:
+            time.sleep(1.0)  # another process may still have it
+        if outcome["outcome"] in ("completed", "pruned", "failed"):  # nobody goes on from there
             with contextlib.suppress(OSError):
                 (root / "checkpoints" / "last.npz").unlink(missing_ok=True)
 

@@ -47,6 +47,14 @@ def finish(chief, worker, trial, *values, process="p", **fields):
     return chief.end(worker, process, trial, **{**answer, **fields})
 
 
+def keep_looking(chief, seconds):
+    """Looks around as a search does, often."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        chief.look_around()
+        time.sleep(0.01)
+
+
 def run_all(chief, score=lambda trial: 0.5 + int(trial) / 100, worker="w"):
     """Runs what is left, one trial after the other; returns their ids."""
     done = []
@@ -144,19 +152,53 @@ def test_a_silent_worker_loses_its_trial_to_another(make):
         time.sleep(0.1)
         assert chief.report("w", "p", trial)["do"] == "go on"
         chief.look_around()
-    time.sleep(0.3)
-    chief.look_around()
+    keep_looking(chief, 0.4)
     assert not chief.leases
     assert chief.next("other", "o")["trial"] == trial
     assert chief.report("w", "p", trial)["do"] == "leave"
     assert "silent" in chief.records[trial].losses[0]
 
 
-def test_a_silent_worker_that_comes_back_before_another_takes_its_trial_keeps_it(make):
-    chief = make(lease_seconds=0.1)
+def test_a_chief_that_was_deaf_for_a_while_takes_nobodys_trial(make):
+    """While the oracle thinks, signs of life wait; that is not silence."""
+    chief = make(lease_seconds=0.4)
     trial = chief.next("w", "p")["trial"]
-    time.sleep(0.2)
     chief.look_around()
+    with chief._lock:
+        time.sleep(1.0)
+    chief.look_around()
+    assert chief.leases["w"].trial == trial
+
+
+def test_epochs_of_an_attempt_whose_weights_are_lost_do_not_count(make, tmp_path):
+    chief = make()
+    trial = chief.next("w", "p")["trial"]
+    for row in rows(0.6, 0.7, 0.95):
+        chief.report("w", "p", trial, rows=[row])
+    assert chief.next("w", "q")["trial"] == trial  # begun anew, on a host that has nothing of it
+    for row in rows(0.5, 0.55):
+        chief.report("w", "q", trial, rows=[row])
+    assert chief.records[trial].values("val_auc") == [0.5, 0.55]
+    finish(chief, "w", trial, 0.5, 0.55, process="q", best_epoch=2, outcome="pruned", message="bad")
+    found = read_search(tmp_path / "search").trials[0]
+    assert (found.score, found.best_epoch) == (0.55, 2)
+
+
+@pytest.mark.parametrize("outcome", ["lost", "released"])
+def test_a_trial_that_is_given_back_twice_is_given_back_once(make, outcome):
+    chief = make(max_attempts=2)
+    trial = chief.next("w", "p")["trial"]
+    for _ in range(3):
+        chief.end("w", "p", trial, outcome, message="its disk broke", seconds=5.0)
+    assert chief.oracle.waiting == [trial]
+    assert chief.records[trial].seconds == 5.0
+    assert len(chief.records[trial].losses) == (outcome == "lost")
+
+
+def test_a_silent_worker_that_comes_back_before_another_takes_its_trial_keeps_it(make):
+    chief = make(lease_seconds=0.2)
+    trial = chief.next("w", "p")["trial"]
+    keep_looking(chief, 0.4)
     assert chief.oracle.waiting == [trial]
     assert chief.report("w", "p", trial, rows=rows(0.6))["do"] == "go on"
     assert chief.oracle.waiting == []
@@ -309,6 +351,13 @@ def test_a_disk_that_cannot_be_written_ends_the_search_and_keeps_what_was_there(
     assert json.loads((tmp_path / "search" / "oracle.json").read_text())["end_order"] == ["0000"]
     assert json.loads(kept)["end_order"] == ["0000"]
     assert chief.next("w", "p")["do"] == "stop"
+
+
+def test_hyperband_goes_on_where_more_trials_are_asked_for(make):
+    done = run_all(make(oracle="hyperband", max_trials=None))
+    more = make(oracle="hyperband", max_trials=len(done) + 4, resume=True)
+    assert more.planned_trials == len(done) + 4
+    assert len(run_all(more)) == 4
 
 
 def test_more_trials_can_be_asked_for_afterwards(make):

@@ -120,6 +120,8 @@ def test_final_runs_of_the_best(searched, capsys):
     before = {path: path.stat().st_mtime_ns for path in (searched.project / "final").glob("*/history.csv")}
     train_finals(searched, 1, [0, 1], epochs=1, quiet=True, say=said.append)
     assert {path: path.stat().st_mtime_ns for path in before} == before  # they are not trained again
+    with pytest.raises(OutputError, match="with other settings"):
+        train_finals(searched, 1, [0], epochs=2, quiet=True, say=said.append)
     head, rows = final_rows(finals)
     assert len(rows) == 1 and len(head) == len(rows[0])
     with pytest.raises(InputError, match="expected a preset"):
@@ -142,6 +144,7 @@ def test_final_runs_of_the_best(searched, capsys):
         (["--project", "P", "--data", "DATA", "--space", "larg"], "expected one of compact"),
         (["--project", "P", "--data", "DATA", "--workers", "0"], "needs at least one worker"),
         (["--project", "P", "--data", "DATA", "--lease-seconds", "0"], "lease_seconds=0"),
+        (["--project", "P", "--data", "DATA", "--cache", "attic"], "cache='attic'"),
         (["--project", "P", "--data", "DATA", "--bind", "here"], "expected HOST:PORT"),
         (["--project", "P", "--data", "DATA", "--bind", "192.0.2.1:0"], "cannot listen"),
         (["--project", "P", "--data", "DATA", "--chief", "a:1"], "--chief is for --role worker"),

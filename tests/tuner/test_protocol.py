@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tfrecords.errors import InputError
-from tuner.protocol import ChiefClient, ChiefLost, is_loopback, parse_address, serve
+from tuner.protocol import ChiefClient, ChiefLost, ChiefRefused, is_loopback, parse_address, serve
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_many_ask_at_once(echo):
 
 def test_a_refusal_says_why(echo):
     client = ChiefClient(echo, 5.0)
-    with pytest.raises(InputError, match="refused: not you"):
+    with pytest.raises(ChiefRefused, match="refused: not you"):
         client.ask("refuse")
     client.close()
 

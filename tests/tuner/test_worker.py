@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
+from tests.tuner.conftest import REPOSITORY
 from tfrecords.dataset import open_dataset
+from tfrecords.errors import InputError
 from trainer.config import TrainConfig
 from trainer.run import open_run
 from trainer.stopping import StopRequest
@@ -92,6 +96,28 @@ def test_a_trial_that_is_pruned_under_an_objective_of_shifts_is_scored_by_that(w
 def test_a_trial_that_was_given_to_another_is_left(work):
     (end,) = work(CONFIG, answer=lambda rows: {"do": "leave", "reason": "given to another"}).ends
     assert end["outcome"] == "released" and "score" not in end
+
+
+def test_a_trial_is_left_for_later_where_the_chief_can_write_no_more(work, tmp_path):
+    def answer(rows):
+        raise InputError("the disk is full")
+
+    (end,) = work(CONFIG, answer=answer).ends
+    assert end["outcome"] == "released"
+    assert open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()
+
+
+def test_a_trial_that_another_process_has_still_is_waited_for(work, tmp_path):
+    """As of a worker that lost it, and does not know yet."""
+    holder = (
+        f"import time; from pathlib import Path; from trainer.run import locked\n"
+        f"with locked(Path({str(tmp_path / 'runs' / '0000')!r})): print('held', flush=True); time.sleep(3)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+        assert process.stdout.readline() == b"held\n"
+        (end,) = work(CONFIG).ends
+        assert process.wait() == 0
+    assert end["outcome"] == "completed"
 
 
 def test_a_trial_that_diverges_fails_with_its_reason_and_the_next_one_runs(work):
