@@ -89,6 +89,7 @@ def test_a_worker_without_progress_gives_its_trial_back(tune):
     assert none_left(str(tuning.project))
 
 
+@pytest.mark.slow
 def test_two_searches_on_one_project(tune):
     first = tune(*RANDOM, "--max-trials", 50, "--epochs", EPOCHS)
     first.until(lambda search: search.trials, "a trial")
@@ -100,7 +101,8 @@ def test_two_searches_on_one_project(tune):
     assert first.found().trials
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_search_that_is_asked_to_stop(tune, number):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")

@@ -79,6 +79,7 @@ def _hparams(folder):
     return events, {tag: plugin_data_pb2.HParamsPluginData.FromString(text) for tag, text in contents.items()}
 
 
+@pytest.mark.slow
 def test_a_search_that_is_complete_has_nothing_to_go_on_with_but_more_trials(searched):
     again = tuner.search(tuner.load_config(searched.project), resume=True, quiet=True)
     assert again.trials == searched.trials
@@ -220,7 +221,8 @@ def test_help_is_quick_to_load():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("objective", ["worst_auc", pytest.param("worst_balanced_accuracy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["worst_auc", "worst_balanced_accuracy"])
 def test_an_objective_under_shifts(data, tmp_path, objective):
     """The score is the worst of the shift suite, and lies at or below what validation gives."""
     space = Space.named("compact").fix({"model": "mlp", "flat_image_size": 32, "units": 64, "layers": 1})
