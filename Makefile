@@ -37,7 +37,6 @@ demo: $(STAMP)
 	$(BIN)/cxr predict --run $(DEMO)/runs/short $(DEMO)/images/test --output $(DEMO)/predictions.csv
 	$(BIN)/cxr tune --data $(DEMO)/data --project $(DEMO)/search --workers 2 --oracle random --max-trials 4 --epochs 3 \
 		--narrow model=mlp,cnn3,cnn-separable --narrow image_size=64,96 --narrow blocks=3,4 --fix batch_size=16
-	$(BIN)/cxr tune-report $(DEMO)/search
 	@echo
 	@echo "look at $(DEMO)/contact-sheet.png, and at $(DEMO)/data: manifest.json, audit.json, full/, 512/, 256/"
 	@echo "open $(DEMO)/runs/short/evaluation/test/report.html in a browser"

@@ -394,7 +394,7 @@ class Chief:
         record.losses.append(how)
         if len(record.losses) >= self.config.max_attempts:
             times = f"{len(record.losses)} workers" if len(record.losses) > 1 else "the worker"
-            self._finish(worker, TrialStatus.FAILED, f"{times} died of it, the last: {how}")
+            self._finish(worker, TrialStatus.FAILED, f"{times} could not finish it, the last: {how}")
             return
         record.save(self._folder(trial_id))
         self._release(worker)

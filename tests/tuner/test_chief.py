@@ -215,7 +215,7 @@ def test_a_trial_that_kills_its_workers_fails_and_the_search_goes_on(make, tmp_p
     assert other != trial
     failed = read_search(tmp_path / "search").trials[0]
     assert failed.status == "failed"
-    assert failed.message == "3 workers died of it, the last: it was killed by SIGSEGV"
+    assert failed.message == "3 workers could not finish it, the last: it was killed by SIGSEGV"
     finish(chief, "w", other, 0.5, process="3")
     assert run_all(chief) == []
     assert chief.state == "complete"
