@@ -84,7 +84,8 @@ def test_a_trial_that_the_chief_prunes_stops_after_that_epoch_and_is_scored(work
     (end,) = work(CONFIG, answer=answer).ends
     assert (end["outcome"], end["message"], len(end["rows"])) == ("pruned", "it is bad", 2)
     assert end["score"] == max(row["val_auc"] for row in end["rows"])
-    assert open_run(tmp_path / "runs" / "0000").state == "running"  # it can be gone on with by hand
+    assert open_run(tmp_path / "runs" / "0000").state == "running"
+    assert not open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()  # nobody goes on from there
 
 
 def test_a_trial_that_is_pruned_under_an_objective_of_shifts_is_scored_by_that(work):
