@@ -36,5 +36,5 @@ def fullres() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tuner's files first: they wait for processes, and at the end would leave one of two workers idle."""
-    items.sort(key=lambda item: "tuner" not in item.path.parts)
+    """The trainer's files last: the tuner's wait for processes, and at the end would leave one of two workers idle."""
+    items.sort(key=lambda item: "trainer" in item.path.parts)
