@@ -61,11 +61,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["beam_jobs*", "tfrecords*", "trainer*", "tuner*"]),
-    py_modules=["cxr"],
+    packages=find_packages(include=["cxr*", "tfrecords*", "beam_jobs*", "phantoms*", "trainer*", "tuner*"]),
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["cxr=cxr:main"]},
+    entry_points={"console_scripts": ["cxr=cxr.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

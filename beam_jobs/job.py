@@ -14,22 +14,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import pipeline as beam_pipeline
-from beam_jobs.config import TFDS_PREFIX, PreprocessConfig
-from beam_jobs.finish import finish
-from beam_jobs.index import IndexRow, fingerprint_listing, read_rows, write_tasks
-from beam_jobs.index import result_path as index_result_path
-from beam_jobs.planning import Plan, PlannedImage, ShardPlan, common_bit_depth, make_plan, split_order
-from beam_jobs.shard_writer import ShardResult, ShardSettings, read_finished, shard_paths
-from beam_jobs.sources import FolderSource, Source, SourceImage, open_source
-from beam_jobs.tensorboard import JobLog
-from beam_jobs.tfds_source import materialize_tfds
-from beam_jobs.workspace import Workspace
-from tfrecords.console import format_bytes, usable_cores
-from tfrecords.errors import InputError, OutputError
-from tfrecords.manifest import Manifest, read_manifest, write_atomically
-from tfrecords.schema import SCHEMA_VERSION
-from tfrecords.shards import AUDIT_NAME, REJECTS_NAME
+from beam_jobs.execution import pipeline as beam_pipeline
+from beam_jobs.execution.shard_writer import ShardResult, ShardSettings, read_finished, shard_paths
+from beam_jobs.execution.workspace import Workspace
+from beam_jobs.planning.headers import IndexRow, fingerprint_listing, read_rows, write_tasks
+from beam_jobs.planning.headers import result_path as index_result_path
+from beam_jobs.planning.plan import Plan, PlannedImage, ShardPlan, common_bit_depth, make_plan, split_order
+from beam_jobs.preprocess_config import TFDS_PREFIX, PreprocessConfig
+from beam_jobs.results.finish import finish
+from beam_jobs.results.job_log import JobLog
+from beam_jobs.sources.source import FolderSource, Source, SourceImage, open_source
+from beam_jobs.sources.tfds_source import materialize_tfds
+from cxr.console import format_bytes
+from cxr.errors import InputError, OutputError
+from cxr.files import write_atomically
+from cxr.machine import usable_cores
+from tfrecords.format.manifest import Manifest, read_manifest
+from tfrecords.format.schema import SCHEMA_VERSION
+from tfrecords.format.shards import AUDIT_NAME, REJECTS_NAME
 
 _DISTRIBUTIONS = (
     "cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "blake3",
@@ -44,7 +46,7 @@ class JobSummary:
 
     Attributes:
       manifest: of the data set.
-      audit: what was found, see `beam_jobs.audit`.
+      audit: what was found, see `beam_jobs.results.audit`.
       rejects: (path, reason) of images that are not in the data set.
       seconds: that the job took.
       written_images: images that this run wrote.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from tfrecords.console import run_command
-from tfrecords.errors import MissingExtraError
+from cxr.console import run_command
+from cxr.errors import MissingExtraError
 
 SALT_VARIABLE = "CXR_PATIENT_SALT"
 _DESCRIPTION = """\
@@ -114,9 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments, beam_arguments = parser.parse_known_args(argv)
     pipeline = _import_pipeline()
-    from beam_jobs.config import PreprocessConfig
     from beam_jobs.job import preprocess
-    from beam_jobs.report import closing_report
+    from beam_jobs.preprocess_config import PreprocessConfig
+    from beam_jobs.results.closing_report import closing_report
 
     pipeline.check_beam_arguments(beam_arguments, parser._option_string_actions)
     given: dict[str, Any] = {name: value for name, value in vars(arguments).items() if value is not None}
@@ -136,7 +136,7 @@ def _import_pipeline() -> ModuleType:
     """Imports Beam without its note that the Google Cloud client is not installed."""
     logging.disable(logging.WARNING)
     try:
-        return importlib.import_module("beam_jobs.pipeline")
+        return importlib.import_module("beam_jobs.execution.pipeline")
     except ImportError as error:
         raise MissingExtraError("preprocessing", error.name or "apache-beam", "beam") from error
     finally:

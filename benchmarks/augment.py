@@ -27,9 +27,9 @@ import keras
 import numpy as np
 from tabulate import tabulate
 
-from tfrecords.console import usable_cores
+from cxr.machine import usable_cores
 from trainer.augmentation import augmentation
-from trainer.pixels import Equalize, Normalize, Scale
+from trainer.models.pixels import Equalize, Normalize, Scale
 
 
 def small_cnn(side: int) -> keras.Model:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from cxr.machine import keep_tensorflow_small, usable_cores
 from tfrecords.bench import measure
-from tfrecords.console import keep_tensorflow_small, usable_cores
-from tfrecords.manifest import read_manifest
+from tfrecords.format.manifest import read_manifest
 
 STREAM_SECONDS = 3.0
 

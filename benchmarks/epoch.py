@@ -42,7 +42,7 @@ def ours(variant: str, **options: Any) -> Loader:
     """Our stream over one way of storing the images."""
 
     def loader(folder: Path, size: int | None) -> Epoch:
-        import tfrecords.stream  # noqa: F401
+        import tfrecords.streaming.stream  # noqa: F401
         from tfrecords import open_dataset
 
         def epoch() -> Iterator[Delivery]:

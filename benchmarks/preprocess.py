@@ -39,8 +39,8 @@ from pathlib import Path
 import simplejpeg
 from tabulate import tabulate
 
-from tfrecords.console import usable_cores
-from tfrecords.manifest import read_manifest
+from cxr.machine import usable_cores
+from tfrecords.format.manifest import read_manifest
 
 CORES = usable_cores()
 PLAIN_IMAGES = (100, 600)
@@ -105,7 +105,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 def encode(path):
     import numpy as np
     from PIL import Image
-    from tfrecords.example_proto import Example
+    from tfrecords.format.example_proto import Example
     pixels = np.asarray(Image.open(path).convert("L"))
     example = Example()
     example.features.feature["image"].bytes_list.value.append(pixels.tobytes())

@@ -54,7 +54,7 @@ from epoch import CACHED, LOADERS
 from peers import BATCH, PEERS
 from tabulate import tabulate
 
-from tfrecords.console import usable_cores
+from cxr.machine import usable_cores
 
 CORES = usable_cores()
 HERE = Path(__file__).parent

@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 from tabulate import tabulate
 
-from tfrecords.console import usable_cores
+from cxr.machine import usable_cores
 from tfrecords.dataset import XrayDataset, open_dataset
-from trainer.classifier import build_classifier, compile_classifier
-from trainer.config import TrainConfig
 from trainer.facts import DataFacts
-from trainer.input_monitor import InputMonitor
-from trainer.precision import accelerators, choose_precision
-from trainer.streams import stream_options
+from trainer.train_config import TrainConfig
+from trainer.training.classifier import build_classifier, compile_classifier
+from trainer.training.input_monitor import InputMonitor
+from trainer.training.inputs import stream_options
+from trainer.training.precision import accelerators, choose_precision
 
 COLUMNS = ("model", "pixels", "format", "stream, images/s", "constant, images/s", "ratio", "input wait")
 

@@ -74,7 +74,7 @@ def compare_trials(folder: Path, data: Path, trials: int, epochs: int) -> dict[s
             "--data", data, "--project", project, "--space", space, "--oracle", "random", "--max-trials", str(trials),
             "--epochs", str(epochs), "--pruner", "none", "--workers", str(workers), "--quiet",
         ]  # fmt: skip
-        subprocess.run([sys.executable, "-m", "tuner.task", *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "tuner.tune", *command], check=True, stdout=subprocess.DEVNULL)
         whole = time.monotonic() - begun
         found["ways"][f"search, {workers} worker" + "s" * (workers > 1)] = {"whole": whole, "trials": _spent(project)}
     begun = time.monotonic()
@@ -110,16 +110,16 @@ def _spent(project: Path) -> float:
 
 def bare(project: Path, data: Path, runs: Path) -> None:
     """Trains the trials of a search one after the other, in this process, without anything of the tuner."""
-    from tfrecords.console import load_tensorflow_quietly
+    from cxr.machine import load_tensorflow_quietly
     from tfrecords.dataset import open_dataset
-    from trainer.config import TrainConfig
     from trainer.facts import DataFacts
     from trainer.run import create_run
+    from trainer.train_config import TrainConfig
 
     load_tensorflow_quietly()
     import keras
 
-    from trainer.training import train
+    from trainer.training.loop import train
 
     opened = open_dataset(data)
     records = sorted(project.glob("trial_*/record.json"))
@@ -134,9 +134,9 @@ def bare(project: Path, data: Path, runs: Path) -> None:
 
 def load(folder: Path, oracle: str) -> list[dict[str, float]]:
     """Dummy trials by more and more workers."""
-    from tuner.chief import Chief
-    from tuner.config import SearchConfig
-    from tuner.protocol import serve
+    from tuner.cluster.chief import Chief
+    from tuner.cluster.protocol import serve
+    from tuner.search_config import SearchConfig
 
     rows, found = [], []
     for workers in WORKERS:
@@ -169,7 +169,7 @@ def load(folder: Path, oracle: str) -> list[dict[str, float]]:
 
 def _dummies(port: int, workers: int, answers: Any) -> None:
     """Workers that train nothing, a thread each; tells how long each answer took."""
-    from tuner.protocol import ChiefClient
+    from tuner.cluster.protocol import ChiefClient
 
     latencies: list[list[float]] = [[] for _ in range(workers)]
     trials = [0] * workers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.phantom import PhantomConfig, write_phantoms
+from phantoms.phantom import PhantomConfig, write_phantoms
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell that starts the tests in the background ignores Ctrl-C for all below it, and some tests press it

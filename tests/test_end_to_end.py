@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tfrecords.errors import DatasetError
-from tfrecords.manifest import read_manifest
+from cxr.errors import DatasetError
+from tfrecords.format.manifest import read_manifest
 from tfrecords.verify import verify
 
 COMMAND = (sys.executable, "-m", "cxr")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import cxr
+from cxr import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("beam_jobs", "tfrecords", "trainer", "tuner")
@@ -49,13 +49,17 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_a_beam_worker_needs_no_tensorflow():
-    loaded = loaded_after("import beam_jobs.pipeline, beam_jobs.tensorboard, tfrecords.verify, tfrecords.inspect")
+    loaded = loaded_after(
+        "import beam_jobs.execution.pipeline, beam_jobs.results.job_log, tfrecords.verify, tfrecords.inspect"
+    )
     assert "apache_beam" in loaded
     assert not loaded & {"tensorflow", "tensorflow_datasets", "keras", "numba"}
 
 
 def test_a_reader_needs_no_beam():
-    loaded = loaded_after("import tfrecords.stream, tfrecords.tfds_image, trainer.input_monitor")
+    loaded = loaded_after(
+        "import tfrecords.streaming.stream, tfrecords.format.tfds_image, trainer.training.input_monitor"
+    )
     assert "tensorflow" in loaded
     assert "apache_beam" not in loaded
 
@@ -65,9 +69,9 @@ def test_looking_into_a_data_set_needs_no_tensorflow(tmp_path):
     assert not loaded_after(opening) & {"apache_beam", "tensorflow", "keras", "numba"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cxr.COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cli.COMMANDS)])
 def test_help_loads_nothing_heavy(arguments):
-    statement = f"import cxr\ntry:\n    cxr.main({arguments!r})\nexcept SystemExit:\n    pass"
+    statement = f"from cxr import cli\ntry:\n    cli.main({arguments!r})\nexcept SystemExit:\n    pass"
     heavy = {
         *("apache_beam", "tensorflow", "tensorflow_datasets", "keras", "jax", "numba"),
         *("sklearn", "scipy", "matplotlib", "tensorboard"),
@@ -76,16 +80,16 @@ def test_help_loads_nothing_heavy(arguments):
 
 
 def test_every_command_explains_itself(capsys):
-    assert cxr.main([]) == 0
+    assert cli.main([]) == 0
     usage = capsys.readouterr().out
-    for name in cxr.COMMANDS:
+    for name in cli.COMMANDS:
         assert name in usage
         with pytest.raises(SystemExit) as stop:
-            cxr.main([name, "--help"])
+            cli.main([name, "--help"])
         assert stop.value.code == 0
         assert f"usage: cxr {name}" in capsys.readouterr().out
 
 
 def test_unknown_command(capsys):
-    assert cxr.main(["preproces"]) == 2
+    assert cli.main(["preproces"]) == 2
     assert "unknown command 'preproces'" in capsys.readouterr().err

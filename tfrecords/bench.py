@@ -16,20 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
-from tfrecords.console import (
-    EXIT_OK,
-    keep_tensorflow_small,
-    load_tensorflow_quietly,
-    progress_bar,
-    run_command,
-    usable_cores,
-)
-from tfrecords.errors import InputError, OutputError
-from tfrecords.manifest import write_atomically
+from cxr.console import EXIT_OK, progress_bar, run_command
+from cxr.errors import InputError, OutputError
+from cxr.files import write_atomically
+from cxr.machine import keep_tensorflow_small, load_tensorflow_quietly, usable_cores
 
 if TYPE_CHECKING:
-    from tfrecords.loader import Loader
-    from tfrecords.options import StreamOptions
+    from tfrecords.streaming.loader import Loader
+    from tfrecords.streaming.stream_options import StreamOptions
 
 STAGES = ("read", "check", "decode", "fit", "batch")
 """What a stream does to an image, in order. Each is measured together with all before it."""
@@ -100,8 +94,8 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
       CxrError: the data set cannot be read or the options do not fit it.
     """
     from tfrecords.dataset import open_dataset
-    from tfrecords.loader import forget_loaders, open_loader
-    from tfrecords.stream import make_stream, plain_errors
+    from tfrecords.streaming.loader import forget_loaders, open_loader
+    from tfrecords.streaming.stream import make_stream, plain_errors
 
     data = open_dataset(root)
     chosen = data.options(split, training=True, epochs=None, cache="none", **options)
@@ -144,7 +138,7 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
 
 def _stage_work(loader: Loader, name: str) -> Callable[[int], object]:
     """What is done to one row, up to and with a stage."""
-    from tfrecords.fit import fit
+    from tfrecords.images.fit import fit
 
     reader, options = loader.reader, loader.options
     if name == "read":
@@ -213,7 +207,7 @@ def _cached(
     stream: Callable[[StreamOptions], Any], loader: Loader, images_s: float, seconds: float
 ) -> tuple[Stage, ...]:
     """The stream from a memory cache, where `auto` would allow it and filling it does not take too long."""
-    from tfrecords.cache import fits_memory
+    from tfrecords.streaming.cache import fits_memory
 
     if not fits_memory(loader.fitted_bytes) or len(loader.index) > _FILL_SECONDS * images_s:
         return ()
@@ -226,7 +220,7 @@ def _cached(
 
 def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Sequence[Stage]) -> list[str]:
     """What would help, most effective first."""
-    from tfrecords.cache import fits_memory
+    from tfrecords.streaming.cache import fits_memory
 
     options, manifest = loader.options, loader.manifest
     advice = []

@@ -13,8 +13,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords.console import EXIT_OK, keep_tensorflow_small, run_command
-from tfrecords.errors import InputError, OutputError
+from cxr.console import EXIT_OK, run_command
+from cxr.errors import InputError, OutputError
+from cxr.machine import keep_tensorflow_small
 
 _CONNECT_SECONDS = 10
 
@@ -60,7 +61,7 @@ def start_worker(dispatcher: str, address: str = "localhost", port: int = 0) -> 
     """
     import tensorflow as tf
 
-    from tfrecords.stream import register_loader
+    from tfrecords.streaming.stream import register_loader
 
     dispatcher = dispatcher.removeprefix("grpc://")
     host, _, number = dispatcher.rpartition(":")

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.errors import InputError, MissingExtraError
-from tfrecords.manifest import Manifest, Split, read_manifest
-from tfrecords.shards import FULL_RUNG, rung_name
+from cxr.errors import InputError, MissingExtraError
+from tfrecords.format.manifest import Manifest, Split, read_manifest
+from tfrecords.format.shards import FULL_RUNG, rung_name
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from tfrecords.options import StreamOptions
+    from tfrecords.streaming.stream_options import StreamOptions
 
 
 class XrayDataset:
@@ -105,7 +105,7 @@ class XrayDataset:
         return class_weights(self.manifest, split)
 
     def stream(self, split: str, **options: Any) -> tf.data.Dataset:
-        """Batches of a split, see `tfrecords.options.StreamOptions` for the options and what an element is.
+        """Batches of a split; `tfrecords.streaming.stream_options.StreamOptions` has the options and the elements.
 
         Training, which ends epochs after so many steps of an endless stream:
 
@@ -115,16 +115,16 @@ class XrayDataset:
         Raises:
           InputError: the options do not fit the data set.
           DatasetError: a shard is missing or damaged. What is found only when a batch is loaded comes as a
-            TensorFlow error with this message in it; inside `tfrecords.stream.plain_errors()`, as it was.
+            TensorFlow error with this message in it; inside `tfrecords.streaming.stream.plain_errors()`, as it was.
         """
-        return _needing_extra("tfrecords.stream").make_stream(
+        return _needing_extra("tfrecords.streaming.stream").make_stream(
             self.root, self.manifest.digest, self.options(split, **options)
         )
 
     def steps_per_epoch(self, split: str, **options: Any) -> int:
         """Batches of an epoch of `stream(split, **options)`, for the same options."""
         chosen = self.options(split, **options)
-        loader = _needing_extra("tfrecords.loader").open_loader(self.root, self.manifest.digest, chosen)
+        loader = _needing_extra("tfrecords.streaming.loader").open_loader(self.root, self.manifest.digest, chosen)
         return loader.plan.steps_per_epoch
 
     def options(self, split: str, **options: Any) -> StreamOptions:
@@ -133,7 +133,7 @@ class XrayDataset:
         Raises:
           InputError: one is unknown or has a bad value.
         """
-        return _needing_extra("tfrecords.options").StreamOptions.of(split, **options)
+        return _needing_extra("tfrecords.streaming.stream_options").StreamOptions.of(split, **options)
 
 
 def open_dataset(root: str | Path) -> XrayDataset:

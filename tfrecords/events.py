@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfrecords.errors import InputError, MissingExtraError
-from tfrecords.framing import RecordWriter
+from cxr.errors import InputError, MissingExtraError
+from tfrecords.format.framing import RecordWriter
 
 EVENT_FILE_PART = "tfevents"
 """What TensorBoard knows an event file by: a part of its name."""

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
-from tfrecords import codec
-from tfrecords.console import format_bytes, run_command
-from tfrecords.errors import DatasetError, InputError, OutputError
-from tfrecords.framing import read_records
-from tfrecords.manifest import Manifest, read_manifest
-from tfrecords.schema import Record
-from tfrecords.shards import AUDIT_NAME, FULL_RUNG
+from cxr.console import format_bytes, run_command
+from cxr.errors import DatasetError, InputError, OutputError
+from tfrecords.format.framing import read_records
+from tfrecords.format.manifest import Manifest, read_manifest
+from tfrecords.format.schema import Record
+from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG
+from tfrecords.images import codec
 from tfrecords.summary import manifest_tables
 
 TILE = 224

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from tfrecords.console import format_bytes
-from tfrecords.manifest import Manifest
+from cxr.console import format_bytes
+from tfrecords.format.manifest import Manifest
 
 
 def manifest_tables(manifest: Manifest) -> str:

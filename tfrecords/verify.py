@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import blake3
 
-from tfrecords import codec
-from tfrecords.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command, usable_cores
-from tfrecords.errors import CorruptError, CxrError, InputError
-from tfrecords.framing import FramedRecord, hash_file, read_records
-from tfrecords.manifest import (
+from cxr.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command
+from cxr.errors import CorruptError, CxrError, InputError
+from cxr.machine import usable_cores
+from tfrecords.format.framing import FramedRecord, hash_file, read_records
+from tfrecords.format.manifest import (
     ImageEntry,
     Manifest,
     Shard,
@@ -29,9 +29,10 @@ from tfrecords.manifest import (
     read_manifest,
     size_histogram,
 )
-from tfrecords.rules import Rules
-from tfrecords.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_rung_name, is_shard_name
-from tfrecords.tfds_metadata import tfds_files
+from tfrecords.format.rules import Rules
+from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_rung_name, is_shard_name
+from tfrecords.format.tfds_metadata import tfds_files
+from tfrecords.images import codec
 
 _WORTH_PROCESSES = 64 << 20
 """Bytes from which on starting worker processes pays."""

@@ -17,10 +17,10 @@ import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tfrecords.console import EXIT_OK, run_command
-from tfrecords.errors import InputError, MissingExtraError
+from cxr.console import EXIT_OK, run_command
+from cxr.errors import InputError, MissingExtraError
 from tfrecords.events import is_event_file
-from tfrecords.shards import MANIFEST_NAME
+from tfrecords.format.shards import MANIFEST_NAME
 
 FIRST_PORT = 6006
 """Port tried first where none is asked for."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrecords.console import EXIT_OK, run_command
-from tfrecords.errors import DatasetError, InputError
+from cxr.console import EXIT_OK, run_command
+from cxr.errors import DatasetError, InputError
 
 _DESCRIPTION = """\
 Compares runs by what `cxr evaluate` found on a split. Lines below the table say where the figures cannot be compared:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.console import EXIT_OK, load_tensorflow_quietly, progress_bar, run_command
+from cxr.console import EXIT_OK, progress_bar, run_command
+from cxr.machine import load_tensorflow_quietly
 
 if TYPE_CHECKING:
     import keras
 
     from tfrecords.dataset import XrayDataset
-    from trainer.operating_point import OperatingPoint
-    from trainer.predictions import Predictions
+    from trainer.evaluation.operating_point import OperatingPoint
+    from trainer.evaluation.predictions import Predictions
     from trainer.run import Run
 
 _DESCRIPTION = """\
@@ -96,28 +97,29 @@ def evaluate(
       run: with a finished epoch.
       data: of the run's labels; need not be what it was trained on.
       split: name.
-      rule: of the operating point, see `trainer.operating_point`; None is the run's own, or the task's usual one.
-      shifts: evaluate under every shift of `trainer.shifts` too.
+      rule: of the operating point, see `trainer.evaluation.operating_point`; None is the run's own, or the task's
+        usual one.
+      shifts: evaluate under every shift of `trainer.evaluation.shifts` too.
       bootstrap: replicates of the intervals.
       output: folder; None is the run's own for the split.
       quiet: no progress bar.
 
     Returns:
-      What `metrics.json` holds, see `trainer.metrics.evaluate_predictions`; besides `run`, `split`, `data`,
+      What `metrics.json` holds, see `trainer.evaluation.metrics.evaluate_predictions`; besides `run`, `split`, `data`,
       `shifts` by name and `worst` of them.
 
     Raises:
       InputError: no such split, data that do not fit the run, or a rule that cannot be met.
       DatasetError: the run has no weights, or the data set is damaged.
     """
+    from cxr.errors import OutputError
+    from cxr.files import write_atomically
     from tfrecords.dataset import check_split
-    from tfrecords.errors import OutputError
-    from tfrecords.manifest import write_atomically
+    from trainer.evaluation.metrics import evaluate_predictions
     from trainer.facts import VALIDATION
-    from trainer.loading import load_model
-    from trainer.metrics import evaluate_predictions
     from trainer.report import write_report
-    from trainer.validation import predict_split, predict_validation
+    from trainer.training.trained import load_model
+    from trainer.training.validation import predict_split, predict_validation
 
     run.facts.check_same_kind(data)
     check_split(data.manifest, split)
@@ -154,9 +156,9 @@ def evaluate(
 
 def choose_operating_point(run: Run, rule: str | None, validation: Callable[[], Predictions]) -> OperatingPoint:
     """The run's own; chosen on validation and stored where its weights have none, or another rule is wanted."""
-    from tfrecords.errors import DatasetError
+    from cxr.errors import DatasetError
+    from trainer.evaluation.operating_point import OperatingPoint, read_operating_point, write_operating_point
     from trainer.facts import VALIDATION
-    from trainer.operating_point import OperatingPoint, read_operating_point, write_operating_point
 
     weights = run.weights_digest()
     try:
@@ -184,9 +186,9 @@ def shift_suite(
     """
     from functools import partial
 
-    from trainer.metrics import evaluate_predictions
-    from trainer.shifts import SHIFTS, apply_shift, suite_summary
-    from trainer.validation import predict_split
+    from trainer.evaluation.metrics import evaluate_predictions
+    from trainer.evaluation.shifts import SHIFTS, apply_shift, suite_summary
+    from trainer.training.validation import predict_split
 
     found = {}
     for name in progress_bar(list(SHIFTS), "shifts", quiet=quiet, unit="shift", leave=False):

@@ -14,12 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfrecords.console import EXIT_OK, load_tensorflow_quietly, run_command
-from tfrecords.errors import CxrError, InputError, OutputError
+from cxr.console import EXIT_OK, run_command
+from cxr.errors import CxrError, InputError, OutputError
+from cxr.machine import load_tensorflow_quietly
 
 if TYPE_CHECKING:
-    from trainer.classifier import Classifier
     from trainer.run import Run
+    from trainer.training.classifier import Classifier
 
 FACTS_NAME = "cxr.json"
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -112,7 +113,7 @@ def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int
     """
     import keras
 
-    from trainer.loading import load_model
+    from trainer.training.trained import load_model
 
     if keras.backend.backend() != "tensorflow":
         raise InputError(
@@ -159,7 +160,7 @@ def _save(run: Run, model: Classifier, folder: Path) -> None:
     import keras
     import tensorflow as tf
 
-    from trainer.serving import decode_and_fit
+    from trainer.serving.graph import decode_and_fit
 
     size, channels, bit_depth = run.config.size, run.facts.channels, run.facts.bit_depth
     dtype = tf.uint16 if bit_depth == 16 else tf.uint8
@@ -184,7 +185,7 @@ def _save(run: Run, model: Classifier, folder: Path) -> None:
 
 def _facts(run: Run) -> dict[str, Any]:
     """What `cxr.json` holds: all that is needed to use the export rightly."""
-    from trainer.operating_point import read_operating_point
+    from trainer.evaluation.operating_point import read_operating_point
 
     point = read_operating_point(run.operating_point, run.weights_digest())
     facts = run.facts
@@ -222,8 +223,8 @@ def check_export(run: Run, model: Classifier, folder: Path, count: int) -> Expor
     import numpy as np
     import tensorflow as tf
 
-    from trainer.image_files import FileLoader
-    from trainer.validation import predict_images
+    from trainer.serving.image_files import FileLoader
+    from trainer.training.validation import predict_images
 
     source, files = _some_files(run, count)
     loader = FileLoader(run.config, run.facts, through_rung=False)  # as the graph does
@@ -248,8 +249,8 @@ def _some_files(run: Run, count: int) -> tuple[str, list[bytes]]:
     """Where they are from, and so many JPEG or PNG files, as bytes."""
     import numpy as np
 
-    from tfrecords import codec
     from tfrecords.dataset import open_dataset
+    from tfrecords.images import codec
 
     try:
         data = open_dataset(run.facts.path)
@@ -274,10 +275,10 @@ def _stored_files(data: Any, split: str, count: int) -> list[bytes]:
     """Files of a split as they are stored at full resolution, evenly over it; PNG where raw pixels are stored."""
     import numpy as np
 
-    from tfrecords import codec
-    from tfrecords.loader import open_loader
-    from tfrecords.schema import ENCODINGS
-    from tfrecords.shards import FULL_RUNG
+    from tfrecords.format.schema import ENCODINGS
+    from tfrecords.format.shards import FULL_RUNG
+    from tfrecords.images import codec
+    from tfrecords.streaming.loader import open_loader
 
     options = data.options(split, rung=FULL_RUNG, cache="none")
     reader = open_loader(data.root, data.manifest.digest, options).reader

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cxr.errors import InputError
 from tfrecords.dataset import XrayDataset, check_split
-from tfrecords.errors import InputError
-from trainer.predictions import Task, task_of
+from trainer.evaluation.predictions import Task, task_of
 
 TRAIN, VALIDATION = "train", "val"
 """Splits that training reads."""

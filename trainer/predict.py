@@ -14,17 +14,18 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tfrecords.console import EXIT_FAILED, EXIT_OK, load_tensorflow_quietly, progress_bar, run_command, usable_cores
-from tfrecords.errors import InputError, OutputError
+from cxr.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command
+from cxr.errors import InputError, OutputError
+from cxr.machine import load_tensorflow_quietly, usable_cores
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from trainer.evaluation.operating_point import OperatingPoint
     from trainer.facts import DataFacts
-    from trainer.image_files import FileLoader, ImageFile
-    from trainer.operating_point import OperatingPoint
     from trainer.run import Run
+    from trainer.serving.image_files import FileLoader, ImageFile
 
 _DESCRIPTION = """\
 Predicts the labels of image files: JPEG, PNG, TIFF, BMP, WebP or DICOM, recognised by content, 8 or 16 bit.
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `cxr predict`; returns its exit status."""
     arguments = build_parser().parse_args(argv)
 
-    from trainer.image_files import FileLoader, list_image_files
+    from trainer.serving.image_files import FileLoader, list_image_files
 
     if not 0 < arguments.max_megapixels < math.inf:
         raise InputError(f"--max-megapixels {arguments.max_megapixels:g}: expected a finite number above 0")
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run = open_run(arguments.run)
         load_tensorflow_quietly()
-        from trainer.loading import load_model
+        from trainer.training.trained import load_model
 
         model = load_model(run)
         point, note = operating_point_of(run, arguments.operating_point, model)
@@ -146,8 +147,8 @@ def predict_files(
     """
     import numpy as np
 
-    from trainer.image_files import read_ahead
-    from trainer.validation import PREDICT_BATCH, predict_images
+    from trainer.serving.image_files import read_ahead
+    from trainer.training.validation import PREDICT_BATCH, predict_images
 
     loaded = read_ahead(files, loader.read, threads or usable_cores(), ahead=2 * PREDICT_BATCH)
     with contextlib.closing(loaded):
@@ -174,7 +175,7 @@ def _decide(
     """Names of the labels that are predicted, and probabilities, of each image of float32 [images, labels]."""
     import numpy as np
 
-    from trainer.predictions import Predictions, one_hot
+    from trainer.evaluation.predictions import Predictions, one_hot
 
     count = len(probabilities)
     truth = np.zeros(probabilities.shape if facts.multi_label else count, np.uint8)  # unknown, and not looked at
@@ -193,15 +194,15 @@ def operating_point_of(
 
     Args:
       run: its own operating point is taken, unless there is none or the rule differs.
-      rule: see `trainer.operating_point.parse_rule`; None is the run's own, else the most probable label.
+      rule: see `trainer.evaluation.operating_point.parse_rule`; None is the run's own, else the most probable label.
       model: of the run, for rules that are chosen on its validation split; loaded where they need one.
 
     Raises:
       InputError: not a rule for this task, or it needs the run's data set, which is gone or another one now.
       DatasetError: the run's operating point is damaged.
     """
+    from trainer.evaluation.operating_point import OperatingPoint, parse_rule, read_operating_point
     from trainer.facts import VALIDATION
-    from trainer.operating_point import OperatingPoint, parse_rule, read_operating_point
 
     facts = run.facts
     stored = read_operating_point(run.operating_point, run.weights_digest())
@@ -216,8 +217,8 @@ def operating_point_of(
         return point, note
     if parse_rule(rule, facts.task)[0] == "argmax":
         return OperatingPoint("argmax", {}, ""), note
-    from trainer.loading import load_model
-    from trainer.validation import predict_validation
+    from trainer.training.trained import load_model
+    from trainer.training.validation import predict_validation
 
     predictions = predict_validation(run, model or load_model(run))
     return OperatingPoint.choose(predictions, rule, facts.positive, VALIDATION), note

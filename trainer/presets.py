@@ -19,7 +19,7 @@ class Preset:
 
     Attributes:
       text: what it is, in a line.
-      config: fields of `trainer.config.TrainConfig` that differ from the defaults.
+      config: fields of `trainer.train_config.TrainConfig` that differ from the defaults.
     """
 
     text: str

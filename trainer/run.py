@@ -28,10 +28,10 @@ from typing import Any
 
 import blake3
 
-from tfrecords.errors import BusyError, DatasetError, InputError, OutputError
-from tfrecords.manifest import write_atomically
-from trainer.config import TrainConfig
+from cxr.errors import BusyError, DatasetError, InputError, OutputError
+from cxr.files import write_atomically
 from trainer.facts import DataFacts
+from trainer.train_config import TrainConfig
 
 RUN_NAME = "run.json"
 _WEIGHTS = Path("checkpoints", "best.weights.h5")

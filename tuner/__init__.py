@@ -14,11 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.config import SearchConfig
-    from tuner.launch import Resources, load_config, search, work
-    from tuner.parameter import Parameter
+    from tuner.cluster.launch import Resources, load_config, search, work
     from tuner.results import SearchResult, TrialResult, read_search
-    from tuner.space import Space
+    from tuner.search_config import SearchConfig
+    from tuner.space.parameter import Parameter
+    from tuner.space.space import Space
 
 __all__ = [
     "Parameter",
@@ -33,11 +33,11 @@ __all__ = [
     "work",
 ]
 _HOMES = {
-    "config": ("SearchConfig",),
-    "launch": ("Resources", "load_config", "search", "work"),
+    "search_config": ("SearchConfig",),
+    "cluster.launch": ("Resources", "load_config", "search", "work"),
     "results": ("SearchResult", "TrialResult", "read_search"),
-    "parameter": ("Parameter",),
-    "space": ("Space",),
+    "space.parameter": ("Parameter",),
+    "space.space": ("Space",),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from trainer.config import MONITORS
+from trainer.train_config import MONITORS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrecords.manifest import write_atomically
+from cxr.files import write_atomically
 from tuner.results import RECORD_NAME
 
 

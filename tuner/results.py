@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfrecords.errors import DatasetError, OutputError
-from tfrecords.manifest import write_atomically
+from cxr.errors import DatasetError, OutputError
+from cxr.files import write_atomically
 from tuner.objectives import OBJECTIVES
 
 SEARCH_NAME = "search.json"

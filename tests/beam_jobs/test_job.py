@@ -15,18 +15,18 @@ import pytest
 from PIL import Image
 
 from beam_jobs import job as job_module
-from beam_jobs.config import PreprocessConfig
+from beam_jobs.execution.pipeline import is_local, make_options
+from beam_jobs.execution.workspace import Workspace
 from beam_jobs.job import preprocess
-from beam_jobs.naming import kermany_patient
-from beam_jobs.pipeline import is_local, make_options
 from beam_jobs.preprocess import main
-from beam_jobs.sources import FolderSource
-from beam_jobs.tensorboard import LOG_NAME
-from beam_jobs.workspace import Workspace
-from tfrecords import codec
-from tfrecords.errors import CxrError, DatasetError, InputError, OutputError
+from beam_jobs.preprocess_config import PreprocessConfig
+from beam_jobs.results.job_log import LOG_NAME
+from beam_jobs.sources.naming import kermany_patient
+from beam_jobs.sources.source import FolderSource
+from cxr.errors import CxrError, DatasetError, InputError, OutputError
+from tfrecords.format.manifest import read_manifest
+from tfrecords.images import codec
 from tfrecords.inspect import read_split
-from tfrecords.manifest import read_manifest
 from tfrecords.verify import verify
 
 IN_PROCESS = ("--runner=FnApiRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory")
@@ -38,7 +38,7 @@ def run(source: Path, output: Path, **options):
 
 def command(*arguments: object) -> int:
     """What the shell would get from `cxr preprocess ARGUMENTS`, in this process."""
-    from tfrecords.console import run_command
+    from cxr.console import run_command
 
     return run_command(main, [*map(str, arguments), *IN_PROCESS, "--quiet"])
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfrecords import codec
-from tfrecords.framing import RecordWriter
-from tfrecords.manifest import (
+from cxr.files import write_atomically
+from tfrecords.format.framing import RecordWriter
+from tfrecords.format.manifest import (
     ImageEntry,
     Manifest,
     Rung,
@@ -28,11 +28,11 @@ from tfrecords.manifest import (
     combine_statistics,
     fingerprint,
     size_histogram,
-    write_atomically,
 )
-from tfrecords.schema import Record
-from tfrecords.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, rung_name
-from tfrecords.tfds_metadata import write_tfds_metadata
+from tfrecords.format.schema import Record
+from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, rung_name
+from tfrecords.format.tfds_metadata import write_tfds_metadata
+from tfrecords.images import codec
 
 LABELS = ("NORMAL", "PNEUMONIA", "Ödem")
 SHARDS = {"train": (3, 2), "val": (2,)}

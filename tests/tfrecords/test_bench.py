@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-import cxr
+from cxr import cli
 from tfrecords.bench import STAGES, measure, to_text
 
 
@@ -55,7 +55,7 @@ def test_a_rung_is_advised_where_full_images_are_shrunk(source_set):
 def test_command_line(dataset, tmp_path, capsys):
     figures = tmp_path / "figures.json"
     arguments = ["bench", str(dataset.root), "--seconds", "0.2", "--image-size", "16", "--json", str(figures)]
-    assert cxr.main(arguments) == 0
+    assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "megapixels/s" in printed
     assert "bottleneck:" in printed
@@ -76,10 +76,10 @@ def test_command_line(dataset, tmp_path, capsys):
     ],
 )
 def test_bad_arguments(dataset, capsys, arguments, message):
-    assert cxr.main(["bench", str(dataset.root), *arguments]) == 1
+    assert cli.main(["bench", str(dataset.root), *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_no_data_set(tmp_path, capsys):
-    assert cxr.main(["bench", str(tmp_path)]) == 1
+    assert cli.main(["bench", str(tmp_path)]) == 1
     assert "is not a data set" in capsys.readouterr().err

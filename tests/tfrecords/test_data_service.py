@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-import cxr
 import tfrecords
-from tfrecords.errors import CorruptError, InputError
-from tfrecords.loader import forget_loaders
-from tfrecords.stream import plain_errors
+from cxr import cli
+from cxr.errors import CorruptError, InputError
+from tfrecords.streaming.loader import forget_loaders
+from tfrecords.streaming.stream import plain_errors
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -90,7 +90,7 @@ def test_a_bad_address_is_refused(dataset):
 
 
 def test_a_bad_port_is_refused(capsys):
-    assert cxr.main(["data-service", "dispatcher", "--port", "70000"]) == 1
+    assert cli.main(["data-service", "dispatcher", "--port", "70000"]) == 1
     assert "--port 70000: expected 0 to 65535" in capsys.readouterr().err
 
 
@@ -99,7 +99,7 @@ def test_a_bad_port_is_refused(capsys):
     [("nowhere", "expected an address such as host:5050"), ("localhost:1", "no dispatcher answers at localhost:1")],
 )
 def test_a_worker_without_a_dispatcher(capsys, address, message):
-    assert cxr.main(["data-service", "worker", "--dispatcher", address]) == 1
+    assert cli.main(["data-service", "worker", "--dispatcher", address]) == 1
     assert message in capsys.readouterr().err
 
 

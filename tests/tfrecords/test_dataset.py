@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxr.errors import DatasetError, InputError
 from tfrecords.dataset import XrayDataset, open_dataset
-from tfrecords.errors import DatasetError, InputError
-from tfrecords.manifest import read_manifest
-from tfrecords.options import StreamOptions
+from tfrecords.format.manifest import read_manifest
+from tfrecords.streaming.stream_options import StreamOptions
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
-from tfrecords.errors import InputError, MissingExtraError
+from cxr.errors import InputError, MissingExtraError
 from tfrecords.events import EventWriter, is_event_file
-from tfrecords.framing import read_records
+from tfrecords.format.framing import read_records
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
 SCORES = np.array([0.0, 0.35, 0.29, 0.8, 0.8, 1.0, 0.145, 0.995])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfrecords import codec
-from tfrecords.console import run_command
-from tfrecords.errors import CorruptError, DatasetError
+from cxr.console import run_command
+from cxr.errors import CorruptError, DatasetError
+from tfrecords.images import codec
 from tfrecords.inspect import TILE, contact_sheet, describe_record, label_names, main, read_split
 
 CAPTION = 34

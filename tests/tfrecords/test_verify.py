@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfrecords import codec
-from tfrecords.console import run_command
-from tfrecords.errors import DatasetError, InputError
-from tfrecords.framing import RecordWriter, read_records
-from tfrecords.manifest import MANIFEST_NAME, Rung, Shard, read_manifest
+from cxr.console import run_command
+from cxr.errors import DatasetError, InputError
+from tfrecords.format.framing import RecordWriter, read_records
+from tfrecords.format.manifest import MANIFEST_NAME, Rung, Shard, read_manifest
+from tfrecords.images import codec
 from tfrecords.verify import main, verify
 
 

@@ -11,13 +11,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
-from beam_jobs.config import PreprocessConfig
 from beam_jobs.job import preprocess
+from beam_jobs.preprocess_config import PreprocessConfig
 from tfrecords.dataset import XrayDataset, open_dataset
-from trainer.config import TrainConfig
 from trainer.facts import DataFacts
 from trainer.run import Run, create_run
-from trainer.training import train
+from trainer.train_config import TrainConfig
+from trainer.training.loop import train
 
 ONE_WORKER = ["--direct_num_workers=1", "--direct_running_mode=in_memory"]
 SMALL = {

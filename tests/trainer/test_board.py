@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tfrecords.errors import InputError, MissingExtraError
+from cxr.errors import InputError, MissingExtraError
 from tfrecords.events import EventWriter
 from trainer.board import Logged, describe, find_logs, main, serve
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 from trainer.compare import COLUMNS, METRICS, compare_runs, main
-from trainer.config import TrainConfig
 from trainer.facts import DataFacts
 from trainer.run import create_run
+from trainer.train_config import TrainConfig
 
 PATHS = ("val/a.png", "val/b.png")
 

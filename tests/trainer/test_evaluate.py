@@ -7,16 +7,16 @@ import shutil
 
 import pytest
 
-from tfrecords.console import run_command
+from cxr.console import run_command
+from cxr.errors import InputError
 from tfrecords.dataset import open_dataset
-from tfrecords.errors import InputError
 from trainer.evaluate import evaluate, main, shift_suite
-from trainer.loading import load_model
-from trainer.operating_point import OperatingPoint, read_operating_point
-from trainer.predictions import Predictions
+from trainer.evaluation.operating_point import OperatingPoint, read_operating_point
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.shifts import SHIFTS
 from trainer.run import Run, open_run
-from trainer.shifts import SHIFTS
-from trainer.validation import predict_split
+from trainer.training.trained import load_model
+from trainer.training.validation import predict_split
 
 
 @pytest.fixture

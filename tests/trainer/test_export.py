@@ -17,17 +17,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfrecords import codec
-from tfrecords.decode import decode
-from tfrecords.errors import InputError, OutputError
-from tfrecords.fit import FITS
+from cxr.errors import InputError, OutputError
+from tfrecords.images import codec
+from tfrecords.images.decode import decode
+from tfrecords.images.fit import FITS
 from trainer import export
-from trainer.classifier import build_classifier
 from trainer.export import FACTS_NAME, check_export, export_run
-from trainer.image_files import FileLoader, list_image_files
-from trainer.loading import load_model
-from trainer.serving import decode_and_fit
-from trainer.validation import predict_images
+from trainer.serving.graph import decode_and_fit
+from trainer.serving.image_files import FileLoader, list_image_files
+from trainer.training.classifier import build_classifier
+from trainer.training.trained import load_model
+from trainer.training.validation import predict_images
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BACKEND = keras.backend.backend()
@@ -164,8 +164,8 @@ def test_weights_of_one_backend_are_those_of_the_other(trained, expected, tmp_pa
 import sys
 from pathlib import Path
 import numpy as np
-from trainer.loading import load_model
-from trainer.validation import predict_images
+from trainer.training.trained import load_model
+from trainer.training.validation import predict_images
 here = Path(sys.argv[2])
 np.save(here / "found.npy", predict_images(load_model(sys.argv[1]), np.load(here / "images.npy")))
 """

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs.config import PreprocessConfig
 from beam_jobs.job import preprocess
-from tfrecords import codec
+from beam_jobs.preprocess_config import PreprocessConfig
+from cxr.errors import DatasetError, InputError, OutputError
 from tfrecords.dataset import open_dataset
-from tfrecords.errors import DatasetError, InputError, OutputError
-from trainer.classifier import build_classifier
+from tfrecords.images import codec
+from trainer.evaluation.operating_point import OperatingPoint, write_operating_point
 from trainer.facts import DataFacts
-from trainer.image_files import FileLoader, ImageFile, list_image_files, lower_depth, read_ahead
-from trainer.loading import load_model
-from trainer.operating_point import OperatingPoint, write_operating_point
 from trainer.predict import main, operating_point_of, predict_files, write_predictions
 from trainer.run import Run
-from trainer.validation import predict_images, predict_split
+from trainer.serving.image_files import FileLoader, ImageFile, list_image_files, lower_depth, read_ahead
+from trainer.training.classifier import build_classifier
+from trainer.training.trained import load_model
+from trainer.training.validation import predict_images, predict_split
 
 ARGMAX = OperatingPoint("argmax", {}, "")
 

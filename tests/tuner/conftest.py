@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from beam_jobs.config import PreprocessConfig
 from beam_jobs.job import preprocess
+from beam_jobs.preprocess_config import PreprocessConfig
 from tuner.results import SearchResult, read_search
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ class Tuning:
         self.output = project.with_suffix(".out")
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tuner.task", "--project", str(project), *map(str, arguments)],
+                [sys.executable, "-m", "tuner.tune", "--project", str(project), *map(str, arguments)],
                 cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -86,7 +86,7 @@ class Tuning:
         """Process ids of the workers of this project, by name; those of them that have started."""
         found = {}
         for pid, arguments in processes_naming(str(self.project)):
-            if "tuner.worker" in arguments:
+            if "tuner.cluster.worker" in arguments:
                 found[json.loads(arguments[-1])["name"]] = pid
         return found
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 from trainer.augmentation.ranges import check_range
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 
 
 def check_range(name: str, value: float, *, least: float = 0.0, above: float | None = None, most: float) -> float:

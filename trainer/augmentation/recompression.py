@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 from trainer.augmentation.layer import RandomImageLayer
 from trainer.augmentation.ranges import check_range
 

@@ -13,8 +13,8 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfrecords.errors import InputError
-from trainer.models.options import (
+from cxr.errors import InputError
+from trainer.models.model_options import (
     ApplicationOptions,
     ConvOptions,
     MlpOptions,

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 from keras import KerasTensor, layers
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 from trainer.models.layers import KEEPS_AVERAGES, MOMENTUM, leaf_layers
-from trainer.models.options import ApplicationOptions
+from trainer.models.model_options import ApplicationOptions
 from trainer.models.weights import load_weights
 
 LATER = "later"

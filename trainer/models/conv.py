@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import KerasTensor, layers
 
 from trainer.models.layers import initializer, normalize, pool_all
-from trainer.models.options import ConvOptions, XceptionOptions
+from trainer.models.model_options import ConvOptions, XceptionOptions
 
 
 def build_conv(x: KerasTensor, options: ConvOptions) -> KerasTensor:

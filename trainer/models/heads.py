@@ -7,11 +7,11 @@ import math
 import keras
 from keras import KerasTensor, layers
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 from trainer.models.applications import build_application
 from trainer.models.conv import build_conv, build_xception
 from trainer.models.layers import KEEPS_AVERAGES, initializer, leaf_layers, pool_all
-from trainer.models.options import (
+from trainer.models.model_options import (
     ApplicationOptions,
     ConvOptions,
     ModelOptions,

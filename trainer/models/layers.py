@@ -7,7 +7,7 @@ import math
 import keras
 from keras import KerasTensor, layers
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 
 MOMENTUM = 0.9
 """Of BatchNormalization. Keras's 0.99 needs hundreds of steps until its averages are of use in validation."""

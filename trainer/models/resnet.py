@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import KerasTensor, layers
 
 from trainer.models.layers import normalize, pool_all
-from trainer.models.options import ResNetOptions
+from trainer.models.model_options import ResNetOptions
 
 
 def build_resnet(x: KerasTensor, options: ResNetOptions) -> KerasTensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import keras
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 from trainer.models.layers import leaf_layers
 
 SUFFIXES = (".weights.h5", ".h5", ".keras")

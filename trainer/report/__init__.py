@@ -17,11 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tfrecords.errors import OutputError
-from tfrecords.manifest import write_atomically
-from trainer.metrics import classification_report
+from cxr.errors import OutputError
+from cxr.files import write_atomically
+from trainer.evaluation.metrics import classification_report
 from trainer.report import plots, sections
-from trainer.report.board import write_board
+from trainer.report.evaluation_log import write_board
 from trainer.report.gallery import choose_examples, contact_sheet, read_pictures
 from trainer.report.markup import Html, element, join, page, paragraph
 from trainer.report.markup import plots as beside
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import keras
 
     from tfrecords.dataset import XrayDataset
-    from trainer.operating_point import OperatingPoint
-    from trainer.predictions import Predictions
+    from trainer.evaluation.operating_point import OperatingPoint
+    from trainer.evaluation.predictions import Predictions
     from trainer.run import Run
 
 REPORT_NAME = "report.html"

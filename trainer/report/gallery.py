@@ -12,13 +12,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cxr.errors import InputError
 from tfrecords.dataset import XrayDataset
-from tfrecords.errors import InputError
-from tfrecords.fit import fit
-from tfrecords.loader import open_loader
-from trainer.config import TrainConfig
-from trainer.operating_point import OperatingPoint
-from trainer.predictions import Predictions
+from tfrecords.images.fit import fit
+from tfrecords.streaming.loader import open_loader
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions
+from trainer.train_config import TrainConfig
 
 if TYPE_CHECKING:
     import keras
@@ -196,7 +196,7 @@ def read_pictures(
     rows = [int(predictions.rows[example.index]) for example in examples]
     largest = open_loader(data.root, data.manifest.digest, data.options(split, image_size=SIDE))
     shown = [_shrink(_to_uint8(largest.reader.image(row))) for row in rows]
-    from trainer.gradcam import gradcam, overlay  # loads Keras, which other pages do without
+    from trainer.report.gradcam import gradcam, overlay  # loads Keras, which other pages do without
 
     heats: list[np.ndarray | None] = [None] * len(rows)
     why = _why_no_heat(model)
@@ -216,7 +216,7 @@ def read_pictures(
 
 
 def _why_no_heat(model: keras.Model) -> str:
-    from trainer.gradcam import has_feature_map
+    from trainer.report.gradcam import has_feature_map
 
     try:
         return (
@@ -227,7 +227,7 @@ def _why_no_heat(model: keras.Model) -> str:
 
 
 def place_heat(heat: np.ndarray, how: str, height: int, width: int) -> np.ndarray:
-    """Heat over what the model was fed, put over the whole image; undoes `tfrecords.fit.fit`.
+    """Heat over what the model was fed, put over the whole image; undoes `tfrecords.images.fit.fit`.
 
     Args:
       heat: float32 [fed height, fed width] in [0, 1].

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.metrics import CALIBRATION_BINS, calibration_curve, pr_curve, roc_curve
-from trainer.operating_point import OperatingPoint
-from trainer.predictions import Predictions
+from trainer.evaluation.metrics import CALIBRATION_BINS, calibration_curve, pr_curve, roc_curve
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions
 from trainer.report.style import (
     COLOURS,
     MARKERS,

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tfrecords.dataset import XrayDataset
-from tfrecords.shards import AUDIT_NAME
-from trainer.metrics import ERROR_METRICS, METRICS, evaluate_predictions
-from trainer.operating_point import OperatingPoint
-from trainer.predictions import Predictions
+from tfrecords.format.shards import AUDIT_NAME
+from trainer.evaluation.metrics import ERROR_METRICS, METRICS, evaluate_predictions
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.shifts import SHIFTS
 from trainer.report.gallery import Group, Picture
 from trainer.report.markup import LINE_BREAK, Html, element, facts, join, paragraph, picture, plots, table, warning
 from trainer.report.words import (
@@ -31,7 +32,6 @@ from trainer.report.words import (
     split_cautions,
 )
 from trainer.run import Run
-from trainer.shifts import SHIFTS
 
 DISCLAIMER = "For research only; not a medical device. It must not be used to decide about a patient."
 _SHIFT_COLUMNS = ("accuracy", "recall", "specificity", "roc_auc", "calibration_error")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.operating_point import parse_rule
+from trainer.evaluation.operating_point import parse_rule
 
 NAMES = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier score"}
 EXPLANATIONS = {

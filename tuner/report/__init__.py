@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfrecords.errors import OutputError
-from tfrecords.manifest import write_atomically
+from cxr.errors import OutputError
+from cxr.files import write_atomically
 from tuner.report.importance import Importances, hyperparameter_importance
 from tuner.results import SearchResult
 
@@ -42,7 +42,7 @@ def write_report(
       search: finished or not, with any number of trials.
       folder: made where it does not exist; None for PROJECT/report.
       importances: of the hyperparameters, where they are known already.
-      finals: what training the best again gave, see `tuner.final`; None where that was not done.
+      finals: what training the best again gave, see `tuner.final_runs`; None where that was not done.
       top: trials whose curves stand out from the others, at most 8.
 
     Returns:
@@ -77,11 +77,11 @@ def _page(
 ) -> str:
     from trainer.report.markup import page
     from trainer.report.sections import DISCLAIMER
-    from tuner.report import sections
+    from tuner.report import search_sections as sections
 
     content = [("The result", sections.summary_section(search, best_file))]
     if finals:
-        from tuner.final import final_rows
+        from tuner.final_runs import final_rows
 
         content.append(("The best, trained again", sections.finals_section(finals, *final_rows(finals))))
     content += [

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from tuner.parameter import Parameter
 from tuner.results import SearchResult, TrialResult
-from tuner.space import Space
+from tuner.space.parameter import Parameter
+from tuner.space.space import Space
 
 LEAST_CONFIGURATIONS = 10
 """Below, no importances are given: any order would come of chance."""

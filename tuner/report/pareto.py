@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tfrecords.errors import InputError
+from cxr.errors import InputError
 
 
 def pareto_front(

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tuner.results import SearchResult, TrialResult
-from tuner.space import Space
-from tuner.translation import plain
+from tuner.space.space import Space
+from tuner.space.translation import plain
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 HEAD = ("rank", "trial", "score", "epochs", "status", "model", "size", "parameters", "images/s")

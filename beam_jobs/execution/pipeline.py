@@ -1,0 +1,278 @@
+"""The Beam side: what runs on workers, and how a pipeline is run here or on a cluster.
+
+Every stage has the same shape. The driver writes small task files, `Create` sends their paths, `Reshuffle`
+spreads them, and a DoFn hands each to a plain function that writes its result beside it under a temporary
+name and renames it. So only paths cross a shuffle, a task that is done is never done again (by a retry, a
+second attempt, or a job that continues), and every runner gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options import pipeline_options
+
+from beam_jobs.execution.progress import ProgressWriter, run_with_bar
+from beam_jobs.execution.shard_writer import ShardSettings, write_shard
+from beam_jobs.planning.headers import IndexRow, hash_image, run_task, scan_image
+from beam_jobs.planning.plan import ShardPlan
+from beam_jobs.sources.source import Source
+from cxr.errors import CxrError, InputError
+
+LOCAL_RUNNER = "FnApiRunner"
+"""Beam's own local runner; what `DirectRunner` stands for first looks for another, downloaded, one."""
+_LOCAL_NAMES = ("fnapirunner", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerContext:
+    """What every worker holds: source, progress folder, and the driver's process id where it is on the same machine."""
+
+    source: Source
+    progress: str
+    driver: int | None
+
+    def open_progress(self) -> ProgressWriter:
+        """A progress file of this worker's own."""
+        return ProgressWriter(Path(self.progress), self.driver)
+
+
+class _TaskFn(beam.DoFn, abc.ABC):
+    """A DoFn over task files that reports progress and turns expected errors into an output.
+
+    An expected error (a full disk, a missing package) goes to the driver as text: raised here, it would be
+    retried by a cluster, and reach the person as the end of a traceback.
+    """
+
+    def __init__(self, context: WorkerContext):
+        self._context = context
+        self._progress: ProgressWriter | None = None
+        self._images = Metrics.counter("cxr", "images")
+        self._bytes = Metrics.counter("cxr", "source_bytes")
+
+    def setup(self) -> None:
+        self._progress = self._context.open_progress()
+
+    def process(self, task: str) -> Iterable[str]:
+        try:
+            if not errors_path(Path(self._context.progress)).exists():  # else the job has failed already
+                self.run(Path(task))
+        except CxrError as error:
+            yield str(error)
+        finally:
+            if self._progress is not None:
+                self._progress.flush()
+
+    @abc.abstractmethod
+    def run(self, task: Path) -> None:
+        """Does one task."""
+
+    def report(self, images: int, size: int) -> None:
+        self._images.inc(images)
+        self._bytes.inc(size)
+        if self._progress is not None:
+            self._progress.add(images, size)
+
+
+class _ScanFn(_TaskFn):
+    def __init__(self, context: WorkerContext, max_pixels: int, salt: str):
+        super().__init__(context)
+        self._max_pixels = max_pixels
+        self._salt = salt
+        self._rejects = Metrics.counter("cxr", "unreadable_headers")
+
+    def run(self, task: Path) -> None:
+        def scan(row: IndexRow) -> IndexRow:
+            return scan_image(self._context.source, row.image, self._max_pixels, self._salt)
+
+        self._rejects.inc(sum(row.reject is not None for row in run_task(task, scan, self.report)))
+
+
+class _HashFn(_TaskFn):
+    def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
+        super().__init__(context)
+        self._max_pixels = max_pixels
+        self._bit_depth = bit_depth
+
+    def run(self, task: Path) -> None:
+        def hash_row(row: IndexRow) -> IndexRow:
+            return hash_image(self._context.source, row, self._max_pixels, self._bit_depth)
+
+        run_task(task, hash_row, self.report)
+
+
+class _WriteShardFn(_TaskFn):
+    def __init__(self, context: WorkerContext, settings: ShardSettings):
+        super().__init__(context)
+        self._settings = settings
+        self._shards = Metrics.counter("cxr", "shards")
+        self._rejects = Metrics.counter("cxr", "rejects")
+        self._written = Metrics.counter("cxr", "written_bytes")
+
+    def run(self, task: Path) -> None:
+        plan = ShardPlan.from_json(task.read_text(encoding="utf-8"))
+        result = write_shard(self._settings, plan, self._context.source, self.report)
+        self._shards.inc()
+        self._rejects.inc(len(result.rejects))
+        self._written.inc(sum(shard.bytes for shard in result.files.values()))
+
+
+class _Tasks(beam.PTransform):
+    """tasks: str -> errors: str, each task done by one worker."""
+
+    def __init__(self, function: _TaskFn):
+        super().__init__()
+        self._function = function
+
+    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
+        return tasks | "Spread" >> beam.Reshuffle() | "Do" >> beam.ParDo(self._function)
+
+
+class ScanImages(_Tasks):
+    """Reads the header of every image of a PCollection of task files (`index.write_tasks`).
+
+    The rows with headers are written beside the tasks; the output PCollection holds error texts.
+    """
+
+    def __init__(self, context: WorkerContext, max_pixels: int, salt: str):
+        super().__init__(_ScanFn(context, max_pixels, salt))
+
+
+class HashPixels(_Tasks):
+    """Decodes every image of a PCollection of task files and adds its pixel hash to the rows beside them."""
+
+    def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
+        super().__init__(_HashFn(context, max_pixels, bit_depth))
+
+
+class WriteShards(_Tasks):
+    """Writes the shards of a PCollection of plan files, each in every rung, by one worker."""
+
+    def __init__(self, context: WorkerContext, settings: ShardSettings):
+        super().__init__(_WriteShardFn(context, settings))
+
+
+def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -> None:
+    """Refuses options that neither this command nor Beam knows; Beam itself would ignore them.
+
+    Args:
+      arguments: what is left for Beam.
+      own_options: this command's options, to suggest from.
+
+    Raises:
+      InputError: an unknown option, naming the closest known one.
+    """
+    parser = pipeline_options._BeamArgumentParser(add_help=False, allow_abbrev=False)
+    for options in pipeline_options.PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        known = [*own_options, *parser._option_string_actions]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; neither `cxr preprocess --help` nor Apache Beam knows it"
+        raise InputError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]!r}{hint}")
+
+
+def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.PipelineOptions:
+    """Beam's options: what was asked for, and where no runner is named, all local cores.
+
+    Args:
+      arguments: Beam's own command-line arguments.
+      workers: local worker processes where the arguments do not say.
+    """
+    # glibc's allocator keeps freed images in an arena for each thread; with two, a worker peaks at 190 MB, not 300
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    names = {argument.split("=")[0] for argument in arguments}
+    extra = list(arguments)
+    asked = pipeline_options.PipelineOptions(extra).view_as(pipeline_options.StandardOptions).runner
+    if asked is None or asked.lower() in _LOCAL_NAMES:
+        extra.append(f"--runner={LOCAL_RUNNER}")
+        if "--direct_running_mode" not in names:
+            extra.append("--direct_running_mode=multi_processing")
+            if "--direct_num_workers" not in names:
+                extra.append(f"--direct_num_workers={workers}")
+    return pipeline_options.PipelineOptions(extra)
+
+
+def in_one_process(options: pipeline_options.PipelineOptions) -> pipeline_options.PipelineOptions:
+    """The same options for a stage too small to start processes for; unchanged where a cluster runs it."""
+    return pipeline_options.PipelineOptions([f"--runner={LOCAL_RUNNER}"]) if is_local(options) else options
+
+
+def is_local(options: pipeline_options.PipelineOptions) -> bool:
+    """Whether the local runner runs the pipeline."""
+    return options.view_as(pipeline_options.StandardOptions).runner == LOCAL_RUNNER
+
+
+def run_tasks(
+    transform: _Tasks,
+    tasks: Sequence[Path],
+    options: pipeline_options.PipelineOptions,
+    progress: Path,
+    images: int,
+    description: str,
+    quiet: bool,
+) -> None:
+    """Runs one stage to its end, with a progress bar.
+
+    Args:
+      transform: the stage.
+      tasks: task files; the local runner deals them out in this order, like cards.
+      options: Beam's.
+      progress: the progress folder.
+      images: number of images in all tasks, for the bar.
+      description: of the bar.
+      quiet: show no bar.
+
+    Raises:
+      CxrError: what went wrong in a worker, as it said it.
+    """
+    errors = errors_path(progress)
+    errors.unlink(missing_ok=True)
+
+    def run() -> None:
+        pipeline = beam.Pipeline(options=options)
+        _ = (
+            pipeline
+            | "Tasks" >> beam.Create([str(task) for task in tasks], reshuffle=False)
+            | type(transform).__name__ >> transform
+            | "KeepErrors" >> beam.ParDo(_KeepErrorFn(str(errors)))
+        )
+        pipeline.run().wait_until_finish()
+
+    log = progress.with_name("beam.log")
+    try:
+        # what a cluster says is for the person to see; the local runner's workers only tell of themselves
+        run_with_bar(run, progress, images, description, log if is_local(options) else None, quiet)
+    except Exception as error:  # whatever a runner raises: a worker's traceback, of which the last line says what
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{error}\n")
+        last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        raise CxrError(f"the Beam pipeline failed: {type(error).__name__}: {last} (the whole story: {log})") from error
+    if errors.exists():
+        first = errors.read_text(encoding="utf-8").splitlines()[0]
+        raise CxrError(json.loads(first))
+
+
+def errors_path(progress: Path) -> Path:
+    """Where error texts are kept, beside the progress folder."""
+    return progress.with_name("errors.jsonl")
+
+
+class _KeepErrorFn(beam.DoFn):
+    """Appends error texts to a file that the driver reads."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def process(self, error: str) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(error) + "\n")

@@ -1,0 +1,1 @@
+"""What a job will write: image headers, splits, shards and duplicates."""

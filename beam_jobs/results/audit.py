@@ -1,0 +1,257 @@
+"""What is treacherous about a data set: duplicates, patients across splits, imbalance, and labels that can be
+read off the files instead of the lungs. Written to audit.json and printed.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from beam_jobs.planning.plan import split_order
+from tfrecords.images.decode import ImageHeader
+
+WARN_AUC = 0.7
+"""Cross-validated AUC from which on the encoding is said to give the label away."""
+MIN_PATIENTS = 10
+"""Patients that each side needs before a cross-validated AUC means anything."""
+MAX_IMAGES = 5_000
+"""Images that the encoding model looks at; more add time, not certainty."""
+FOLDS = 5
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "MONOCHROME1", "MONOCHROME2")
+ENCODING_FEATURES = (
+    "bytes per pixel", "luma quantisation", "ICC profile", "progressive", "three channels stored",
+    "format", "width", "height", "aspect ratio",
+)  # fmt: skip
+"""What a model of the encoding sees of an image; nothing of its content."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditImage:
+    """What the audit looks at.
+
+    Attributes:
+      path, split, patient: of the image.
+      labels: indices into the label names.
+      pixel_hash: equal for equal pixels.
+      header: of the source file.
+      bytes: of the source file.
+    """
+
+    path: str
+    split: str
+    patient: str
+    labels: tuple[int, ...]
+    pixel_hash: str
+    header: ImageHeader
+    bytes: int
+
+
+def audit(images: Sequence[AuditImage], labels: Sequence[str], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Audits a data set.
+
+    Args:
+      images: all of it, in any order.
+      labels: label names.
+      notes: what planning decided; passed on.
+
+    Returns:
+      JSON types: `duplicates`, `patients_across_splits`, `balance`, `label_from_encoding`,
+      `split_from_encoding`, `notes`, and `warnings` as sentences.
+    """
+    images = sorted(images, key=lambda image: image.path)
+    features = encoding_features(images)
+    report: dict[str, Any] = {
+        "duplicates": _find_duplicates(images, labels),
+        "patients_across_splits": _find_patients_across_splits(images),
+        "balance": _balance(images, labels),
+        "label_from_encoding": _label_from_encoding(images, features, labels),
+        "split_from_encoding": _split_from_encoding(images, features),
+        "notes": list(notes),
+    }
+    report["warnings"] = _warnings(report)
+    return report
+
+
+def _find_duplicates(images: Sequence[AuditImage], labels: Sequence[str]) -> dict[str, Any]:
+    by_hash = collections.defaultdict(list)
+    for image in images:
+        by_hash[image.pixel_hash].append(image)
+    groups = []
+    for pixel_hash, members in by_hash.items():
+        if len(members) > 1:
+            groups.append(
+                {
+                    "pixel_hash": pixel_hash,
+                    "paths": [image.path for image in members],
+                    "splits": sorted({image.split for image in members}),
+                    "labels": sorted({"|".join(labels[index] for index in image.labels) for image in members}),
+                    "patients": sorted({image.patient for image in members}),
+                }
+            )
+    return {
+        "groups": groups,
+        "extra_copies": sum(len(group["paths"]) - 1 for group in groups),
+        "across_splits": sum(len(group["splits"]) > 1 for group in groups),
+        "across_labels": sum(len(group["labels"]) > 1 for group in groups),
+        "across_patients": sum(len(group["patients"]) > 1 for group in groups),
+    }
+
+
+def _find_patients_across_splits(images: Sequence[AuditImage]) -> list[dict[str, Any]]:
+    splits: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for image in images:
+        splits[image.patient][image.split] += 1
+    return [
+        {"patient": patient, "images": dict(sorted(counts.items()))}
+        for patient, counts in sorted(splits.items())
+        if len(counts) > 1
+    ]
+
+
+def _balance(images: Sequence[AuditImage], labels: Sequence[str]) -> dict[str, Any]:
+    counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
+    totals: collections.Counter[str] = collections.Counter()
+    for image in images:
+        totals[image.split] += 1
+        counts[image.split].update(image.labels)
+    return {
+        split: {
+            "images": totals[split],
+            "labels": {name: counts[split][index] for index, name in enumerate(labels)},
+            "shares": {name: round(counts[split][index] / totals[split], 4) for index, name in enumerate(labels)},
+        }
+        for split in sorted(totals, key=split_order)
+    }
+
+
+def encoding_features(images: Sequence[AuditImage]) -> np.ndarray:
+    """`ENCODING_FEATURES` of each image: float64 [images, features]; NaN where a format has no such thing."""
+    formats = {name: number for number, name in enumerate(sorted({image.header.format for image in images}))}
+    rows = []
+    for image in images:
+        header = image.header
+        pixels = max(1, header.width * header.height)
+        rows.append(
+            (
+                math.log2(max(1, image.bytes) / pixels),
+                float(np.mean(header.quantisation)) if header.quantisation else math.nan,
+                float(header.icc_profile),
+                float(header.progressive),
+                float(header.mode not in _GREY_MODES),
+                float(formats[header.format]),
+                float(header.width),
+                float(header.height),
+                header.width / header.height,
+            )
+        )
+    return np.array(rows, float).reshape(len(rows), len(ENCODING_FEATURES))
+
+
+def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
+    """How well a small model tells `target` from `features`, on patients that it was not fitted to.
+
+    A random forest, 5-fold cross-validation stratified by class and grouped by patient, AUC over the joined
+    out-of-fold scores; and for each feature alone, the AUC of its plain order.
+
+    Args:
+      features: float [images, features].
+      target: bool [images].
+      groups: patient of each image.
+
+    Returns:
+      `auc` in [0, 1], `single` feature AUCs in [0.5, 1] by name, and `images`; or `skipped`, with the reason.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    group_names = np.asarray(groups)
+    sides = [len(set(group_names[target == side])) for side in (False, True)]
+    if min(sides) < MIN_PATIENTS:
+        return {
+            "skipped": f"needs at least {MIN_PATIENTS} patients on either side; there are {sides[0]} and {sides[1]}"
+        }
+    if len(target) > MAX_IMAGES:
+        chosen = np.random.default_rng(0).choice(len(target), MAX_IMAGES, replace=False)
+        features, target, group_names = features[chosen], target[chosen], group_names[chosen]
+    known = np.where(np.isnan(features), -1.0, features)
+    # in one thread, so that the scores are summed in the same order every time
+    model = RandomForestClassifier(100, min_samples_leaf=3, class_weight="balanced", random_state=0)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rare class may be missing from one fold; the joined AUC is still defined
+        scores = cross_val_predict(model, known, target, groups=group_names, cv=folds, method="predict_proba")[:, 1]
+    single = {
+        name: round(max(auc, 1 - auc), 4)
+        for name, column in zip(ENCODING_FEATURES, known.T, strict=True)
+        for auc in [float(roc_auc_score(target, column))]
+    }
+    return {"auc": round(float(roc_auc_score(target, scores)), 4), "single": single, "images": len(target)}
+
+
+def _label_from_encoding(images: Sequence[AuditImage], features: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """For each label but the first (or each, with several an image): can it be told from the encoding, within train?"""
+    chosen = [image.split == "train" for image in images]
+    train = [image for image in images if image.split == "train"]
+    patients = [image.patient for image in train]
+    multi_label = any(len(image.labels) != 1 for image in train)
+    result = {}
+    for index, name in enumerate(labels):
+        if index == 0 and len(labels) == 2 and not multi_label:
+            continue
+        target = np.array([index in image.labels for image in train], bool)
+        result[name] = cross_validated_auc(features[chosen], target, patients)
+    return result
+
+
+def _split_from_encoding(images: Sequence[AuditImage], features: np.ndarray) -> dict[str, Any]:
+    """For each split but train: are its files encoded differently from those of train?"""
+    result = {}
+    for split in sorted({image.split for image in images} - {"train"}, key=split_order):
+        chosen = [image.split in ("train", split) for image in images]
+        both = [image for image in images if image.split in ("train", split)]
+        target = np.array([image.split == split for image in both], bool)
+        result[split] = cross_validated_auc(features[chosen], target, [image.patient for image in both])
+    return result
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    found = []
+    for label, result in report["label_from_encoding"].items():
+        if result.get("auc", 0) > WARN_AUC:
+            best = sorted(result["single"].items(), key=lambda item: -item[1])[:3]
+            found.append(
+                f"SHORTCUT: the label '{label}' can be told from the encoding alone, AUC {result['auc']:.3f} "
+                f"({', '.join(f'{name} {auc:.2f}' for name, auc in best)}). A model may learn the files instead of "
+                "the lungs: train with re-compression, and test on images that were encoded otherwise."
+            )
+    for split, result in report["split_from_encoding"].items():
+        if result.get("auc", 0) > WARN_AUC:
+            found.append(
+                f"SHIFT: images of '{split}' are encoded differently from those of 'train', AUC {result['auc']:.3f}"
+            )
+    duplicates = report["duplicates"]
+    if duplicates["extra_copies"]:
+        found.append(
+            f"DUPLICATES: {duplicates['extra_copies']} images repeat the pixels of another "
+            f"({len(duplicates['groups'])} groups; {duplicates['across_splits']} across splits, "
+            f"{duplicates['across_labels']} across labels); --duplicates drop leaves one of each"
+        )
+    if report["patients_across_splits"]:
+        found.append(
+            f"LEAKAGE: {len(report['patients_across_splits'])} patients have images in more than one split; "
+            "--split patient keeps each in one"
+        )
+    found += [
+        f"BALANCE: split '{split}' has no image of {name}"
+        for split, balance in report["balance"].items()
+        for name, count in balance["labels"].items()
+        if count == 0
+    ]
+    return found

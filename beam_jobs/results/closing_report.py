@@ -1,0 +1,75 @@
+"""What a finished job prints: the closing table and the audit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from cxr.console import format_seconds
+from tfrecords.summary import manifest_tables
+
+if TYPE_CHECKING:
+    from beam_jobs.job import JobSummary
+
+_SHOWN = 5
+
+
+def closing_report(summary: JobSummary, output: str) -> str:
+    """Everything that a person should read after a job, as text."""
+    manifest = summary.manifest
+    images = sum(split.images for split in manifest.splits.values())
+    parts = [manifest_tables(manifest)]
+    rejects = len(summary.rejects)
+    parts.append(
+        f"{images} images; {rejects} left out (rejects.jsonl)" if rejects else f"{images} images; none left out"
+    )
+    if rejects:
+        parts[-1] += "".join(f"\n  {path}: {reason}" for path, reason in summary.rejects[:_SHOWN])
+        parts[-1] += f"\n  and {rejects - _SHOWN} more" if rejects > _SHOWN else ""
+    parts.append(audit_text(summary.audit))
+    if summary.already_complete:
+        parts.append(f"{output} was complete already; nothing was done")
+    else:
+        kept = f", {summary.kept_shards} shards kept from before" if summary.kept_shards else ""
+        speed = ""
+        if summary.written_images:  # a run may find every shard finished
+            rate = summary.written_images / summary.seconds
+            megapixels = rate * manifest.sizes["pixels"] / 1e6 / images
+            speed = f": {rate:.0f} images/s, {megapixels:.0f} megapixels/s"
+        parts.append(
+            f"done in {format_seconds(summary.seconds)}{speed}{kept}\n"
+            f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}\n"
+        )
+        if summary.logged:
+            parts[-1] += f"in pictures: cxr board {output}"
+        else:
+            parts[-1] += (
+                "note: no logs for `cxr board`: the package tensorboard is missing, or they could not be written"
+            )
+    return "\n\n".join(parts)
+
+
+def audit_text(audit: dict) -> str:
+    """The audit as a table, with its notes and warnings."""
+    duplicates = audit["duplicates"]
+    rows = [
+        ["duplicate images (equal pixels)", f"{duplicates['extra_copies']} in {len(duplicates['groups'])} groups"],
+        ["  across splits / labels", f"{duplicates['across_splits']} / {duplicates['across_labels']}"],
+        ["patients in several splits", str(len(audit["patients_across_splits"]))],
+    ]
+    for name, result in audit["label_from_encoding"].items():
+        rows.append([f"'{name}' told from the encoding alone", _auc(result)])
+    for name, result in audit["split_from_encoding"].items():
+        rows.append([f"'{name}' told from 'train' by the encoding", _auc(result)])
+    text = tabulate(rows, ["audit", "found"])
+    for group in duplicates["groups"][:_SHOWN]:
+        text += f"\n  same pixels: {' = '.join(group['paths'])}"
+    if len(duplicates["groups"]) > _SHOWN:
+        text += f"\n  and {len(duplicates['groups']) - _SHOWN} more groups (audit.json)"
+    text += "".join(f"\nnote: {note}" for note in audit["notes"])
+    return text + "".join(f"\nWARNING {warning}" for warning in audit["warnings"])
+
+
+def _auc(result: dict) -> str:
+    return f"AUC {result['auc']:.3f}" if "auc" in result else f"not measured: {result['skipped']}"

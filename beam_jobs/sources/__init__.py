@@ -1,0 +1,1 @@
+"""Where a job reads images from, and what their names say."""

@@ -1,0 +1,1 @@
+"""The ground floor: what every package needs, and the command line `cxr`."""

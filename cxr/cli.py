@@ -1,0 +1,63 @@
+"""`cxr`: the one command. It names every subcommand, and imports one only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cxr.console import run_command
+
+COMMANDS = {
+    "fetch": ("phantoms.fetch", "download a public data set"),
+    "phantom": ("phantoms.phantom", "draw a synthetic chest X-ray set to try things on"),
+    "preprocess": ("beam_jobs.preprocess", "turn images into a verified TFRecord data set"),
+    "inspect": ("tfrecords.inspect", "show what is in a data set"),
+    "verify": ("tfrecords.verify", "check every record of a data set"),
+    "bench": ("tfrecords.bench", "measure how fast a data set streams, and what limits it"),
+    "train": ("trainer.train", "train a model on a data set"),
+    "evaluate": ("trainer.evaluate", "measure a run on a split, under shifts too, and write a report"),
+    "compare": ("trainer.compare", "put runs side by side"),
+    "predict": ("trainer.predict", "predict the labels of image files"),
+    "export": ("trainer.export", "write a run as a TensorFlow SavedModel"),
+    "tune": ("tuner.tune", "search for the best model and recipe, in many processes"),
+    "tune-report": ("tuner.tune_report", "rank what a search found, and say what mattered"),
+    "board": ("trainer.board", "TensorBoard over all data sets, runs and searches below a folder"),
+    "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
+}
+"""Subcommand: the module whose `main(argv)` it calls, and what it does."""
+
+
+def usage() -> str:
+    """What `cxr --help` prints."""
+    lines = [f"  {name:14}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cxr COMMAND [OPTIONS]",
+            "",
+            "Chest X-rays at full resolution, from image files to training.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "cxr COMMAND --help explains one.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calls a subcommand; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("cxr-stream"))
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"error: unknown command {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[arguments[0]][0])
+    return run_command(module.main, arguments[1:])

@@ -1,0 +1,84 @@
+"""File names of the Kermany set, most of them real."""
+
+from __future__ import annotations
+
+import pytest
+
+from beam_jobs.sources.naming import (
+    CAUSE_LABELS,
+    compile_patient_pattern,
+    kermany_cause,
+    kermany_patient,
+    normalise_cause,
+)
+from cxr.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("path", "patient", "cause"),
+    [
+        ("train/PNEUMONIA/person447_virus_921_1.jpeg", "person447_virus", "viral"),
+        ("train/PNEUMONIA/person447_bacteria_921.jpeg", "person447_bacteria", "bacterial"),
+        ("person1003_virus_1685.jpeg", "person1003_virus", "viral"),
+        ("chest_xray/test/PNEUMONIA/person1_virus_6.jpeg", "person1_virus", "viral"),
+        ("train/NORMAL/IM-0214-0001.jpeg", "IM-0214", None),
+        ("train/NORMAL/IM-0439-0001-0001.jpeg", "IM-0439", None),
+        ("train/NORMAL/IM-0467-0001-0002.jpeg", "IM-0467", None),
+        ("train/NORMAL/NORMAL2-IM-0402-0001.jpeg", "NORMAL2-IM-0402", None),
+        ("IM-0001.png", "IM-0001", None),
+        ("train/PNEUMONIA/person7.jpeg", None, None),
+        ("train/PNEUMONIA/person7_fungus_1.jpeg", None, None),
+        ("train/PNEUMONIA/aperson7_virus_1.jpeg", None, None),
+        ("person7_virus_1/00001.jpeg", None, None),
+        ("IM-0214-0001/scan.jpeg", None, None),
+        ("patient_IM-0214-0001.jpeg", None, None),
+        ("00000001_000.png", None, None),
+    ],
+)
+def test_kermany_names(path: str, patient: str | None, cause: str | None):
+    assert kermany_patient(path, normal=True) == patient
+    assert kermany_cause(path) == cause
+
+
+def test_im_names_mean_a_patient_only_where_the_image_is_normal():
+    """Viewers export any study as IM-0001-0001; in the Kermany set only normal images are named so."""
+    assert kermany_patient("siteA/PNEUMONIA/IM-0001-0001.jpeg", normal=False) is None
+    assert kermany_patient("PNEUMONIA/person1_virus_1.jpeg", normal=False) == "person1_virus"
+
+
+def test_numbers_restart_for_each_cause_and_prefix():
+    names = ["person5_virus_1.jpeg", "person5_bacteria_1.jpeg", "IM-0005-0001.jpeg", "NORMAL2-IM-0005-0001.jpeg"]
+    assert len({kermany_patient(name, normal=True) for name in names}) == 4
+    assert kermany_patient("person5_virus_1.jpeg", False) == kermany_patient("test/x/person5_virus_9.jpeg", False)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        ("Virus", "viral"),
+        ("VIRAL", "viral"),
+        ("bacteria", "bacterial"),
+        ("bacterial", "bacterial"),
+        ("none", "none"),
+        ("Normal", "normal"),
+        ("Tuberculosis", "Tuberculosis"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_spellings_of_causes(cause: str | None, expected: str | None):
+    assert normalise_cause(cause) == expected
+
+
+def test_cause_labels_begin_with_normal():
+    assert CAUSE_LABELS == ("normal", "bacterial", "viral")
+
+
+def test_patient_pattern():
+    match = compile_patient_pattern(r"p(\d+)/").search("train/N/p017/3.png")
+    assert match
+    assert match[1] == "017"
+    with pytest.raises(InputError, match=r"--patient-pattern '\(' is not a regular expression: missing \)"):
+        compile_patient_pattern("(")
+    with pytest.raises(InputError, match=r"--patient-pattern 'p\\\\d\+' has no group"):
+        compile_patient_pattern(r"p\d+")

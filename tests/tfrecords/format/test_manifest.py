@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from pathlib import Path
+
+import blake3
+import numpy as np
+import pytest
+
+from cxr.errors import DatasetError
+from cxr.files import write_atomically
+from tfrecords.format.manifest import (
+    ImageEntry,
+    Manifest,
+    Rung,
+    Shard,
+    Split,
+    combine_statistics,
+    common_channels,
+    fingerprint,
+    read_manifest,
+    size_histogram,
+)
+from tfrecords.format.schema import SCHEMA_VERSION, RecordSchema
+
+MANIFEST = Manifest(
+    name="chest_xray",
+    labels=("NORMAL", "Ödem"),
+    multi_label=False,
+    bit_depth=16,
+    channels=0,
+    splits={"train": Split(3, 2, {"NORMAL": 1, "Ödem": 2}), "val": Split(1, 1, {"NORMAL": 1, "Ödem": 0})},
+    rungs={
+        "full": Rung(
+            None, "source", {"train": (Shard(2, 640, "aa"), Shard(1, 320, "bb")), "val": (Shard(1, 99, "cc"),)}
+        ),
+        "512": Rung(512, "raw", {"train": (Shard(2, 64, "dd"), Shard(1, 32, "ee")), "val": (Shard(1, 9, "ff"),)}),
+    },
+    sizes={"step": 64, "counts": [[1, 2, 4]], "height": {"min": 64, "mean": 80.5, "max": 99}},
+    pixels={"mean": 0.481923, "std": 0.233},
+    source={"kind": "folder", "listing": "00"},
+    options={"seed": 0, "sizes": [512]},
+    versions={"schema": "1"},
+    sidecars={"audit.json": "ab", "rejects.jsonl": "cd"},
+)
+
+
+def change(path: str, value: object = None) -> str:
+    """The manifest as JSON with one entry replaced or, without a value, removed."""
+    content = json.loads(MANIFEST.to_json())
+    *parents, last = path.split("/")
+    place = content
+    for parent in parents:
+        place = place[int(parent)] if isinstance(place, list) else place[parent]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(content)
+
+
+def test_what_is_written_is_read():
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+
+
+def test_the_same_manifest_is_the_same_bytes():
+    text = MANIFEST.to_json()
+    assert Manifest.from_json(text).to_json() == text
+    assert text.endswith("}\n")
+    assert text.isascii()
+    assert text.index('"name"') < text.index('"splits"') < text.index('"rungs"') < text.index('"schema_version"')
+
+
+def test_a_manifest_knows_schema_and_shard_paths_of_each_rung(tmp_path):
+    assert MANIFEST.schema() == RecordSchema(raw=False, multi_label=False)
+    assert MANIFEST.schema("512") == RecordSchema(raw=True, multi_label=False)
+    assert dataclasses.replace(MANIFEST, multi_label=True).schema().multi_label
+    assert MANIFEST.shard_paths(tmp_path, "512", "train") == [
+        tmp_path / "512" / "chest_xray-train.tfrecord-00000-of-00002",
+        tmp_path / "512" / "chest_xray-train.tfrecord-00001-of-00002",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "7", '"text"', "{}", '{"name": "x"}', MANIFEST.to_json()[:-20]]
+)
+def test_what_is_no_manifest_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"manifest.json is not a data set manifest: "):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, "1", [1]])
+def test_another_schema_version_is_refused_even_if_all_else_is_strange(version):
+    text = json.dumps({"schema_version": version, "entries": "of the future"})
+    with pytest.raises(DatasetError, match=rf"x.json has schema version .*cxr-stream reads {SCHEMA_VERSION}"):
+        Manifest.from_json(text, "x.json")
+
+
+@pytest.mark.parametrize(
+    "field", [field.name for field in dataclasses.fields(Manifest) if field.default is dataclasses.MISSING]
+)
+def test_each_missing_entry_is_named(field):
+    with pytest.raises(DatasetError, match=rf"x.json is damaged: .*'{field}'"):
+        Manifest.from_json(change(field), "x.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("surprise", 1, "'surprise'"),
+        ("splits/train/surprise", 1, "'surprise'"),
+        ("splits/train/images", None, "'images'"),
+        ("rungs/full/surprise", 1, "'surprise'"),
+        ("rungs/512/encoding", None, "'encoding'"),
+        ("rungs/512/shards", None, "'shards'"),
+        ("rungs/full/shards/train/1/surprise", 1, "'surprise'"),
+        ("rungs/full/shards/train/1/blake3", None, "'blake3'"),
+        ("rungs", [1], "'list'"),
+        ("sidecars", ["audit.json"], "'list'"),
+        ("source", "folder", "'str'"),
+        ("pixels", 0.5, "'float'"),
+        ("splits", {"train": 3}, "mapping"),
+        ("labels", 7, "'int'"),
+        ("rungs/full", None, "no rung 'full'"),
+        ("rungs/512/encoding", "jpeg", "rung '512' has the unknown encoding 'jpeg'"),
+        ("rungs/512/shards/val", None, "rung '512' has shards {'train': 2}; expected {'train': 2, 'val': 1}"),
+        ("rungs/512/shards/val", [], "rung '512' has shards {'train': 2, 'val': 0}"),
+        ("rungs/full/shards/test", [], "rung 'full' has shards"),
+        ("splits/val", None, "rung 'full' has shards {'train': 2, 'val': 1}; expected {'train': 2}"),
+    ],
+)
+def test_each_wrong_entry_is_named(path, value, message):
+    with pytest.raises(DatasetError, match=r"^x.json is damaged: ") as raised:
+        Manifest.from_json(change(path, value), "x.json")
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("")], ids=["missing", "a file"])
+def test_what_is_no_directory_is_named(tmp_path, make):
+    make(tmp_path / "set")
+    with pytest.raises(DatasetError, match=rf"^{tmp_path / 'set'} is not a directory; expected a data set"):
+        read_manifest(tmp_path / "set")
+
+
+def test_a_directory_without_manifest_is_no_data_set(tmp_path):
+    with pytest.raises(DatasetError, match=rf"^{tmp_path} is not a data set: it has no manifest.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", None], ids=["not UTF-8", "a directory"])
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"cannot read {path}"):
+        read_manifest(tmp_path)
+
+
+def test_size_histogram_of_known_sizes():
+    assert size_histogram([(64, 127), (63, 128), (70, 100)]) == {
+        "step": 64,
+        "counts": [[0, 2, 1], [1, 1, 2]],
+        "height": {"min": 63, "mean": 65.67, "max": 70},
+        "width": {"min": 100, "mean": 118.33, "max": 128},
+        "pixels": 64 * 127 + 63 * 128 + 70 * 100,
+    }
+
+
+ENTRIES = [
+    ImageEntry("a/2.png", "11", (1,), "p7", "train"),
+    ImageEntry("a/10.png", "22", (0, 1), "Ödem", "val"),
+    ImageEntry("b", "33", (), "p8", "test"),
+]
+
+
+def test_fingerprint_is_that_of_the_entries_as_json_in_order_of_path():
+    text = (
+        '["a/10.png", "22", [0, 1], "\\u00d6dem", "val"]["a/2.png", "11", [1], "p7", "train"]'
+        '["b", "33", [], "p8", "test"]'
+    )
+    expected = blake3.blake3(text.encode()).hexdigest()
+    assert fingerprint(ENTRIES) == fingerprint(ENTRIES[::-1]) == fingerprint(iter(ENTRIES)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"path": "a/3.png"}, {"pixel_hash": "12"}, {"labels": (0,)}, {"patient": "p8"}, {"split": "val"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_fingerprint_tells_every_field(change):
+    assert fingerprint([ENTRIES[0]._replace(**change), *ENTRIES[1:]]) != fingerprint(ENTRIES)
+    assert fingerprint(ENTRIES[1:]) != fingerprint(ENTRIES)
+
+
+def test_combined_statistics_are_those_of_all_pixels_of_images_of_one_size():
+    values = np.random.default_rng(1).random((5, 40))
+    images = list(zip(values.mean(axis=1), values.var(axis=1), strict=True))
+    combined = combine_statistics(images)
+    assert combined == combine_statistics(images[::-1])
+    assert combined == {"mean": round(values.mean(), 9), "std": round(values.std(), 9)}
+    for level in (0.1, 0.3, 0.7, 1.0):  # rounding may not ask for the root of -1e-17
+        assert combine_statistics([(level, 0.0)] * 3) == {"mean": level, "std": pytest.approx(0, abs=1e-7)}
+    assert combine_statistics([(0.0, 0.04), (1.0, 0.04)]) == {"mean": 0.5, "std": round(math.sqrt(0.29), 9)}
+
+
+@pytest.mark.parametrize(("channels", "expected"), [([1, 1], 1), ([3], 3), ([1, 3, 1], 0)])
+def test_common_channels(channels, expected):
+    assert common_channels(channels) == expected
+
+
+def test_writing_keeps_line_ends_as_they_are(tmp_path):
+    write_atomically(tmp_path / "x", "a\nb\r\n")
+    assert (tmp_path / "x").read_bytes() == b"a\nb\r\n"
+
+
+def test_writing_replaces_the_old_content_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text("old")
+    write_atomically(path, "Ödem\n")
+    assert path.read_bytes() == "Ödem\n".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_that_fails_keeps_the_old_content_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new" * 100_000 + "\udcff")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_atomically(tmp_path / "taken", "new")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["manifest.json", "taken"]
+
+
+def _write_often(path: Path, contents: list[str]) -> None:
+    for _ in range(150):
+        for content in contents:
+            write_atomically(path, content)
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    path = tmp_path / "manifest.json"
+    contents = ["a" * 300_000, "b" * 200_000]
+    path.write_text(contents[0])
+    writer = threading.Thread(target=_write_often, args=(path, contents))
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        text = path.read_text()
+        assert text in contents
+        seen.add(text[0])
+    writer.join()
+    assert seen == {"a", "b"}

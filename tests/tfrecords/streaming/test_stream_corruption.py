@@ -1,0 +1,404 @@
+"""Damage of every kind, through the index and through a stream read to its end: an error that names it, or a warning
+that counts it and every other record exactly once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cxr.errors import CorruptError, DatasetError, InputError
+from tfrecords.dataset import open_dataset
+from tfrecords.format.framing import RecordWriter, read_records
+from tfrecords.format.manifest import MANIFEST_NAME, read_manifest
+from tfrecords.streaming.loader import forget_loaders
+from tfrecords.streaming.split_index import build_index
+from tfrecords.streaming.stream import plain_errors
+
+
+def stream(made, **options) -> tf.data.Dataset:
+    """Stored order, two images a batch, nothing cached."""
+    chosen = {"image_size": 24, "batch_size": 2, "metadata": True, "rung": "full", "cache": "none", "threads": 2}
+    return open_dataset(made.root).stream("train", **{**chosen, **options})
+
+
+def paths_of(batches: tf.data.Dataset) -> list[str]:
+    """Reads to the end."""
+    return [path.decode() for batch in batches for path in batch[-1]["path"].numpy()]
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def frames(path: Path) -> list[int]:
+    """Where each record's frame begins, and the end of the file."""
+    return [record.offset for record in read_records(path)] + [path.stat().st_size]
+
+
+def flipping(record: int, place: int) -> Callable:
+    """Damage `place` bytes behind the begin of a record, or before its end."""
+
+    def damage(made) -> None:
+        places = frames(made.shard())
+        flip(made.shard(), (places[record] if place >= 0 else places[record + 1]) + place)
+
+    return damage
+
+
+def cutting(record: int, place: int) -> Callable:
+    def damage(made) -> None:
+        places = frames(made.shard())
+        size = (places[record] if place >= 0 else places[record + 1]) + place
+        made.shard().write_bytes(made.shard().read_bytes()[:size])
+
+    return damage
+
+
+def writing(change: Callable[[list[bytes]], list[bytes]]) -> Callable:
+    """Another content with right CRCs, behind the manifest's back."""
+
+    def damage(made) -> None:
+        data = [record.data for record in read_records(made.shard())]
+        with open(made.shard(), "wb") as file:
+            writer = RecordWriter(file)
+            for item in change(data):
+                writer.write(item)
+
+    return damage
+
+
+def forging(record: int, **change) -> Callable:
+    """One record with another field, the right CRC, and a manifest that fits."""
+
+    def damage(made) -> None:
+        records = made.records()
+        records[record] = dataclasses.replace(records[record], **change)
+        made.rewrite(records)
+
+    return damage
+
+
+def appending(made) -> None:
+    """A whole, readable record of another source."""
+    record = dataclasses.replace(made.records()[0], path="stranger.png")
+    with open(made.shard(), "ab") as file:
+        RecordWriter(file).write(made.manifest.schema().serialize(record))
+
+
+def adding_a_shard(made) -> None:
+    name = made.shard().name.replace("00000-of-00002", "00002-of-00003")
+    made.shard().with_name(name).write_bytes(made.shard().read_bytes())
+
+
+LENGTH = "the length does not match its CRC"
+DATA = r"the data \(\d+ bytes\) does not match its CRC"
+ENDS = "the file ends; the manifest says 3 records"
+
+# name: (damage, record that the error names or None, fault, records lost of train's 0 1 2 | 3 4, found at `stream()`)
+DAMAGE = {
+    "length": (flipping(1, 0), 1, LENGTH, [1, 2], True),
+    "high byte of the length": (flipping(1, 7), 1, LENGTH, [1, 2], True),
+    "length of the first": (flipping(0, 0), 0, LENGTH, [0, 1, 2], True),
+    "CRC of the length": (flipping(2, 8), 2, LENGTH, [2], True),
+    "image": (flipping(1, 400), 1, DATA, [1], False),
+    "small features": (flipping(1, -60), 1, DATA, [1], False),
+    "last byte of the data": (flipping(1, -5), 1, DATA, [1], False),
+    "CRC of the data": (flipping(1, -4), 1, DATA, [1], False),
+    "last byte of the file": (flipping(2, -1), 2, DATA, [2], False),
+    "cut inside a header": (cutting(1, 5), 1, "the file ends after 5 of 12 bytes", [1, 2], True),
+    "cut behind a header": (
+        cutting(1, 12),
+        1,
+        r"truncated: the record needs \d+ bytes, the file has 12 left",
+        [1, 2],
+        True,
+    ),
+    "cut inside the data": (cutting(2, 300), 2, "truncated: the record needs", [2], True),
+    "cut inside a footer": (cutting(2, -2), 2, "truncated: the record needs", [2], True),
+    "cut before the last": (cutting(2, 0), 2, ENDS, [2], True),
+    "cut before the second": (cutting(1, 0), 1, ENDS, [1, 2], True),
+    "empty": (cutting(0, 0), 0, ENDS, [0, 1, 2], True),
+    "missing": (lambda made: made.shard().unlink(), None, "cannot read the shard {shard}: No such", [0, 1, 2], True),
+    "extra shard": (adding_a_shard, None, r"\S+00002-of-00003 is not one of the 2 shards", [], True),
+    "extra record": (appending, 3, r"\d+ bytes more than the manifest's 3 records", [], True),
+    "extra garbage": (
+        lambda made: made.shard().write_bytes(made.shard().read_bytes() + b"\0"),
+        3,
+        "1 bytes more than the manifest's 3 records",
+        [],
+        True,
+    ),
+    "garbage in a frame": (
+        writing(lambda data: [data[0], b"garbage" * 50, data[2]]),
+        1,
+        "not a serialized tf.train.Example: byte 0 is 67",
+        [1],
+        True,
+    ),
+    "an empty record": (writing(lambda data: [data[0], b"", data[2]]), 1, "not a serialized tf.train", [1], True),
+    "label out of range": (forging(1, label=3), 1, "label 3; expected 0 to 2", [1], True),
+    "bit depth": (forging(1, bit_depth=16), 1, "16 bits; expected 8", [1], True),
+    "encoding": (forging(1, encoding="jpeg"), 1, "encoding jpeg; expected png", [1], True),
+    "channels": (forging(0, channels=3), 0, "3 channels; expected 1", [0], True),
+}
+
+
+@pytest.fixture(params=DAMAGE)
+def damaged(request, dataset):
+    """(data set, where and what the fault is as a pattern, record, paths lost, found at `stream()`)."""
+    damage, record, fault, lost, early = DAMAGE[request.param]
+    begins = frames(dataset.shard())
+    damage(dataset)
+    fault = fault.replace("{shard}", str(dataset.shard()))
+    where = "" if record is None else f"{dataset.shard()}: record {record} at byte {begins[record]}: "
+    return dataset, where + fault, record, lost, early
+
+
+def everything(made) -> list[str]:
+    return [record.path for record, _ in made.expected["full"]["train"]]
+
+
+def test_an_error_names_file_and_record_in_the_index(damaged):
+    made, fault, record, _, early = damaged
+    if not early:  # the CRC of the data is left to whoever reads it
+        assert len(build_index(made.root, made.manifest, "full", "train")) == 5
+        return
+    with pytest.raises(DatasetError, match=f"^{fault}") as raised:
+        build_index(made.root, read_manifest(made.root), "full", "train")
+    assert isinstance(raised.value, CorruptError) == (record is not None)
+
+
+@pytest.mark.parametrize("image_size", [24, None], ids=["fitted", "native"])
+def test_an_error_names_file_and_record_in_the_stream(damaged, image_size):
+    made, fault, record, _, early = damaged
+    kind = DatasetError if record is None else CorruptError
+    if early:
+        with pytest.raises(kind, match=f"^{fault}") as raised:
+            stream(made, image_size=image_size)
+        assert type(raised.value) is kind
+        return
+    with pytest.raises(kind, match=f"^{fault}") as raised, plain_errors():
+        paths_of(stream(made, image_size=image_size))
+    assert type(raised.value) is kind
+    with pytest.raises(tf.errors.OpError, match=f"CorruptError: {fault}"):
+        paths_of(stream(made, image_size=image_size))
+
+
+def test_skipping_gives_every_other_record_once_and_says_so(damaged):
+    made, fault, record, lost, _ = damaged
+    kept = [path for number, path in enumerate(everything(made)) if number not in lost]
+    expected = f"{re.escape(str(made.root))}: skipped {len(lost)} of 5 records of split 'train'; first fault: {fault}"
+    with pytest.warns(UserWarning, match=f"^{expected}") as caught:
+        batches = stream(made, on_corrupt="skip")
+    assert len(caught) == 1
+    assert paths_of(batches) == kept
+    labels = [label for _, batch, _ in batches for label in batch.numpy().tolist()]
+    written = [one.label for number, (one, _) in enumerate(made.expected["full"]["train"]) if number not in lost]
+    assert labels == written
+
+    index = build_index(made.root, read_manifest(made.root), "full", "train", "skip")
+    assert (index.lost, len(index), len(index.faults)) == (len(lost), len(kept), 1)
+    assert re.match(fault, str(index.faults[0]))
+    assert isinstance(index.faults[0], CorruptError) == (record is not None)
+    rows = list(zip(index.shard.tolist(), index.number.tolist(), strict=True))
+    assert rows == [one for number, one in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]) if number not in lost]
+
+
+@pytest.mark.parametrize("options", [{"image_size": None}, {"training": True, "epochs": 1}, {"batch_size": 1}], ids=str)
+def test_skipping_in_any_order_of_batches(dataset, options):
+    flip(dataset.shard(), 400)
+    with pytest.warns(UserWarning, match="skipped 1 of 5 records"):
+        batches = stream(dataset, on_corrupt="skip", **options)
+    assert sorted(paths_of(batches)) == sorted(everything(dataset)[1:])
+
+
+def test_two_replicas_skip_the_same(dataset):
+    flip(dataset.shard(), 400)
+    seen = []
+    for replica in range(2):
+        with pytest.warns(UserWarning, match="skipped 1 of 5 records"):
+            seen += paths_of(stream(dataset, on_corrupt="skip", replica=replica, replicas=2))
+    assert sorted(seen) == sorted(everything(dataset)[1:])
+
+
+def test_several_faults_are_all_counted_and_the_first_is_named(dataset):
+    flip(dataset.shard(), 400)
+    flip(dataset.shard(), frames_after_damage(dataset) + 300)
+    dataset.shard("train", 1).unlink()
+    with pytest.warns(
+        UserWarning, match=r"skipped 4 of 5 records of split 'train'; first fault: \S+: record 0 at byte 0"
+    ):
+        batches = stream(dataset, on_corrupt="skip")
+    assert paths_of(batches) == everything(dataset)[1:2]
+
+
+def frames_after_damage(made) -> int:
+    """Where the last record of the first shard begins, though the first record is damaged."""
+    return list(read_records(made.shard(), []))[-1].offset
+
+
+def test_a_clean_set_warns_of_nothing(dataset):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for on_corrupt in ("error", "skip"):
+            assert paths_of(stream(dataset, on_corrupt=on_corrupt)) == everything(dataset)
+
+
+def test_damage_of_one_split_or_rung_is_not_that_of_another(dataset):
+    flip(dataset.shard("val"), 0)
+    flip(dataset.shard("train", 0, "24"), 0)
+    assert paths_of(stream(dataset)) == everything(dataset)
+    with pytest.raises(CorruptError, match=LENGTH):
+        stream(dataset, rung="24")
+
+
+def test_a_split_without_a_readable_record(dataset):
+    for index in (0, 1):
+        dataset.shard("train", index).unlink()
+    with pytest.warns(UserWarning, match="skipped 5 of 5"), pytest.raises(InputError, match="no readable example"):
+        stream(dataset, on_corrupt="skip")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_foreign_schema_version(dataset, version):
+    path = dataset.root / MANIFEST_NAME
+    opened = open_dataset(dataset.root)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
+    with pytest.raises(
+        DatasetError, match=f"{path} has schema version {version!r}; this version of cxr-stream reads 1"
+    ):
+        open_dataset(dataset.root)
+    with pytest.raises(DatasetError, match="has schema version"):
+        opened.stream("train")
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_a_raw_image_of_the_wrong_length(make, tmp_path, on_corrupt):
+    made = make(tmp_path / "set", encoding="raw", bit_depth=16)
+    forging(1, image=made.records()[1].image[:-2])(made)
+    fault = rf"{made.shard()}: record 1 at byte \d+: raw image of \d+ bytes; \(35, 50, 1\) at 16 bits needs 3500"
+    if on_corrupt == "error":
+        with pytest.raises(CorruptError, match=f"^{fault}"):
+            stream(made)
+        return
+    with pytest.warns(UserWarning, match=f"skipped 1 of 5 records of split 'train'; first fault: {fault}"):
+        batches = stream(made, on_corrupt="skip")
+    assert paths_of(batches) == [path for number, path in enumerate(everything(made)) if number != 1]
+
+
+def test_labels_of_several_out_of_range(make, tmp_path):
+    made = make(tmp_path / "set", multi_label=True)
+    forging(2, label=(0, 7))(made)
+    with pytest.raises(CorruptError, match=r"record 2 at byte \d+: label \(0, 7\); expected 0 to 2"):
+        stream(made)
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+@pytest.mark.parametrize(
+    ("later", "fault"),
+    [
+        (flipping(1, 400), r"record 1 at byte \d+: the data \(\d+ bytes\) does not match its CRC"),
+        (flipping(1, -5), r"record 1 at byte \d+: the data \(\d+ bytes\) does not match its CRC"),
+        (cutting(1, 400), r"record 1 at byte \d+: truncated: 388 of \d+ bytes are left; the file was changed"),
+        (cutting(0, 0), r"record 0 at byte 0: truncated: 0 of \d+ bytes are left; the file was changed"),
+        (lambda made: made.shard().unlink(), "cannot read the shard .*00000-of-00002: No such file"),
+    ],
+    ids=["image", "small features", "cut", "emptied", "removed"],
+)
+def test_damage_after_opening_is_an_error(dataset, later, fault, on_corrupt):
+    batches = stream(dataset, on_corrupt=on_corrupt, batch_size=1)
+    later(dataset)
+    with pytest.raises(DatasetError, match=fault), plain_errors():
+        paths_of(batches)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+@pytest.mark.parametrize("later", [b"\xff\xff\xff", None], ids=["not UTF-8", "cut"])
+def test_metadata_that_goes_bad_behind_a_cache_is_named(dataset, tmp_path, cache, later):
+    """Pixels come from the cache by then, so nobody looks at the CRC."""
+    batches = stream(dataset, batch_size=5, cache=cache, cache_dir=str(tmp_path / "cache"))
+    assert paths_of(batches) == everything(dataset)
+    content, begin = dataset.shard().read_bytes(), frames(dataset.shard())[1]
+    dataset.shard().write_bytes(content.replace("肺1".encode(), later + b"1") if later else content[: begin + 30])
+    with pytest.raises(DatasetError, match=f"^{dataset.shard()}: record 1 at byte {begin}: "), plain_errors():
+        paths_of(batches)
+
+
+def test_a_label_that_goes_bad_behind_a_disk_cache_is_an_error(dataset, tmp_path):
+    """The next run finds every image in the cache; a label of another class must still not pass for the right one."""
+    options = {"batch_size": 5, "cache": "disk", "cache_dir": str(tmp_path / "cache")}
+    assert paths_of(stream(dataset, **options)) == everything(dataset)
+    forget_loaders()
+    content = dataset.shard().read_bytes()
+    entry = content.index(b"\x0a\x05label")
+    place = entry + content[entry:].index(b"\x0a\x01") + 2
+    assert content[place] == 0  # the first record's label
+    flip(dataset.shard(), place)
+    with pytest.raises(CorruptError, match=r"record 0 at byte 0: "), plain_errors():
+        paths_of(stream(dataset, **options))
+
+
+def test_an_image_that_does_not_decode_is_never_passed_over(make, tmp_path):
+    """With a right CRC, skipping does not find it beforehand; it is an error when it comes, not silence."""
+    made = make(tmp_path / "set", encoding="source")
+    forging(0, image=made.records()[0].image[:700])(made)
+    for on_corrupt in ("error", "skip"):
+        with pytest.raises(CorruptError, match=f"^{made.shard()}: record 0 at byte 0: damaged JPEG"), plain_errors():
+            paths_of(stream(made, on_corrupt=on_corrupt))
+
+
+def test_a_size_that_no_image_of_the_set_has_is_named_at_native_size(dataset):
+    forging(1, height=8000)(dataset)
+    with pytest.raises(DatasetError, match=r"an image of 8000 x 50 pixels is larger than the manifest's") as raised:
+        stream(dataset, image_size=None)
+    assert "run `cxr verify`" in str(raised.value)
+    with pytest.raises(CorruptError, match=r"record 1 at byte \d+: the png image decodes to"), plain_errors():
+        paths_of(stream(dataset))
+
+
+def test_the_error_that_comes_out_of_a_pipeline_is_whole(dataset):
+    begin = frames(dataset.shard())[1]
+    flip(dataset.shard(), begin + 300)
+    with pytest.raises(CorruptError) as raised, plain_errors():
+        paths_of(stream(dataset))
+    for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
+        assert (error.path, error.record, error.offset) == (str(dataset.shard()), 1, begin)
+        assert str(error) == str(raised.value)
+
+
+def test_other_errors_pass_through_plain_errors():
+    with pytest.raises(ZeroDivisionError), plain_errors():
+        raise ZeroDivisionError
+    with pytest.raises(tf.errors.OutOfRangeError, match="KeyError: 'x'"), plain_errors():
+        raise tf.errors.OutOfRangeError(None, None, "KeyError: 'x'")
+    with pytest.raises(DatasetError, match=r"^a: b$"), plain_errors():
+        raise tf.errors.UnknownError(None, None, "ValueError: x\ntfrecords.errors.DatasetError: a: b\nmore")
+
+
+def test_random_damage_is_never_silent(make, tmp_path):
+    """Any one flipped bit or cut of a shard: an error that names it, and in skip mode a count that adds up."""
+    made = make(tmp_path / "set", sizes=(), shards={"train": (3, 2), "val": (1,)})
+    whole = made.shard().read_bytes()
+    rng = np.random.default_rng(11)
+    for case in range(40):
+        place = int(rng.integers(0, len(whole)))
+        changed = whole[:place] if case % 4 == 0 else bytearray(whole)
+        if case % 4:
+            changed[place] ^= 1 << int(rng.integers(0, 8))
+        made.shard().write_bytes(bytes(changed))
+        index = build_index(made.root, made.manifest, "full", "train", "skip")
+        assert index.lost == 5 - len(index) > 0
+        assert len(index.faults) == 1
+        with pytest.raises(CorruptError, match=f"^{made.shard()}: record "), plain_errors():
+            paths_of(stream(made, batch_size=5, metadata=True))

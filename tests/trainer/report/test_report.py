@@ -1,0 +1,392 @@
+"""The report of an evaluation: one page that needs nothing, the same in TensorBoard, whatever the task."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tfrecords.dataset import XrayDataset
+from tfrecords.images.fit import fit
+from trainer.evaluation.metrics import evaluate_predictions
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.shifts import suite_summary
+from trainer.facts import DataFacts
+from trainer.report import write_report
+from trainer.report.gallery import MISTAKES, choose_examples, place_heat
+from trainer.report.plots import roc_figure
+from trainer.report.style import to_pixels, to_svg
+from trainer.report.words import headline, of_hundred, predictive_value, rule_text, shift_sentence, split_cautions
+from trainer.run import Run, open_run
+from trainer.training.classifier import build_classifier
+from trainer.training.trained import load_model
+from trainer.training.validation import predict_split
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+SLIDES = {"roc", "pr", "confusion", "calibration", "scores", "history", "shifts", "mistakes", "gradcam"}
+
+
+class Page(HTMLParser):
+    """A page taken apart; raises where a tag is left open or closed twice."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.targets: list[str] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href"):
+                self.targets.append(value)
+            self.references += re.findall(r"url\(#([^)]*)\)|^#(.*)", value or "")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def evaluated(predictions: Predictions, point: OperatingPoint, split: str = "val", shifts: bool = True) -> dict:
+    """What `trainer.evaluate.evaluate` hands over; under `jpeg-30` everything is 0.1 worse, under `noise` 0.01."""
+    metrics = {"run": "r", "split": split, "data": "/data", **evaluate_predictions(predictions, point, bootstrap=50)}
+    metrics |= {"shifts": None, "worst": None}
+    if shifts:
+        values = {name: found["value"] for name, found in metrics["metrics"].items() if found["value"] is not None}
+        found = {
+            shift: {name: {"value": value - drop} for name, value in values.items()}
+            for shift, drop in (("jpeg-30", 0.1), ("noise", 0.01))
+        }
+        metrics["shifts"] = {shift: {"metrics": by_name} for shift, by_name in found.items()}
+        metrics["worst"] = suite_summary(metrics["metrics"], found)
+    return metrics
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Run:
+    """The trained run with a TensorBoard folder of this test's own."""
+    shutil.copytree(trained.root, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    return open_run(tmp_path / "run")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def predicted(trained, data) -> Predictions:
+    return predict_split(load_model(trained), data, "val", trained.config)
+
+
+def mixed(labels: tuple[str, ...], images: int, multi_label: bool = False, seed: int = 0, **texts) -> Predictions:
+    """Made-up predictions, mostly right; of a multi-label task the last label has no image."""
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(images, len(labels)))
+    if multi_label:
+        truth = (random.random(scores.shape) < 0.4).astype(np.uint8)
+        truth[:, -1] = 0
+        probabilities = 1 / (1 + np.exp(-scores - 3 * truth + 1))
+    else:
+        truth = (np.arange(images) % len(labels)).astype(np.int32)
+        scores[np.arange(images), truth] += 1.5
+        probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    names = {name: texts.get(name, np.array([f"{name}{i}" for i in range(images)])) for name in ("patients", "paths")}
+    causes = texts.get("causes", np.array([], str))
+    return Predictions(labels, multi_label, probabilities, truth, np.arange(images), **names, causes=causes)
+
+
+def model_for(run: Run, data: XrayDataset, predictions: Predictions):
+    facts = dataclasses.replace(
+        DataFacts.of(data), labels=predictions.labels, multi_label=predictions.multi_label, positive=None
+    )
+    return build_classifier(run.config, facts)
+
+
+def scalars(run: Run, split: str = "val") -> EventAccumulator:
+    board = EventAccumulator(str(run.tensorboard / "evaluation" / split))
+    board.Reload()
+    return board
+
+
+def test_page_of_a_trained_run(run, data, predicted, folder):
+    point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
+    metrics = evaluated(predicted, point)
+    write_report(folder, run, data, load_model(run), predicted, point, metrics)
+
+    page = Page(folder / "report.html")
+    assert len(page.ids) == len(set(page.ids))
+    assert {"".join(pair) for pair in page.references} <= set(page.ids)
+    assert all(target.startswith(("#", "data:image/jpeg;base64,")) for target in page.targets)
+    assert not re.search(r"(?<!xmlns=\")(?<!xmlns:xlink=\")https?://", page.source)
+    assert "not a medical device" in page.text
+    assert f"{metrics['images']} of {metrics['patients']} patients" in page.text
+    assert headline(metrics)[0] in page.text
+    assert f"{metrics['metrics']['roc_auc']['value']:.3f}" in page.text
+    assert run.config.model in page.text and data.manifest.digest in page.text and run.made["started"] in page.text
+    assert page.tags.count("img") == 2 * len(
+        [e for group in choose_examples(predicted, point, "PNEUMONIA") for e in group.examples]
+    )
+    by_cause = [name for name in set(predicted.causes[predicted.truth == 1].tolist()) if name]
+    assert by_cause and all(name in page.text for name in by_cause)
+
+    slides = {path.stem for path in (folder / "plots").iterdir()}
+    drawn = {"mistakes": True, "gradcam": False}
+    kinds = {group.mistakes for group in choose_examples(predicted, point, "PNEUMONIA")}
+    assert slides == SLIDES - {name for name, kind in drawn.items() if kind not in kinds}
+    for path in (folder / "plots").iterdir():
+        assert np.asarray(Image.open(path)).std() > 5
+
+    board = scalars(run)
+    tensors = {tag: board.Tensors(tag)[0] for tag in board.Tags()["tensors"]}
+    assert set(tensors) >= {f"evaluation/{name}" for name in slides & {"roc", "pr", "confusion", "shifts"}}
+    assert board.SummaryMetadata("precision and recall/PNEUMONIA").plugin_data.plugin_name == "pr_curves"
+    recall = tensors["evaluation/recall"]
+    assert recall.step == run.read_outcome()["best_epoch"]
+    assert np.frombuffer(recall.tensor_proto.tensor_content, "<f4")[0] == pytest.approx(
+        metrics["metrics"]["recall"]["value"]
+    )
+    assert "shifts/recall/jpeg-30" in tensors and "evaluation/summary" in tensors
+
+
+def test_a_second_evaluation_replaces_the_first_and_is_the_same(run, data, folder):
+    predictions = mixed(("NORMAL", "PNEUMONIA"), 12)
+    point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
+    metrics = evaluated(predictions, point)
+    model = load_model(run)
+    pages = []
+    for shifts in (True, True, False):
+        changed = metrics if shifts else {**metrics, "shifts": None, "worst": None}
+        write_report(folder, run, data, model, predictions, point, changed)
+        pages.append(re.sub(r"20\d\d-\d\d-\d\d \d\d:\d\d(?=<)", "", (folder / "report.html").read_text()))
+        assert len(list((run.tensorboard / "evaluation" / "val").iterdir())) == 1
+    assert pages[0] == pages[1]
+    assert "Not measured" in pages[2] and not (folder / "plots" / "shifts.png").exists()
+    assert not [tag for tag in scalars(run).Tags()["tensors"] if tag.startswith("shifts/")]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_more_labels(run, cause_data, multi_label, folder):
+    labels = ("normal", "bacterial", "viral", "none has it") if multi_label else ("normal", "bacterial", "viral")
+    predictions = mixed(labels, 14, multi_label)
+    point = OperatingPoint("threshold=0.4", dict.fromkeys(labels, 0.4), "val") if multi_label else None
+    point = point or OperatingPoint("argmax", {}, "val")
+    metrics = evaluated(predictions, point)
+    write_report(folder, run, cause_data, model_for(run, cause_data, predictions), predictions, point, metrics)
+
+    page = Page(folder / "report.html")
+    assert len(page.ids) == len(set(page.ids))
+    matrices = [name for name in page.ids if re.fullmatch(r"confusion\d+\w+-figure_1", name)]
+    assert len(matrices) == (len(labels) if multi_label else 2)
+    assert all(f"{metrics['per_label'][label]['accuracy']['value']:.3f}" in page.text for label in labels)
+    tags = set(scalars(run).Tags()["tensors"])
+    assert {f"precision and recall/{label}" for label in labels} <= tags
+    assert "evaluation of viral/roc_auc" in tags
+    if multi_label:
+        assert metrics["per_label"]["none has it"]["recall"]["value"] is None
+        assert "None" not in page.text and "nan" not in page.text.split()
+
+
+def test_text_of_the_data_stays_text(run, data, folder):
+    labels = ("<b>x</b> & \"y'", "$a$ 肺")
+    evil = np.array(["</title><script>alert(1)</script>"] * 10)
+    causes = np.array(["<i>c</i>"] * 10)
+    predictions = mixed(labels, 10, paths=evil, patients=evil, causes=causes)
+    point = OperatingPoint("threshold=0.5", {labels[0]: 0.5}, "val")
+    metrics = {**evaluated(predictions, point), "run": "<u>run</u>", "data": "<s>data</s>"}
+    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
+
+    page = Page(folder / "report.html")
+    assert not {"b", "script", "i", "u", "s"} & set(page.tags)
+    assert page.tags.count("title") == 1
+    for text in (labels[0], labels[1], evil[0], causes[0], "<s>data</s>"):
+        assert text in page.text
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_images_of_one_class_only(run, data, folder, label):
+    predictions = mixed(("NORMAL", "PNEUMONIA"), 12)
+    predictions = dataclasses.replace(predictions, truth=np.full(12, label, np.int32))
+    point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
+    metrics = evaluated(predictions, point)
+    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
+
+    page = Page(folder / "report.html")
+    assert metrics["metrics"]["roc_auc"]["value"] is None
+    assert "ROC AUC - -" in page.text
+    assert "cannot be said" in page.text
+
+
+def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path, folder):
+    run = start(tmp_path / "new", data, model="mlp", model_options={})
+    truth = np.array([0, 1] * 3, np.int32)
+    blank = np.full(6, "")
+    probabilities = np.eye(2)[truth] * 0.8 + 0.1
+    predictions = Predictions(("NORMAL", "PNEUMONIA"), False, probabilities, truth, np.arange(6), blank, blank)
+    point = OperatingPoint("youden", {"PNEUMONIA": 0.5}, "val")
+    metrics = evaluated(predictions, point, shifts=False)
+    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
+
+    page = Page(folder / "report.html")
+    assert "no history" in page.text and "There are none." in page.text and "dense layers" not in page.text
+    assert "Grad-CAM cannot say" in page.text
+    assert "By cause" not in page.text
+    assert "chosen on this very split" in page.text
+    assert page.tags.count("img") == 6
+    assert not (folder / "plots" / "mistakes.png").exists()
+
+
+def test_the_surest_mistakes_come_first():
+    random = np.random.default_rng(5)
+    scores = random.random(200)
+    truth = random.integers(0, 2, 200).astype(np.int32)
+    predictions = Predictions(
+        ("a", "b"), False, np.stack([scores, 1 - scores], 1), truth, np.arange(200), *[np.full(200, "")] * 2
+    )
+    point = OperatingPoint("threshold=0.6", {"a": 0.6}, "val")
+    alarms, missed, found, right = choose_examples(predictions, point, "a")
+
+    wrong = np.sort(scores[(truth == 1) & (predictions.probabilities[:, 0] >= 0.6)])[::-1]
+    assert [example.score for example in alarms.examples] == pytest.approx(wrong[:MISTAKES])
+    assert alarms.total == len(wrong) and alarms.mistakes
+    low = np.sort(scores[(truth == 0) & (predictions.probabilities[:, 0] < 0.6)])
+    assert [example.score for example in missed.examples] == pytest.approx(low[:MISTAKES])
+    assert {example.label for example in missed.examples} == {0}
+    assert not found.mistakes and not right.mistakes
+    assert all(truth[example.index] == 0 for example in found.examples)
+    assert sum(group.total for group in (alarms, missed, found, right)) == 200
+
+
+def test_mistakes_of_several_labels_are_counted_by_label():
+    predictions = mixed(("a", "b", "c"), 60, multi_label=True)
+    point = OperatingPoint("threshold=0.5", dict.fromkeys("abc", 0.5), "val")
+    alarms, missed, _ = choose_examples(predictions, point, None)
+    said = predictions.probabilities >= 0.5
+    assert alarms.total == int((said & (predictions.truth == 0)).sum())
+    assert missed.total == int((~said & (predictions.truth == 1)).sum())
+    best = max(alarms.examples, key=lambda example: example.score)
+    assert best == alarms.examples[0]
+    assert best.score == np.where(said & (predictions.truth == 0), predictions.probabilities, 0).max()
+
+
+@pytest.mark.parametrize("how", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("shape", [(60, 100), (100, 60)])
+def test_heat_lies_where_the_model_was_shown_it(how, shape):
+    image = np.zeros((*shape, 1), np.uint8)
+    image[24:36, 44:54] = 255
+    fed = np.zeros((40, 40, 1), np.uint8)
+    fit(image, fed, how)
+    placed = place_heat(fed[..., 0].astype(np.float32) / 255, how, *shape)
+
+    assert placed.shape == shape and placed.dtype == np.float32
+    inside = image[..., 0] > 0
+    assert placed[inside].mean() > 0.75
+    assert placed[~inside].mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.97, "97"), (1, "100"), (0, "0"), (0.996, "99.6"), (0.9999, "more than 99.9"), (0.0001, "less than 0.1"),
+     (0.0098, "1"), (0.0149, "1.5"), (0.984, "98")],
+)  # fmt: skip
+def test_shares_of_a_hundred_claim_neither_all_nor_none(share, text):
+    assert of_hundred(share) == text
+
+
+def binary_metrics(recall: float, specificity: float, precision: float = 0.5) -> dict:
+    def of(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.02, "high": value + 0.01}
+
+    return {
+        "task": "binary", "positive": "TB", "labels": ["ok", "TB"], "images": 100, "split": "test",
+        "confusion": [[40, 10], [5, 45]],
+        "operating_point": {"rule": "recall=0.95", "thresholds": {"TB": 0.25}, "chosen_on": "val"},
+        "metrics": {"recall": of(recall), "specificity": of(specificity), "precision": of(precision)},
+    }  # fmt: skip
+
+
+def test_headline_speaks_of_a_hundred_patients_images():
+    metrics = binary_metrics(0.9, 0.8, 0.82)
+    first, second = headline(metrics)
+    assert first == (
+        "Of 100 images with TB it finds 90 (95 % interval 88 to 91). "
+        "Of 100 images without, it wrongly calls 20 (95 % interval 19 to 22)."
+    )
+    assert "right in 82 of 100 cases here, where 50 of 100 images have it" in second
+    assert "right in about 33 of 100" in second
+    assert predictive_value(0.9, 0.8, 0.1) == pytest.approx(0.09 / 0.27)
+    assert predictive_value(0, 1, 0.1) is None
+    assert rule_text(metrics) == (
+        "Threshold on the probability: TB from 0.25; the highest that still finds 95 of 100, chosen on split 'val'."
+    )
+
+
+def test_warnings_name_what_makes_figures_too_good():
+    metrics = binary_metrics(0.9, 0.8)
+    assert split_cautions(metrics, same_data=True) == []
+    metrics["split"] = "val"
+    assert [text.split(":")[0] for text in split_cautions(metrics, same_data=True)] == [
+        "This split chose the best epoch",
+        "The operating point was chosen on this very split, so the figures that depend on it, and their intervals, "
+        "are optimistic.",
+    ]
+    assert split_cautions(metrics, same_data=False) == []
+    metrics["operating_point"] = {"rule": "threshold=0.5", "thresholds": {"TB": 0.5}, "chosen_on": "val"}
+    assert len(split_cautions(metrics, same_data=True)) == 1
+    metrics["confusion"] = [[90, 2], [3, 5]]
+    assert "Fewer than 30 images have the label TB" in split_cautions(metrics, same_data=True)[-1]
+
+
+@pytest.mark.parametrize(("drop", "warns"), [(0.049, False), (0.051, True), (-0.2, False)])
+def test_shifts_warn_from_five_points(drop, warns):
+    worst = {"recall": {"shift": "noise", "value": 0.9, "drop": drop}}
+    text, warn = shift_sentence({"worst": worst})
+    assert warn == warns
+    assert ("recall falls by" in text) == (drop > 0)
+
+
+def test_figures_are_the_same_each_time_and_keep_text_as_text():
+    predictions = mixed(("a", "b & <c>"), 50)
+    metrics = evaluated(predictions, OperatingPoint("threshold=0.5", {"b & <c>": 0.5}, "val"))
+    draw: Callable[[], str] = lambda: to_svg(roc_figure(predictions, metrics), "roc", 'a "curve"')  # noqa: E731
+    svg = draw()
+    assert svg == draw()
+    assert (
+        "b &amp; &lt;c&gt;" in svg
+        and "<text" in svg
+        and "<date" not in svg
+        and 'aria-label="a &quot;curve&quot;"' in svg
+    )
+    pixels = to_pixels(roc_figure(predictions, metrics), 100)
+    assert pixels.dtype == np.uint8 and pixels.shape[1:] == (440, 3)

@@ -1,0 +1,164 @@
+"""A worker in this process, with a chief that says what the test wants; training is real."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cxr.errors import InputError
+from tests.tuner.conftest import REPOSITORY
+from tfrecords.dataset import open_dataset
+from trainer.run import open_run
+from trainer.train_config import TrainConfig
+from trainer.training.stopping import StopRequest
+from tuner.cluster.protocol import serve
+from tuner.cluster.worker import EXIT_RECYCLED, Worker, WorkerOptions
+
+CONFIG = TrainConfig(
+    model="mlp", image_size=32, model_options={"dense": [16]}, batch_size=16, epochs=4, augment="none",
+    warmup_epochs=0.0, learning_rate=1e-3,
+)  # fmt: skip
+
+
+class Script:
+    """A chief that hands out given configurations, and answers reports of epochs by a function."""
+
+    def __init__(self, digest, configs, objective="val_auc", answer=lambda rows: {"do": "go on", "reason": ""}):
+        self.digest, self.configs, self.objective, self.answer = digest, list(configs), objective, answer
+        self.reports, self.ends = [], []
+
+    def join(self, worker, version, digest):
+        assert digest == self.digest
+        return {"objective": self.objective, "positive": None, "beat_seconds": 0.5, "hang_seconds": 600.0}
+
+    def next(self, worker, process, ended=""):
+        given = len(self.ends)
+        if given == len(self.configs):
+            return {"do": "stop", "reason": ""}
+        return {"do": "run", "trial": f"{given:04d}", "config": self.configs[given].to_json()}
+
+    def report(self, worker, process, trial, **fields):
+        self.reports.append(fields)
+        return self.answer(fields["rows"]) if fields.get("rows") else {"do": "go on", "reason": ""}
+
+    def end(self, worker, process, trial, **fields):
+        self.ends.append({"trial": trial, **fields})
+        return {}
+
+
+@pytest.fixture
+def work(data, tmp_path):
+    """`work(config, ...)`: what a chief was told by a worker that was given these configurations, one after another."""
+
+    def run(*configs, trials=8, **script):
+        chief = Script(open_dataset(data).manifest.digest, configs, **script)
+        server, port = serve("127.0.0.1:0", {name: getattr(chief, name) for name in ("join", "next", "report", "end")})
+        options = WorkerOptions(f"127.0.0.1:{port}", "w", str(data), str(tmp_path), trials=trials)
+        chief.status = Worker(options, StopRequest()).work()
+        server.stop(0).wait()
+        return chief
+
+    return run
+
+
+def test_a_trial_is_trained_and_told(work, tmp_path):
+    chief = work(CONFIG)
+    (end,) = chief.ends
+    assert end["outcome"] == "completed" and [row["epoch"] for row in end["rows"]] == [1, 2, 3, 4]
+    assert end["score"] == max(row["val_auc"] for row in end["rows"])
+    assert end["rows"][end["best_epoch"] - 1]["val_auc"] == end["score"]
+    assert end["parameters"] > 32 * 32 * 16 and end["seconds"] > 0
+    told = [row for fields in chief.reports for row in fields.get("rows", ())]
+    assert [row["epoch"] for row in told] == [1, 2, 3, 4]
+    assert open_run(tmp_path / "runs" / "0000").state == "finished"
+    assert chief.status == 0
+
+
+def test_a_trial_that_the_chief_prunes_stops_after_that_epoch_and_is_scored(work, tmp_path):
+    def answer(rows):
+        prune = rows[-1]["epoch"] >= 2
+        return {"do": "prune" if prune else "go on", "reason": "it is bad"}
+
+    (end,) = work(CONFIG, answer=answer).ends
+    assert (end["outcome"], end["message"], len(end["rows"])) == ("pruned", "it is bad", 2)
+    assert end["score"] == max(row["val_auc"] for row in end["rows"])
+    assert open_run(tmp_path / "runs" / "0000").state == "running"
+    assert not open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()  # nobody goes on from there
+
+
+def test_a_trial_that_is_pruned_under_an_objective_of_shifts_is_scored_by_that(work):
+    (end,) = work(CONFIG, objective="worst_auc", answer=lambda rows: {"do": "prune", "reason": "bad"}).ends
+    assert end["outcome"] == "pruned" and len(end["rows"]) == 1
+    assert end["score"] <= end["rows"][0]["val_auc"] + 1e-9
+
+
+def test_a_trial_that_was_given_to_another_is_left(work):
+    (end,) = work(CONFIG, answer=lambda rows: {"do": "leave", "reason": "given to another"}).ends
+    assert end["outcome"] == "released" and "score" not in end
+
+
+def test_a_trial_is_left_for_later_where_the_chief_can_write_no_more(work, tmp_path):
+    def answer(rows):
+        raise InputError("the disk is full")
+
+    (end,) = work(CONFIG, answer=answer).ends
+    assert end["outcome"] == "released"
+    assert open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()
+
+
+def test_a_trial_that_another_process_has_still_is_waited_for(work, tmp_path):
+    """As of a worker that lost it, and does not know yet."""
+    holder = (
+        f"import time; from pathlib import Path; from trainer.run import locked\n"
+        f"with locked(Path({str(tmp_path / 'runs' / '0000')!r})): print('held', flush=True); time.sleep(3)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+        assert process.stdout.readline() == b"held\n"
+        (end,) = work(CONFIG).ends
+        assert process.wait() == 0
+    assert end["outcome"] == "completed"
+
+
+def test_a_trial_that_diverges_fails_with_its_reason_and_the_next_one_runs(work):
+    # nothing keeps the pixels of an image apart from a rate of 1e30
+    bad = dataclasses.replace(CONFIG, learning_rate=1e30, optimizer="sgd", schedule="constant")
+    ends = work(bad, CONFIG).ends
+    assert ends[0]["outcome"] == "failed" and "not finite" in ends[0]["message"]
+    assert ends[1]["outcome"] == "completed"
+
+
+def test_a_trial_that_cannot_be_fails_with_its_reason(work):
+    (end,) = work(dataclasses.replace(CONFIG, batch_size=4096)).ends
+    assert end["outcome"] == "failed" and "fewer than a batch" in end["message"]
+
+
+def test_what_is_finished_is_told_and_not_trained_again(work, tmp_path):
+    first = work(CONFIG).ends[0]
+    history = tmp_path / "runs" / "0000" / "history.csv"
+    before = history.stat().st_mtime_ns
+    again = work(CONFIG)
+    assert (again.ends[0]["rows"], again.ends[0]["score"]) == (first["rows"], first["score"])
+    assert history.stat().st_mtime_ns == before
+    assert not any(fields.get("rows") for fields in again.reports)
+
+
+@pytest.mark.parametrize("fault", ["damaged", "of another trial"])
+def test_what_is_left_of_something_else_is_begun_anew(work, tmp_path, fault):
+    work(CONFIG if fault == "damaged" else dataclasses.replace(CONFIG, seed=5))
+    if fault == "damaged":
+        (tmp_path / "runs" / "0000" / "run.json").write_text("{")
+    again = work(CONFIG)
+    assert again.ends[0]["outcome"] == "completed" and len(again.ends[0]["rows"]) == 4
+    assert json.loads((tmp_path / "runs" / "0000" / "run.json").read_text())["config"]["seed"] == 0
+
+
+def test_a_process_runs_so_many_trials_and_no_more(work):
+    chief = work(CONFIG, CONFIG, CONFIG, trials=2)
+    assert len(chief.ends) == 2 and chief.status == EXIT_RECYCLED
+
+
+def test_loss_is_better_where_it_is_less(work):
+    (end,) = work(dataclasses.replace(CONFIG, monitor="val_loss"), objective="val_loss").ends
+    assert end["score"] == min(row["val_loss"] for row in end["rows"])

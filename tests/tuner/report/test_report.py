@@ -1,0 +1,413 @@
+"""`cxr tune-report` on projects that the chief itself wrote, with what workers might have told it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr.console import run_command
+from cxr.errors import DatasetError, InputError, OutputError
+from trainer.train import choose_config
+from tuner import read_search
+from tuner.cluster.chief import Chief
+from tuner.report import write_report
+from tuner.report.importance import hyperparameter_importance
+from tuner.report.search_words import train_command
+from tuner.report.tables import failures, ranking, to_csv
+from tuner.results import write_search_file
+from tuner.search_config import SearchConfig
+from tuner.space.space import Space
+from tuner.tune_report import main, summarize
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+VOID = {"meta", "br", "img", "use", "path", "rect", "circle", "line", "image"}
+
+
+class Searching:
+    """A search whose trials are told what they come to.
+
+    Args:
+      project: of the search.
+      options: of `SearchConfig`.
+    """
+
+    def __init__(self, project: Path, **options):
+        self.config = SearchConfig(
+            **{"data": "data/cxr", "project": str(project), "oracle": "random", "max_trials": 1000, "epochs": 4,
+               "pruner": "none"} | options
+        )  # fmt: skip
+        project.mkdir(parents=True)
+        self.project, self.workers = project, 0
+        self.write("running")
+        self.chief = Chief(self.config, "d" * 64)
+
+    def write(self, state, reason=""):
+        write_search_file(self.project, {"settings": self.config.to_json(), "state": state, "reason": reason})
+
+    def start(self):
+        """A trial that is under way, as `(worker, id, config)`; None when there are no more."""
+        self.workers += 1
+        answer = self.chief.next(f"w{self.workers}", "p")
+        return (f"w{self.workers}", answer["trial"], answer["config"]) if answer["do"] == "run" else None
+
+    def run(self, count, score, outcome=lambda number: "completed", message=lambda number: "", **facts):
+        """Runs trials: `score(config)` is the validation AUC or loss of the last epoch, which is the best."""
+        for number in range(count):
+            given = self.start()
+            if given is None:
+                return
+            worker, trial, config = given
+            how = outcome(number)
+            if how == "failed":
+                self.chief.end(worker, "p", trial, "failed", message(number))
+                continue
+            value, name = score(config), self.chief.config.goal.monitor
+            last = config["epochs"] if how == "completed" else 1
+            sign = -1 if self.config.goal.direction == "max" else 1
+            rows = [
+                {"epoch": epoch, "loss": 1 / epoch, name: value + sign * 0.01 * (last - epoch),
+                 "images_per_second": 1e6 / config["image_size"]}
+                for epoch in range(1, last + 1)
+            ]  # fmt: skip
+            self.chief.end(
+                worker, "p", trial, how, message(number) if how == "pruned" else "", value, last, rows,
+                **{"parameters": 1000 * (number + 1), "seconds": 60.0} | facts,
+            )  # fmt: skip
+
+    def found(self):
+        return read_search(self.project)
+
+
+@pytest.fixture
+def searching(tmp_path):
+    """`searching(**options)`: makes a search in PROJECT/search."""
+    return lambda name="search", **options: Searching(tmp_path / name, **options)
+
+
+def by_rate(config):
+    """Best at 1e-3."""
+    return 0.95 - 0.1 * abs(math.log10(config["learning_rate"]) + 3)
+
+
+class Page(HTMLParser):
+    """Reads a page: makes sure that tags close, and keeps its text and headings."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.words, self.tags, self.ids = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+        assert len(set(self.ids)) == len(self.ids)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+        for name, value in attributes:
+            if name in ("href", "src", "xlink:href"):
+                assert value.startswith(("#", "data:")), f"{value} is not in the page"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def page_of(folder):
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def small_space(*names):
+    """The compact space with all but some hyperparameters the same everywhere."""
+    space = Space.named("compact").fix({"model": "cnn-separable"})
+    for parameter in space.parameters:
+        if parameter.name not in names and parameter.name in {each.name for each in space.parameters}:
+            space = space.fix({parameter.name: parameter.samples[0]})
+    return space
+
+
+def test_everything_of_a_search(searching, capsys):
+    search = searching(space=small_space("image_size", "optimizer", "learning_rate", "sgd_learning_rate", "dropout"))
+    outcomes = ["completed"] * 5 + ["pruned", "failed"]
+    search.run(
+        35, by_rate, lambda number: outcomes[number % 7],
+        lambda number: f"after epoch 1 <b>it</b> & {number}" if number % 7 == 5 else f"ran out of memory at {number}",
+    )  # fmt: skip
+    search.write("complete")
+    assert main([str(search.project)]) == 0
+    said = capsys.readouterr().out
+    found, folder = search.found(), search.project / "report"
+    best = found.best
+    assert f"Trial {best.id} is the best of 30 with a score: val_auc {best.score:.4f}" in said
+    assert "35 trials: 25 completed, 5 pruned, 5 failed. The search is complete." in said
+    assert "failed (5): ran out of memory at 6" in said
+    assert "20 more in trials.csv" in said
+    assert re.search(r"What mattered most: (optimizer|(sgd_)?learning_rate) 0\.\d\d", said)
+    assert f"--config {folder / 'best.json'}" in said and str(folder / "index.html") in said
+
+    page = page_of(folder)
+    assert page.tags.count("svg") >= 9
+    for trial in found.trials:
+        assert trial.id in page.words
+    for text in (
+        "ran out of memory at 6",
+        "after epoch 1 <b>it</b> & 5",
+        f"val_auc {best.score:.4f}",
+        "0.0001 to 0.01",
+    ):
+        assert text in page.text
+    assert "b" not in page.tags  # markup of a message is text
+    for heading in ("Ranking", "Failed and pruned", "What mattered", "What a score costs", "What was searched"):
+        assert heading in page.words
+
+    rows = list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text(encoding="utf-8"))))
+    assert [row["id"] for row in rows] == [trial.id for trial in found.trials]
+    for row, trial in zip(rows, found.trials, strict=True):
+        assert row["status"] == trial.status and row["message"] == (trial.message or "")
+        assert row["score"] == ("" if trial.score is None else repr(trial.score))
+        assert int(row["epochs"]) == len(trial.history) and int(row["epochs_given"]) == trial.epochs
+        for name in ("optimizer", "learning_rate", "sgd_learning_rate", "dropout", "image_size"):
+            assert row[name] == str(trial.values.get(name, ""))
+    assert [row["id"] for row in rows if row["rank"] == "1"] == [best.id]
+
+    config, positive = choose_config(None, str(folder / "best.json"), {})
+    assert config.to_json() == best.config and positive is None
+    assert config.learning_rate == best.config["learning_rate"]
+
+
+def test_the_command_trains_what_was_found(searching, tmp_path):
+    search = searching("a search's", positive="PNEUMONIA")
+    search.run(2, by_rate)
+    found = search.found()
+    command = train_command(found, found.best, tmp_path / "best one.json")
+    assert shlex.split(command) == [
+        "cxr", "train", "--data", "data/cxr", "--run", f"runs/a search's-{found.best.id}",
+        "--config", f"{tmp_path}/best one.json", "--positive", "PNEUMONIA",
+    ]  # fmt: skip
+
+
+def test_the_ranking(searching):
+    search = searching()
+    search.run(12, by_rate, lambda number: "failed" if number == 3 else "completed")
+    found = search.found()
+    head, rows = ranking(found, ["optimizer", "learning_rate"], 5)
+    assert head[:4] == ["rank", "trial", "score", "epochs"] and head[-2:] == ["optimizer", "learning_rate"]
+    assert [row[0] for row in rows] == list("12345")
+    scores = [float(row[2]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    best = found.ranked[0]
+    assert rows[0][1:5] == [best.id, f"{best.score:.4f}", "4/4", "completed"]
+    assert rows[0][5] == best.config["model"] and rows[0][6] == str(best.config["image_size"])
+    assert rows[0][7] == f"{best.parameters:,}" and rows[0][-2] == best.values["optimizer"]
+
+
+def test_a_loss_is_better_when_lower(searching):
+    search = searching(objective="val_loss")
+    search.run(14, lambda config: 0.1 if config["optimizer"] == "sgd" else 40.0 + config["learning_rate"])
+    found = search.found()
+    assert found.best.values["optimizer"] == "sgd" and found.best.score == pytest.approx(0.1)
+    assert hyperparameter_importance(found).names[0] == "optimizer"
+    folder = write_report(found)
+    assert "val_loss 0.1000" in page_of(folder).text and "lower is better" in page_of(folder).text
+
+
+def test_of_hyperband_the_first_trial_of_a_configuration_counts(searching):
+    search = searching(oracle="hyperband", epochs=9, max_trials=60, space=small_space("dropout", "augment", "schedule"))
+    rng = np.random.default_rng(0)
+
+    def score(config):
+        return 0.6 + 0.08 * math.log(config["epochs"]) + 0.1 * (config["augment"] == "strong") + rng.normal(0, 0.005)
+
+    search.run(60, score)
+    found = search.found()
+    assert len({trial.epochs for trial in found.trials}) > 1
+    given = [json.dumps(dict(trial.values), sort_keys=True) for trial in found.trials]
+    importances = hyperparameter_importance(found)
+    assert importances.configurations == len(set(given)) < len(given)
+    assert importances.names[0] == "augment" and importances.r2 > 0.3
+    said = summarize(found)
+    assert "Scores do not compare as they stand: some trials were given different numbers of epochs" in said
+    assert "Smaller: given fewer epochs." in page_of(write_report(found)).text
+
+
+def test_a_best_trial_of_few_epochs_says_so(searching):
+    search = searching(oracle="hyperband", epochs=9, max_trials=3)
+    search.run(3, by_rate)
+    found = search.found()
+    assert found.best.epochs < 9
+    assert f"given {found.best.epochs} of at most 9 epochs" in summarize(found)
+    assert "add --epochs 9" in page_of(write_report(found)).text
+
+
+def test_a_search_that_is_running(searching, capsys):
+    search = searching()
+    search.run(3, by_rate)
+    worker, trial, _ = search.start()
+    search.chief.report(worker, "p", trial, 1, rows=[{"epoch": 1, "val_auc": 0.7, "images_per_second": 90.0}])
+    search.start()
+    assert main([str(search.project), "--top", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "5 trials: 3 completed, 2 running. The search is running, or was killed" in said
+    assert "1 more in trials.csv" in said
+    assert "at least 10 different configurations, and there are 3" in said
+    page = page_of(search.project / "report")
+    assert {each.id for each in search.found().trials} <= set(page.words)
+    assert "Without a score" in page.words
+    search.chief.put_down()
+    assert "3 completed, 2 waiting" in summarize(search.found())
+
+
+def test_a_search_that_was_stopped_or_failed(searching):
+    search = searching()
+    search.run(1, by_rate)
+    search.write("failed", "the disk is <full>")
+    said = summarize(search.found())
+    assert "The search ended early: the disk is <full>." in said and "--resume` goes on with it" in said
+    search.write("stopped")
+    assert "The search was stopped. " in summarize(search.found())
+
+
+def test_no_trial_yet(searching, capsys):
+    search = searching()
+    assert main([str(search.project)]) == 0
+    said = capsys.readouterr().out
+    assert "No trial has a score yet, so there is no best one." in said and "No trial yet." in said
+    assert "train it" not in said
+    folder = search.project / "report"
+    assert "No trial has a score yet." in page_of(folder).text
+    assert not (folder / "best.json").exists()
+    assert len((folder / "trials.csv").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_one_trial(searching):
+    search = searching()
+    search.run(1, by_rate)
+    said = summarize(search.found())
+    assert "is the only one with a score" in said and "1 trial: 1 completed" in said
+    page_of(write_report(search.found()))
+
+
+def test_all_trials_failed(searching, capsys):
+    search = searching(max_failures=9)
+    reasons = ["no space left on /tmp/7", "no space left on /tmp/8", "NaN\n  at step 3", ""]
+    search.run(7, by_rate, lambda number: "failed", lambda number: reasons[number % 4])
+    found = search.found()
+    grouped = [(each.reason, len(each.trials)) for each in failures(found)]
+    assert grouped[0] == ("no space left on /tmp/7", 4)
+    assert ("NaN", 2) in grouped and sum(count for _, count in grouped) == 7
+    assert main([str(search.project)]) == 0
+    said = capsys.readouterr().out
+    assert "failed (4): no space left on /tmp/7" in said and "7 failed" in said
+    page = page_of(search.project / "report")
+    assert "NaN" in page.words and {trial.id for trial in found.trials} <= set(page.words)
+    assert not (search.project / "report" / "best.json").exists()
+
+
+def test_an_old_best_configuration_does_not_stay(searching, tmp_path):
+    search = searching()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "best.json").write_text("{}")
+    write_report(search.found(), tmp_path / "out")
+    assert not (tmp_path / "out" / "best.json").exists()
+
+
+def test_the_same_score_everywhere(searching):
+    search = searching()
+    search.run(12, lambda config: 0.5)
+    said = summarize(search.found())
+    assert "What mattered cannot be said: all trials have the same score" in said
+
+
+def test_strange_signs_in_messages(searching):
+    said = 'größer als <script>alert("$x$")</script> & 日本 ÷\nmore, "lines"'
+    search = searching()
+    search.run(3, by_rate, lambda number: ("failed", "completed", "pruned")[number], lambda number: said)
+    found = search.found()
+    folder = write_report(found)
+    page = page_of(folder)
+    assert "script" not in page.tags
+    assert page.words.count(said.splitlines()[0]) == 2
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert [row["message"] for row in rows] == [said, "", said]
+
+
+def test_another_place_for_the_files(searching, tmp_path, capsys):
+    search = searching()
+    search.run(1, by_rate)
+    assert main([str(search.project), "--output", str(tmp_path / "new" / "place"), "--quiet"]) == 0
+    assert {path.name for path in (tmp_path / "new" / "place").iterdir()} == {"index.html", "trials.csv", "best.json"}
+    assert not (search.project / "report").exists()
+    said = capsys.readouterr().out
+    assert "rank" not in said and str(tmp_path / "new" / "place" / "best.json") in said
+
+
+def test_the_page_is_the_same_every_time(searching):
+    search = searching()
+    search.run(11, by_rate)
+    first = (write_report(search.found()) / "index.html").read_bytes()
+    assert (write_report(search.found()) / "index.html").read_bytes() == first
+
+
+def test_what_is_no_search(tmp_path, capsys):
+    assert run_command(main, [str(tmp_path / "none")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "holds no search" in said and "cxr tune" in said
+    with pytest.raises(DatasetError, match=r"search\.json"):
+        main([str(tmp_path)])
+
+
+def test_where_it_cannot_write(searching, tmp_path):
+    search = searching()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--output"):
+        main([str(search.project), "--output", str(tmp_path / "file" / "below")])
+
+
+@pytest.mark.parametrize("options", [["--top", "0"], ["--final", "-1"], ["--seeds", "a"], ["--seeds", "1,1"]])
+def test_bad_options(searching, options):
+    with pytest.raises(InputError, match=options[0]):
+        main([str(searching().project), *options])
+
+
+def test_a_report_needs_no_tensorflow(searching):
+    search = searching()
+    search.run(11, by_rate)
+    code = (
+        "import sys\nfrom tuner.tune_report import main\n"
+        f"main([{str(search.project)!r}, '--quiet'])\n"
+        "print({'tensorflow', 'keras', 'keras_tuner', 'jax'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.splitlines()[-1] == "set()" and done.stderr == ""
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom tuner.tune_report import build_parser\nbuild_parser().format_help()\n"
+        "print({'tensorflow', 'keras', 'keras_tuner', 'sklearn', 'scipy', 'matplotlib', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.strip() == "set()"

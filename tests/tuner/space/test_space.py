@@ -1,0 +1,460 @@
+"""What is varied, when it matters, and what it means for a training run."""
+
+import json
+import random
+
+import pytest
+from keras_tuner import Objective
+from keras_tuner.oracles import GridSearchOracle, RandomSearchOracle
+
+from cxr.errors import InputError
+from trainer.facts import DataFacts
+from trainer.models import MODELS
+from trainer.train_config import TrainConfig
+from tuner.space.catalogue import SPACES
+from tuner.space.parameter import Parameter
+from tuner.space.space import Space
+from tuner.space.translation import MEANINGS
+
+POINTS = 40
+FACTS = DataFacts(
+    path="data", digest="d" * 64, labels=("NORMAL", "PNEUMONIA"), multi_label=False, positive="PNEUMONIA", channels=1,
+    bit_depth=8, pixel_mean=0.5, pixel_std=0.2, images={"train": 90, "val": 10},
+)  # fmt: skip
+RUN = {"epochs": 4, "monitor": "val_auc", "seed": 0}
+
+
+@pytest.fixture(params=sorted(SPACES))
+def space(request):
+    return Space.named(request.param)
+
+
+def draw(space, count, folder, seed=1):
+    """Points as KerasTuner's oracle draws them."""
+    oracle = RandomSearchOracle(
+        objective=Objective("val_auc", "max"), max_trials=count, hyperparameters=space.hyperparameters(), seed=seed
+    )
+    oracle._set_project_dir(str(folder), "drawn")
+    oracle.verbose = 0
+    points = []
+    while (trial := oracle.create_trial("w")).status == "RUNNING":
+        points.append(dict(trial.hyperparameters.values))
+        oracle.ongoing_trials.clear()
+    return points
+
+
+def meant(space, values, **changes):
+    """The training run, with every option written out."""
+    return space.train_config(values, **{**RUN, **changes}).resolved()
+
+
+def test_every_point_is_a_training_run(space, tmp_path):
+    points = draw(space, POINTS, tmp_path)
+    assert points
+    for values in points:
+        for epochs in (1, 2, 27):
+            config = meant(space, values, epochs=epochs)
+            assert 1 <= config.epochs <= epochs
+            assert config.warmup_epochs <= config.epochs
+            assert config.freeze_epochs <= config.epochs
+
+
+def test_an_oracle_draws_what_is_active_and_nothing_else(space, tmp_path):
+    for values in draw(space, POINTS, tmp_path):
+        assert set(values) == {parameter.name for parameter in space.active(values)}
+
+
+def test_no_parameter_is_dead(space, tmp_path):
+    """Each that is active changes the run, with every value."""
+    changed = dict.fromkeys((parameter.name for parameter in space.parameters), 0)
+    for values in draw(space, POINTS, tmp_path):
+        config = meant(space, values, epochs=50)
+        active = {parameter.name for parameter in space.active(values)}
+        for parameter in space.parameters:
+            for other in parameter.samples:
+                if other == values.get(parameter.name):
+                    continue
+                if parameter.name in active:
+                    if any(parameter.name == name for child in space.parameters for name, _ in child.when):
+                        continue  # others come and go with it; looked at below
+                    assert meant(space, {**values, parameter.name: other}, epochs=50) != config, (parameter.name, other)
+                    changed[parameter.name] += 1
+    parents = {name for parameter in space.parameters for name, _ in parameter.when}
+    never = [name for name, count in changed.items() if not count and name not in parents]
+    rare = {"fine_tune_learning_rate", "fine_tune_layers", "head_activation", "freeze_epochs", "head", "weights"}
+    assert not set(never) - rare, f"not one of {POINTS} points had {never}"
+
+
+def test_what_is_not_active_changes_nothing(space, tmp_path):
+    for values in draw(space, POINTS, tmp_path):
+        config = meant(space, values)
+        active = {parameter.name for parameter in space.active(values)}
+        for parameter in space.parameters:
+            if parameter.name not in active:
+                for value in parameter.samples:
+                    assert meant(space, {**values, parameter.name: value}) == config, (parameter.name, value)
+
+
+def test_no_parameter_of_the_published_architectures_is_dead(tmp_path):
+    space = Space.named("full").fix({"model": "vgg16", "optimizer": "adam"}).narrow({"freeze_epochs": [1, 2, 4]})
+    changed = set()
+    for values in draw(space, POINTS, tmp_path):
+        config = meant(space, values, epochs=50)
+        for parameter in space.active(values):
+            others = [value for value in parameter.samples if value != values[parameter.name]]
+            assert all(meant(space, {**values, parameter.name: other}, epochs=50) != config for other in others)
+            changed.add(parameter.name)
+    assert changed == {parameter.name for parameter in space.parameters}
+    assert {"weights", "freeze_epochs", "fine_tune_learning_rate", "fine_tune_layers", "head_activation"} <= changed
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "block"])
+def test_parents_change_the_run_too(name, tmp_path):
+    space = Space.named("full")
+    parameter = next(each for each in space.parameters if each.name == name)
+    for values in draw(space, 20, tmp_path):
+        if name in values:
+            runs = {json.dumps(meant(space, {**values, name: value}).to_json()) for value in parameter.values}
+            assert len(runs) == len(parameter.values)
+
+
+def test_models_that_are_drawn_can_be_built_and_are_bounded(tmp_path):
+    from trainer.training.classifier import build_classifier
+
+    space = Space.named("compact")
+    points = draw(space, 400, tmp_path)
+    for model in ("mlp", "cnn3", "cnn-separable", "xception-small", "resnet18"):
+        of_model = [values for values in points if values["model"] == model]
+        assert len(of_model) > 20
+        heaviest = max(of_model, key=lambda values: json.dumps(values))
+        for values in (of_model[0], heaviest):
+            classifier = build_classifier(meant(space, values), FACTS)
+            assert classifier.count_params() < 30_000_000
+
+
+def test_the_largest_of_each_family_is_bounded():
+    from trainer.training.classifier import build_classifier
+
+    space = Space.named("compact")
+    for model in ("mlp", "cnn3", "cnn-separable", "xception-small", "resnet18"):
+        values = {"model": model}
+        for parameter in space.parameters[1:]:
+            if all(values.get(name) in allowed for name, allowed in parameter.when):
+                values[parameter.name] = parameter.samples[-1]
+        classifier = build_classifier(meant(space, {**values, "pool": "max", "block": "plain"}), FACTS)
+        assert classifier.count_params() < 30_000_000
+
+
+def test_the_compact_space_has_no_model_with_pretrained_weights_and_the_full_one_has_all():
+    choices = {
+        name: next(p for p in Space.named(name).parameters if p.name == "model").values for name in ("compact", "full")
+    }
+    assert not any(MODELS[name].pretrained for name in choices["compact"])
+    assert set(choices["full"]) == set(MODELS) - {"mlp-tanh"}  # an mlp is one where that is chosen
+
+
+def test_the_notebooks_grid_has_every_recipe_with_its_own_options():
+    space = Space.named("notebooks")
+    assert space.combinations() == 24
+    from trainer.presets import PRESETS
+
+    for preset in ("mlp-tanh", "mlp", "cnn3", "cnn-separable", "vgg16-frozen", "vgg19-frozen"):
+        config = space.train_config({"preset": preset, "augment": "light", "equalize": True}, **{**RUN, "epochs": 50})
+        recipe = TrainConfig.from_json(PRESETS[preset].config)
+        for name in ("model", "image_size", "optimizer", "learning_rate", "batch_size", "epochs", "freeze_epochs"):
+            assert getattr(config, name) == getattr(recipe, name), name
+        assert (config.augment, config.equalize, config.monitor) == ("light", True, "val_auc")
+
+
+def test_a_recipe_with_frozen_layers_stays_frozen_in_fewer_epochs():
+    space = Space.named("notebooks")
+    config = space.train_config({"preset": "vgg16-frozen", "augment": "none", "equalize": False}, **RUN)
+    assert (config.epochs, config.freeze_epochs) == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["notebooks", "compact"])
+def test_as_many_combinations_as_a_grid_search_tries(name, tmp_path):
+    space = Space.named(name)
+    if name == "compact":
+        keep = ("model", "optimizer", "layers", "blocks", "plain_blocks", "block", "dense")
+        others = {p.name: p.samples[0] for p in space.parameters if p.name not in keep}
+        space = space.fix(dict(others.items())).narrow(
+            {
+                "model": "mlp,cnn-separable",
+                "optimizer": "adamw,sgd",
+                "dense": "none,64",
+                "layers": "1,2",
+                "blocks": "3,4",
+            }
+        )
+    oracle = GridSearchOracle(objective=Objective("val_auc", "max"), hyperparameters=space.hyperparameters())
+    oracle._set_project_dir(str(tmp_path), "grid")
+    oracle.verbose = 0
+    tried = set()
+    while (trial := oracle.create_trial("w")).status == "RUNNING":
+        tried.add(json.dumps(meant(space, trial.hyperparameters.values).to_json(), sort_keys=True))
+        trial.status = "COMPLETED"
+        oracle.trials[trial.trial_id].metrics.register("val_auc", direction="max")
+        oracle.trials[trial.trial_id].metrics.update("val_auc", 0.5)
+        oracle.end_trial(trial)
+    assert len(tried) == space.combinations()
+
+
+def test_ranges_without_steps_are_endless():
+    assert Space.named("compact").combinations() is None
+
+
+def test_a_space_survives_its_json(space):
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_fixing_removes_what_can_no_longer_matter():
+    space = Space.named("full").fix({"model": "cnn-separable", "optimizer": "sgd"})
+    names = {parameter.name for parameter in space.parameters}
+    assert not names & {
+        "model",
+        "optimizer",
+        "layers",
+        "units",
+        "weights",
+        "freeze_epochs",
+        "learning_rate",
+        "weight_decay",
+    }
+    assert {"blocks", "kernel", "sgd_learning_rate"} <= names
+    assert next(p for p in space.parameters if p.name == "blocks").when == ()
+    assert next(p for p in space.parameters if p.name == "plain_blocks").when == (("block", ("separable", "residual")),)
+
+
+def test_a_fixed_value_holds_in_every_trial(tmp_path):
+    space = Space.named("compact").fix({"image_size": 112, "label_smoothing": 0.2, "gradient_clip": 1.0})
+    for values in draw(space, 20, tmp_path):
+        config = meant(space, values)
+        assert (config.label_smoothing, config.gradient_clip) == (0.2, 1.0)
+        assert config.image_size == values.get("flat_image_size", 112)
+
+
+@pytest.mark.parametrize(
+    "general, value, choice", [("image_size", 80, {"model": "mlp"}), ("learning_rate", 0.05, {"optimizer": "sgd"})]
+)
+def test_a_field_that_is_fixed_holds_where_only_its_variant_is_left(general, value, choice, tmp_path):
+    compact = Space.named("compact")
+    spaces = [
+        compact.fix({**choice, general: value}),
+        compact.fix({general: value, **choice}),
+        compact.fix(choice).fix({general: value}),
+        compact.fix({general: value}).fix(choice),
+    ]
+    for number, space in enumerate(spaces):
+        for values in draw(space, 8, tmp_path / str(number)):
+            assert getattr(meant(space, values), general) == value
+
+
+def test_a_variant_that_is_fixed_holds_for_nothing_else(tmp_path):
+    space = Space.named("compact").fix({"sgd_learning_rate": 0.05, "flat_image_size": 72})
+    points = draw(space, POINTS, tmp_path)
+    assert {values["optimizer"] for values in points} > {"sgd"}
+    for values in points:
+        config = meant(space, values)
+        assert config.learning_rate == (0.05 if config.optimizer == "sgd" else values["learning_rate"])
+        assert config.image_size == (72 if config.model in ("mlp", "cnn3") else values["image_size"])
+
+
+def test_a_field_that_is_narrowed_means_its_variant_where_only_that_is_left():
+    for pairs in ({"model": "mlp,cnn3", "image_size": "64,96"}, {"image_size": "64,96", "model": "mlp,cnn3"}):
+        space = Space.named("compact").narrow(pairs)
+        assert next(p for p in space.parameters if p.name == "flat_image_size").values == (64, 96)
+
+
+def test_pretrained_weights_are_only_for_models_that_take_them(tmp_path):
+    space = Space.named("full").fix({"weights": "imagenet"})
+    points = [meant(space, values) for values in draw(space, POINTS, tmp_path)]
+    assert {config.weights for config in points} == {"none", "imagenet"}
+    assert all(config.weights == ("imagenet" if MODELS[config.model].pretrained else "none") for config in points)
+    with pytest.raises(InputError, match="model=resnet18 takes none"):
+        Space.named("notebooks").fix({"model": "resnet18"})
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {"weights": "imagenet"},
+        {"freeze_epochs": 2},
+        {"fine_tune_layers": 4},
+        {"schedule": "plateau", "warmup_epochs": 1},
+    ],
+)
+def test_what_no_trial_has_a_use_for_is_not_fixed_silently(pairs):
+    with pytest.raises(InputError, match="no trial of the space has a use for"):
+        Space.named("compact").fix(pairs)
+
+
+def test_a_wide_first_block_is_as_wide_as_it_says():
+    space = Space.named("compact").fix({"model": "cnn-separable", "width": 384})
+    assert meant(space, {"blocks": 3, "growth": 2.0}).model_options["filters"] == [384, 384, 384]
+
+
+def test_everything_can_be_fixed():
+    space = Space.named("compact").fix({"model": "mlp"})
+    space = space.fix({parameter.name: parameter.samples[0] for parameter in space.parameters})
+    assert space.parameters == () and space.combinations() == 1
+    assert meant(space, {}).model == "mlp"
+
+
+@pytest.mark.parametrize(
+    "name, wanted, samples, log",
+    [
+        ("image_size", "96,128", (96, 128), False),
+        ("image_size", [128, 96], (128, 96), False),
+        ("augment", "light,strong", ("light", "strong"), False),
+        ("dense", "none,64", ("none", "64"), False),
+        ("learning_rate", "1e-3..1e-2", (1e-3, 1e-2), True),
+        ("learning_rate", {"low": 2e-3, "high": 4e-3, "log": False}, (2e-3, 4e-3), False),
+        ("learning_rate", "0.001,0.003", (0.001, 0.003), False),
+        ("dropout", "0.1..0.3", (0.1, 0.3), False),
+    ],
+)
+def test_narrowing(name, wanted, samples, log):
+    space = Space.named("compact").narrow({name: wanted})
+    parameter = next(each for each in space.parameters if each.name == name)
+    assert (parameter.samples, parameter.log) == (samples, log)
+
+
+def test_narrowing_to_one_value_fixes_it():
+    assert Space.named("compact").narrow({"equalize": "true"}).fixed == {"equalize": True}
+
+
+def test_narrowing_a_model_narrows_what_depends_on_it():
+    space = Space.named("compact").narrow({"model": "mlp,cnn3"})
+    names = {parameter.name for parameter in space.parameters}
+    assert "image_size" not in names and "blocks" not in names
+    assert next(p for p in space.parameters if p.name == "flat_image_size").when == ()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"fix": {"modle": "mlp"}}, "did you mean model"),
+        ({"fix": {"model": "vgg99"}}, "vgg99"),
+        ({"fix": {"learning_rate": -1}}, "learning_rate=-1"),
+        ({"fix": {"equalize": "perhaps"}}, "equalize='perhaps'"),
+        ({"fix": {"dense": "wide"}}, "dense='wide': expected a whole number"),
+        ({"fix": {"width": 24.5}}, "width=24.5: expected a whole number"),
+        ({"fix": {"plain_blocks": -1}}, "plain_blocks=-1: expected a whole number"),
+        ({"fix": {"growth": -1}}, "growth=-1: expected a number above 0"),
+        ({"fix": {"sgd_learning_rate": "slow"}}, "learning_rate='slow': expected a number"),
+        ({"fix": {"warmup_epochs": "long"}}, "warmup_epochs='long': expected a number"),
+        ({"space": "full", "fix": {"freeze_epochs": "x"}}, "freeze_epochs='x': expected a whole number"),
+        ({"space": "full", "narrow": {"freeze_epochs": {"low": 1, "high": 3}}}, "fine_tune_layers depend on them"),
+        ({"narrow": {"learning_rate": {"step": 0.001}}}, "logarithmic has no step"),
+        ({"narrow": {"learning_rate": {"log": "no"}}}, "log to be true or false"),
+        ({"narrow": ["model"]}, "expected `narrow` to be an object"),
+        ({"space": 3}, "expected `space` to be a text"),
+        ({"parameters": {"name": "kernel"}}, "expected `parameters` to be a list"),
+        ({"parameters": ["kernel"]}, "expected a hyperparameter as an object"),
+        ({"parameters": [{"name": "optimizer", "values": "adam,sgd"}]}, "expected `values` as a list"),
+        ({"parameters": [{"name": "model", "values": ["mlp", "cnn3"]},
+                         {"name": "units", "values": [8, 9], "when": {"model": "mlp"}}]}, "names and lists"),
+        ({"parameters": [{"name": "model", "values": ["mlp", "cnn3"]}, {"name": "units", "values": [8, 9]}]},
+         "'units' would change nothing with model=cnn3"),
+        ({"parameters": [{"name": "units", "values": [64, 128]}]}, "'units' would change nothing"),
+        ({"parameters": [{"name": "weights", "values": ["none", "imagenet"]}]}, "'weights' would change nothing"),
+        ({"parameters": [{"name": "blocks", "low": 2, "high": 5, "step": 0.5}]}, "expected a whole step"),
+        ({"parameters": [{"name": "blocks", "low": 2, "high": 5.0}]}, "blocks=3.5: expected a whole number"),
+        ({"parameters": [{"name": "blocks", "values": [3, 3.0]}]}, "at least two different values"),
+        ({"fix": {"epochs": 3}}, "unknown hyperparameter 'epochs'"),
+        ({"narrow": {"model": "mlp,vgg16"}}, "'model' cannot be vgg16"),
+        ({"narrow": {"learning_rate": "fast"}}, "expected a number or LOW"),
+        ({"narrow": {"learning_rate": "1e-2..1e-3"}}, "low < high"),
+        ({"narrow": {"lerning_rate": "1e-3..1e-2"}}, "did you mean learning_rate"),
+        ({"narrow": {"learning_rate": {"min": 1}}}, "expected low, high, log and step"),
+        ({"space": "compakt"}, "did you mean compact"),
+        ({"spice": "compact"}, "expected a JSON object with"),
+        ({"space": "compact", "parameters": []}, "give one of them"),
+        ({"parameters": [{"values": [1, 2]}]}, "no name"),
+        ({"parameters": [{"name": "kernel", "valeus": [1, 2]}]}, "unknown valeus"),
+        ({"parameters": [{"name": "kernel", "values": [3]}]}, "at least two different values"),
+        ({"parameters": [{"name": "kernel", "values": [3, "5"]}]}, "all texts, all numbers"),
+        ({"parameters": [{"name": "kernel"}]}, "expected values, or numbers low < high"),
+        ({"parameters": [{"name": "kernel", "values": [3, 400]}], "fix": {"model": "cnn3"}}, "kernel=400"),
+        ({"parameters": [{"name": "kernel", "values": [3, 5], "when": {"pool": ["max"]}}]}, "does not come before it"),
+        ({"parameters": [{"name": "learning_rate", "low": 0, "high": 1, "log": True}]}, "begins above 0"),
+        ([], "expected a JSON object"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_said_at_once(tmp_path, change, message):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(change))
+    with pytest.raises(InputError, match=message) as raised:
+        Space.load(str(path))
+    assert "mine.json" in str(raised.value)
+
+
+def test_a_file_that_is_not_there_or_no_json(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        Space.load(str(tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        Space.load(str(tmp_path / "bad.json"))
+
+
+def test_a_space_of_ones_own(tmp_path):
+    path = tmp_path / "mine.json"
+    parameters = [
+        {"name": "model", "values": ["mlp", "cnn3"]},
+        {"name": "units", "low": 8, "high": 64, "step": 8, "when": {"model": ["mlp"]}},
+        {"name": "gradient_clip", "values": [0.0, 1.0]},
+    ]
+    path.write_text(json.dumps({"parameters": parameters, "fix": {"image_size": 48}}))
+    space = Space.load(str(path))
+    assert space.combinations() == 2 * (8 + 1)
+    for values in draw(space, 30, tmp_path):
+        config = meant(space, values)
+        assert config.image_size == 48
+        if config.model == "mlp":
+            assert config.model_options["dense"][0] == values["units"] and isinstance(values["units"], int)
+
+
+def test_a_file_may_mix_whole_and_other_numbers_and_fix_what_its_parameters_need(tmp_path):
+    path = tmp_path / "mine.json"
+    parameters = [{"name": "dropout", "values": [0, 0.3, 0.5]}, {"name": "units", "values": [64, 128]}]
+    path.write_text(json.dumps({"parameters": parameters, "fix": {"model": "mlp"}}))
+    space = Space.load(str(path))
+    assert space.combinations() == 6
+    points = [meant(space, values).model_options for values in draw(space, 20, tmp_path)]
+    assert {options["dropout"] for options in points} == {0.0, 0.3, 0.5}
+    assert {options["dense"][0] for options in points} == {64, 128}
+
+
+@pytest.mark.parametrize("fields", [{}, {"name": "x", "parameters": 3, "fixed": {}}, {"name": "x", "parameters": [{}]}])
+def test_json_of_another_version_is_refused(fields):
+    with pytest.raises(InputError, match="expected a space as this version writes it"):
+        Space.from_json(fields)
+
+
+def test_what_a_trial_is_does_not_depend_on_keras_tuners_own_values(tmp_path):
+    space = Space.named("compact")
+    values = draw(space, 1, tmp_path)[0]
+    assert meant(space, {**values, "tuner/epochs": 3, "tuner/trial_id": "0001"}) == meant(space, values)
+
+
+def test_every_hyperparameter_is_explained():
+    for name in SPACES:
+        space = Space.named(name)
+        table = space.describe()
+        for parameter in space.parameters:
+            assert parameter.about == MEANINGS[parameter.name]
+            assert parameter.name in table
+
+
+def test_conditions_are_a_chain():
+    parent, other = Parameter("model", values=("mlp", "cnn3")), Parameter("optimizer", values=("adam", "adamw"))
+    child = Parameter("weight_decay", low=0.0, high=0.1, when=(("model", ("mlp",)), ("optimizer", ("adamw",))))
+    with pytest.raises(InputError, match="must begin with those of 'optimizer'"):
+        Space("mine", (parent, other, child))
+
+
+def test_points_differ(tmp_path):
+    points = draw(Space.named("compact"), POINTS, tmp_path)
+    assert len({json.dumps(values, sort_keys=True) for values in points}) == POINTS
+    assert len({values["model"] for values in random.Random(0).sample(points, 30)}) > 3

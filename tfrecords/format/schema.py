@@ -1,0 +1,212 @@
+"""What one record is: a feature table that drives the serializer, the parsers and TFDS's features.json.
+
+Nothing here imports TensorFlow; a Beam worker writes records with this file and `framing.py` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+from google.protobuf.message import DecodeError
+
+from cxr.errors import DatasetError
+from tfrecords.format.example_proto import Example
+
+SCHEMA_VERSION = 1
+"""Raised whenever a reader of the old version could not read, or would misread, a new data set."""
+
+ENCODINGS = ("jpeg", "png", "raw")
+"""How the image of a record may be stored: a JPEG or PNG file, or rows of little-endian pixels."""
+
+Kind = Literal["bytes", "text", "int"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One row of the feature table: a key of the stored `tf.train.Example`."""
+
+    key: str
+    kind: Kind
+    repeated: bool
+    doc: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image of a data set, as stored.
+
+    Attributes:
+      image: the image: a JPEG or PNG file, or for `raw` `height * width * channels` pixels,
+        rows first, channels last, uint8 or little-endian uint16.
+      encoding: one of `ENCODINGS`.
+      height, width: pixels.
+      channels: 1 (grey) or 3 (red, green, blue).
+      bit_depth: 8 or 16; 0 is black and `2**bit_depth - 1` white.
+      label: index into the data set's label names, or several for a multi-label data set.
+      cause: what the finding is due to where the source says so ("bacteria"), else "".
+      patient: key under which images are grouped; never a name or a hospital number.
+      path: where the image came from, relative to the source; unique in a data set.
+      pixel_hash: BLAKE3 of the decoded pixels (`tfrecords.images.codec.hash_pixels`), 64 hex digits.
+    """
+
+    image: bytes
+    encoding: str
+    height: int
+    width: int
+    channels: int
+    bit_depth: int
+    label: int | tuple[int, ...]
+    cause: str
+    patient: str
+    path: str
+    pixel_hash: str
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All labels, however many a record of this data set has."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSchema:
+    """The feature table of one data set, and what follows from it.
+
+    Attributes:
+      raw: images are stored as rows of pixels under `image/shape` and `image/value` (the layout of a
+        `tfds.features.Tensor` of unknown height and width), not as a JPEG or PNG file under `image`.
+      multi_label: `label` holds any number of labels instead of exactly one.
+    """
+
+    raw: bool
+    multi_label: bool
+
+    @functools.cached_property
+    def features(self) -> tuple[Feature, ...]:
+        """The feature table."""
+        image = (
+            (
+                Feature("image/shape", "int", True, "height, width, channels"),
+                Feature("image/value", "bytes", False, "rows of pixels, uint8 or little-endian uint16"),
+            )
+            if self.raw
+            else (Feature("image", "bytes", False, "a JPEG or PNG file"),)
+        )
+        return (
+            *image,
+            Feature("encoding", "text", False, "jpeg, png or raw"),
+            Feature("height", "int", False, "pixels"),
+            Feature("width", "int", False, "pixels"),
+            Feature("channels", "int", False, "1 or 3"),
+            Feature("bit_depth", "int", False, "8 or 16"),
+            Feature("label", "int", self.multi_label, "index into the label names"),
+            Feature("cause", "text", False, "cause of the finding, where known"),
+            Feature("patient", "text", False, "patient key"),
+            Feature("path", "text", False, "path in the source"),
+            Feature("pixel_hash", "text", False, "BLAKE3 of the decoded pixels, hexadecimal"),
+        )
+
+    def serialize(self, record: Record) -> bytes:
+        """The record as a serialized `tf.train.Example`; the same record always gives the same bytes.
+
+        Raises:
+          ValueError: a value does not fit its feature; the message names the feature and the path.
+        """
+        values: dict[str, Any] = dict(vars(record))
+        if self.raw:
+            values["image/value"] = values.pop("image")
+            values["image/shape"] = (record.height, record.width, record.channels)
+        example = Example()
+        for feature in self.features:
+            value = values[feature.key]
+            items = value if feature.repeated else (value,)
+            try:
+                stored = example.features.feature[feature.key]
+                if feature.kind == "int":
+                    stored.int64_list.value.extend(items)
+                elif feature.kind == "text":
+                    stored.bytes_list.value.extend(item.encode() for item in items)
+                else:
+                    stored.bytes_list.value.extend(items)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ValueError(
+                    f"feature '{feature.key}' of {record.path}: expected {feature.kind}, received {value!r:.80}: "
+                    f"{error}"
+                ) from error
+        return example.SerializeToString(deterministic=True)
+
+    def parse(self, data: bytes) -> Record:
+        """The record that `serialize` stored.
+
+        Raises:
+          DatasetError: the bytes are not such a record; the message names the first wrong feature.
+        """
+        try:
+            stored = Example.FromString(data).features.feature
+        except DecodeError as error:
+            raise DatasetError(f"not a serialized tf.train.Example: {error}") from error
+        values: dict[str, Any] = {}
+        for feature in self.features:
+            if feature.key not in stored:
+                raise DatasetError(
+                    f"feature '{feature.key}' is missing; the record has {', '.join(sorted(stored)) or 'none'}"
+                )
+            entry = stored[feature.key]
+            found: Any = (entry.int64_list if feature.kind == "int" else entry.bytes_list).value
+            kind = None if found else entry.WhichOneof("kind")  # None also for an empty list
+            if kind not in ("int64_list" if feature.kind == "int" else "bytes_list", None):
+                raise DatasetError(f"feature '{feature.key}': expected {feature.kind} values, received a {kind}")
+            if feature.kind == "text":
+                try:
+                    found = [item.decode() for item in found]
+                except UnicodeDecodeError as error:
+                    raise DatasetError(f"feature '{feature.key}' is not UTF-8 text: {error}") from error
+            if feature.repeated:
+                values[feature.key] = tuple(found)
+            elif len(found) == 1:
+                values[feature.key] = found[0]
+            else:
+                raise DatasetError(f"feature '{feature.key}': expected one {feature.kind} value, received {len(found)}")
+        if self.raw:
+            values["image"] = values.pop("image/value")
+            shape, said = values.pop("image/shape"), (values["height"], values["width"], values["channels"])
+            if shape != said:
+                raise DatasetError(f"feature 'image/shape' is {shape}, but height, width and channels are {said}")
+        return Record(**values)
+
+    def tfds_features(self, labels: tuple[str, ...], bit_depth: int, channels: int) -> dict[str, Any]:
+        """The content of TFDS's features.json (its `FeaturesDict`) for this feature table.
+
+        Args:
+          labels: label names.
+          bit_depth: 8 or 16.
+          channels: 1, 3, or 0 where records differ (only `raw` can say so; files decode to 3 then).
+        """
+        dtype = f"uint{bit_depth}"
+        if self.raw:
+            shape = {"dimensions": ["-1", "-1", str(channels or -1)]}
+            image = _tfds("tensor_feature.Tensor", tensor={"dtype": dtype, "encoding": "bytes", "shape": shape})
+        else:
+            shape = {"dimensions": ["-1", "-1", str(channels or 3)]}
+            image = {
+                "pythonClassName": "tfrecords.format.tfds_image.ExactImage",
+                "image": {"dtype": dtype, "shape": shape},
+            }
+        label = _tfds("class_label_feature.ClassLabel", classLabel={"numClasses": str(len(labels))})
+        if self.multi_label:
+            label = _tfds("sequence_feature.Sequence", sequence={"feature": label, "length": "-1"})
+        columns: dict[str, Any] = {"image": image, "label": label}
+        for feature in self.features:
+            if feature.key.split("/")[0] in columns:
+                continue
+            columns[feature.key] = (
+                _tfds("scalar.Scalar", tensor={"dtype": "int64", "encoding": "none", "shape": {}})
+                if feature.kind == "int"
+                else _tfds("text_feature.Text", text={})
+            )
+        return _tfds("features_dict.FeaturesDict", featuresDict={"features": columns})
+
+
+def _tfds(class_name: str, **content: Any) -> dict[str, Any]:
+    return {"pythonClassName": f"tensorflow_datasets.core.features.{class_name}", **content}

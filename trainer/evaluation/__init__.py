@@ -1,0 +1,1 @@
+"""Measuring predictions: metrics, operating points and the shift suite."""

@@ -1,0 +1,346 @@
+"""What a classifier is worth on a split, with intervals, and the curves that a report draws.
+
+Intervals are percentiles of a bootstrap by patient: patients are drawn with replacement, each with all of its
+images, because images of one patient are alike and count for less than as many of different ones (Field and Welsh,
+"Bootstrapping clustered data", J. R. Stat. Soc. B 2007). A replicate is a whole-number weight for each image, so many
+replicates share one sort of the scores.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cxr.errors import InputError
+from tfrecords.streaming.sampling import check_whole
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions, one_hot
+
+METRICS = (
+    "accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "roc_auc",
+    "pr_auc",
+    "brier",
+    "calibration_error",
+)
+ERROR_METRICS = ("brier", "calibration_error")
+"""Those of METRICS that are better the lower they are."""
+CALIBRATION_BINS = 15
+_CHUNK_WEIGHTS = 1 << 17  # 1 MB for each float64 array [replicates, images]: the cache of a core
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    operating_point: OperatingPoint,
+    positive: str | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """All metrics of one split with intervals.
+
+    One label against the rest, with `accuracy`, `precision`, `recall`, `specificity` and `f1` of the decisions and
+    these of the probabilities: `roc_auc` and `pr_auc` (`rank_metrics`), `brier`, the mean squared error, and
+    `calibration_error`, the mean distance between probability and frequency over 15 bins of equal width (Naeini et al.,
+    AAAI 2015; Guo et al., ICML 2017). Bins of equal width stay where they are in every replicate and under every shift.
+    The calibration error of few images is too high by chance, and that of a replicate more so: its interval may lie
+    above its value.
+
+    Args:
+      predictions: of the split to report on.
+      operating_point: what decides.
+      positive: label that the metrics of a binary task are of; None is the one with the threshold, or the second.
+      bootstrap: replicates; 0 leaves the intervals out.
+      seed: of the replicates.
+      level: share of the replicates within an interval, in (0, 1).
+
+    Returns:
+      What JSON can hold. `metrics` by name: `value`, `low` and `high`, of the positive label of a binary task, else
+      the mean over the labels for which there is one; `accuracy` of a task with one label an image is the share of
+      images decided rightly. `per_label` by label, each against the rest. None stands for what is undefined: a metric
+      that would divide by zero, an interval from fewer than two patients. A replicate in which a metric is undefined
+      is left out of its interval. `confusion`: rows true, columns predicted, in the order of the labels; or by label
+      [[tn, fp], [fn, tp]] where multi-label. Beside them what they are of: `task`, `labels`, `positive`, `images`,
+      `patients`, `operating_point`, and `level`, `bootstrap` and `seed`.
+
+    Raises:
+      InputError: an option out of range, or an operating point for other labels.
+    """
+    check_whole("bootstrap", bootstrap, 0)
+    check_whole("seed", seed, 0)
+    if not 0 < level < 1:
+        raise InputError(f"level={level!r}: expected a share between 0 and 1, such as 0.95")
+    predicted = operating_point.apply(predictions)
+    decided = predicted if predictions.multi_label else one_hot(predicted, len(predictions.labels))
+    if predictions.task == "binary":
+        column = predictions.label_index(positive or next(iter(operating_point.thresholds), None))
+    patients = predictions.groups()
+    count = int(patients.max()) + 1
+
+    measure = _Measure(predictions, decided, patients)
+    values = measure(np.ones((1, count)))
+    replicates = np.concatenate([values[:0], *_bootstrap(measure, count, len(predictions), bootstrap, seed)])
+    summarise = functools.partial(_summary, level=level)
+    if predictions.task == "binary":
+        overall = [part[:, column] for part in (values, replicates)]
+    else:
+        overall = [_over_labels(part, ~np.isnan(values[0]), predictions.multi_label) for part in (values, replicates)]
+    return {
+        "task": predictions.task,
+        "labels": list(predictions.labels),
+        "positive": predictions.labels[column] if predictions.task == "binary" else None,
+        "images": len(predictions),
+        "patients": count,
+        "operating_point": operating_point.to_json(),
+        "level": level,
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "metrics": summarise(*overall),
+        "per_label": {
+            label: summarise(values[:, index], replicates[:, index]) for index, label in enumerate(predictions.labels)
+        },
+        "confusion": confusion(predictions, predicted),
+    }
+
+
+def quick_metrics(predictions: Predictions, positive: str | None = None) -> dict[str, float]:
+    """A few metrics without decisions or intervals, for after each epoch.
+
+    Args:
+      predictions: of the validation split.
+      positive: label that `pr_auc` of a binary task is of; None is the second.
+
+    Returns:
+      `loss`: mean log loss, of all labels where multi-label, with probabilities clipped at 1e-7. `accuracy`: of the
+      most probable label, or of each label at 0.5 where multi-label. `auc`, `pr_auc`: see `rank_metrics`, the mean over
+      the labels for which they are defined. NaN where undefined for all.
+    """
+    truth = predictions.truth_matrix
+    probabilities = predictions.probabilities.astype(np.float64)
+    likelihoods = np.where(truth == 1, probabilities, 1 - probabilities)
+    if predictions.multi_label:
+        correct = (probabilities >= 0.5) == (truth == 1)
+    else:
+        correct = probabilities.argmax(axis=1) == predictions.truth
+        likelihoods = likelihoods[truth == 1]
+    columns = list(range(len(predictions.labels)))
+    if predictions.task == "binary":
+        columns = [predictions.label_index(positive)]
+    once = np.ones((1, len(predictions)))
+    ranked = np.array([rank_metrics(truth[:, column], probabilities[:, column], once) for column in columns])[:, :, 0]
+    auc, pr_auc = (float(part[~np.isnan(part)].mean()) if not np.isnan(part).all() else math.nan for part in ranked.T)
+    return {
+        "loss": float(-np.log(likelihoods.clip(1e-7, 1 - 1e-7)).mean()),
+        "accuracy": float(correct.mean()),
+        "auc": auc,
+        "pr_auc": pr_auc,
+    }
+
+
+def rank_metrics(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve, ties counted half, and average precision, for many weightings at once.
+
+    Args:
+      truth: 0 or 1, or bool [images].
+      scores: [images]; what is 1 should have the higher.
+      weights: float64 [replicates, images], not negative.
+
+    Returns:
+      `roc_auc` and `pr_auc`, float64 [replicates]. `roc_auc` is NaN where positives or negatives have no weight,
+      `pr_auc` where positives have none.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each distinct score
+    total = weights[:, order]
+    positive = total * (truth[order] == 1)
+    if len(starts) < len(order):
+        total, positive = (np.add.reduceat(part, starts, axis=1) for part in (total, positive))
+    found, reached = np.cumsum(positive, axis=1), np.cumsum(total, axis=1)  # at each threshold, the highest first
+    positives, negatives = found[:, -1], (reached - found)[:, -1]
+    half = reached - found - (total - positive) / 2  # negatives above, and half of those at the same score
+    with np.errstate(invalid="ignore", divide="ignore"):
+        roc_auc = 1 - np.einsum("ri,ri->r", positive, half) / (positives * negatives)
+        precision = np.divide(found, reached, out=np.zeros_like(found), where=reached > 0)
+        pr_auc = np.einsum("ri,ri->r", positive, precision) / positives
+    return roc_auc, pr_auc
+
+
+def confusion(predictions: Predictions, predicted: np.ndarray) -> Any:
+    """Counts as lists: rows true, columns predicted; by label [[tn, fp], [fn, tp]] where multi-label.
+
+    Args:
+      predictions: with the truth.
+      predicted: decisions, as `OperatingPoint.apply` gives them.
+    """
+    if predictions.multi_label:
+        columns = zip(predictions.labels, predictions.truth.T, predicted.T, strict=True)
+        return {label: _table(truth, decided, 2) for label, truth, decided in columns}
+    return _table(predictions.truth, predicted, len(predictions.labels))
+
+
+def classification_report(predictions: Predictions, predicted: np.ndarray) -> str:
+    """scikit-learn's table of precision, recall, F1 and images by label, 0 where undefined.
+
+    Args:
+      predictions: with the truth.
+      predicted: decisions, as `OperatingPoint.apply` gives them.
+    """
+    from sklearn.metrics import classification_report as report
+
+    indices = range(len(predictions.labels))
+    return report(
+        predictions.truth, predicted, labels=indices, target_names=predictions.labels, digits=3, zero_division=0
+    )
+
+
+def roc_curve(predictions: Predictions, label: str) -> dict[str, np.ndarray]:
+    """`false_positive_rate` and `recall` at each of the falling `thresholds`, the first of which is infinite.
+
+    Args:
+      predictions: of any task.
+      label: the one to tell from the rest; where all images or none have it, the arrays are empty.
+    """
+    from sklearn.metrics import roc_curve as curve
+
+    truth, scores = _against_rest(predictions, label)
+    points = curve(truth, scores) if 0 < truth.sum() < len(truth) else [np.zeros(0)] * 3
+    return dict(zip(("false_positive_rate", "recall", "thresholds"), points, strict=True))
+
+
+def pr_curve(predictions: Predictions, label: str) -> dict[str, np.ndarray]:
+    """`precision` and `recall` at each of the rising `thresholds`, and at last 1 and 0, which have no threshold.
+
+    Args:
+      predictions: of any task.
+      label: the one to tell from the rest; where no image has it, the arrays are empty.
+    """
+    from sklearn.metrics import precision_recall_curve as curve
+
+    truth, scores = _against_rest(predictions, label)
+    points = curve(truth, scores) if truth.any() else [np.zeros(0)] * 3
+    return dict(zip(("precision", "recall", "thresholds"), points, strict=True))
+
+
+def calibration_curve(predictions: Predictions, label: str) -> dict[str, np.ndarray]:
+    """Mean `predicted` probability, `observed` frequency and number of `images` of each bin that has images.
+
+    The bins are those of `calibration_error`, which is the mean distance of the two, weighed by `images`.
+
+    Args:
+      predictions: of any task.
+      label: the one to tell from the rest.
+    """
+    truth, scores = _against_rest(predictions, label)
+    bins = _bins(scores)
+    images = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = images > 0
+    sums = (np.bincount(bins, part, CALIBRATION_BINS)[filled] for part in (scores, truth))
+    predicted, observed = (part / images[filled] for part in sums)
+    return {"predicted": predicted, "observed": observed, "images": images[filled]}
+
+
+class _Measure:
+    """All metrics of each label against the rest, for many weightings of the patients at once.
+
+    All but the rank metrics are ratios of sums over images, which are taken over the images of a patient once.
+    """
+
+    def __init__(self, predictions: Predictions, decided: np.ndarray, patients: np.ndarray):
+        self._patients = patients
+        self._columns = []
+        for column in range(len(predictions.labels)):
+            truth, scores = _against_rest(predictions, predictions.labels[column])
+            hit = decided[:, column]
+            gap = scores - truth
+            in_bin = one_hot(_bins(scores), CALIBRATION_BINS)
+            counts = [truth * hit, (1 - truth) * hit, truth * (1 - hit), (1 - truth) * (1 - hit)]
+            images = np.column_stack([*counts, gap**2, in_bin * gap[:, None]])
+            sums = np.zeros((patients.max() + 1, images.shape[1]))
+            np.add.at(sums, patients, images)
+            self._columns.append((truth, scores, sums))
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """float64 [replicates, labels, metrics] of weights float64 [replicates, patients]."""
+        image_weights = weights[:, self._patients]
+        return np.stack([self._label(*column, weights, image_weights) for column in self._columns], axis=1)
+
+    def _label(
+        self, truth: np.ndarray, scores: np.ndarray, sums: np.ndarray, weights: np.ndarray, image_weights: np.ndarray
+    ) -> np.ndarray:
+        totals = weights @ sums
+        tp, fp, fn, tn, squares = totals[:, :5].T
+        images = tp + fp + fn + tn
+        with np.errstate(invalid="ignore"):
+            found = {
+                "accuracy": (tp + tn) / images,
+                "precision": tp / (tp + fp),
+                "recall": tp / (tp + fn),
+                "specificity": tn / (tn + fp),
+                "f1": 2 * tp / (2 * tp + fp + fn),
+                "brier": squares / images,
+                "calibration_error": np.abs(totals[:, 5:]).sum(axis=1) / images,
+            }
+        found["roc_auc"], found["pr_auc"] = rank_metrics(truth, scores, image_weights)
+        return np.stack([found[name] for name in METRICS], axis=1)
+
+
+def _bootstrap(measure: _Measure, patients: int, images: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Metrics float64 [replicates, labels, metrics] in parts; none of fewer than two patients, who cannot vary."""
+    random = np.random.default_rng(seed)
+    step = max(1, _CHUNK_WEIGHTS // images)
+    for first in range(0, replicates if patients > 1 else 0, step):
+        count = min(step, replicates - first)
+        drawn = random.integers(0, patients, (count, patients))
+        drawn += patients * np.arange(count)[:, None]
+        yield measure(np.bincount(drawn.reshape(-1), minlength=count * patients).reshape(count, patients).astype(float))
+
+
+def _over_labels(values: np.ndarray, defined: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Means [replicates, metrics] of [replicates, labels, metrics] over the labels for which a metric is defined.
+
+    A label that is undefined in a replicate only makes the replicate undefined: another set of labels would be
+    another metric.
+    """
+    with np.errstate(invalid="ignore"):
+        means = np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=0)
+    if not multi_label:  # an image decided wrongly is wrong for two labels, so this is the share of images
+        accuracy = METRICS.index("accuracy")
+        means[:, accuracy] = 1 - (1 - means[:, accuracy]) * len(defined) / 2
+    return means
+
+
+def _summary(values: np.ndarray, replicates: np.ndarray, level: float) -> dict[str, dict[str, float | None]]:
+    """By metric: value, low and high, of values [1, metrics] and replicates [replicates, metrics]."""
+    summary = {}
+    for index, name in enumerate(METRICS):
+        value, drawn = values[0, index], replicates[:, index]
+        drawn = drawn[~np.isnan(drawn)]
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (math.nan, math.nan)
+        entries = {"value": value, "low": low, "high": high}
+        summary[name] = {key: None if math.isnan(entry) else float(entry) for key, entry in entries.items()}
+    return summary
+
+
+def _against_rest(predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Truth int64 [images] of 0 and 1, and probabilities float64 [images], of one label."""
+    column = predictions.label_index(label)
+    truth = predictions.truth_matrix[:, column].astype(np.int64)
+    return truth, predictions.probabilities[:, column].astype(np.float64)
+
+
+def _bins(scores: np.ndarray) -> np.ndarray:
+    return np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+
+
+def _table(truth: np.ndarray, predicted: np.ndarray, size: int) -> list[list[int]]:
+    cells = truth.astype(int) * size + predicted
+    return np.bincount(cells, minlength=size * size).reshape(size, size).tolist()

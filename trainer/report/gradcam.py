@@ -1,0 +1,164 @@
+"""Grad-CAM: where in an image a model sees a label (Selvaraju et al., ICCV 2017).
+
+The model is taken apart at its last map of features, and the score of the label (before softmax or sigmoid) is
+differentiated with respect to that map. It works on models that were built by `trainer.models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+from keras import layers
+
+from cxr.errors import InputError
+from trainer.models.heads import FEATURES, PIXELS, find_backbone
+
+GRADIENT_SCALE = 1024.0
+"""Keeps small gradients above what float16 can hold. The heat is scaled to [0, 1] in the end, so nothing undoes it."""
+
+_NOT_FEATURES = (
+    layers.InputLayer,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.Dropout,
+    layers.ZeroPadding2D,
+)
+"""Layers behind which no map is taken: behind the last pooling it has half the resolution, at the input no features."""
+
+
+def has_feature_map(model: keras.Model) -> bool:
+    """Whether a model has a map of features to look at; dense layers on pixels have none.
+
+    Raises:
+      InputError: the model was not built by `trainer.models`.
+    """
+    return _last_map(find_backbone(model)) is not None
+
+
+def gradcam(model: keras.Model, images: np.ndarray, label_index: int | np.ndarray, batch_size: int = 32) -> np.ndarray:
+    """Heat maps of what speaks for a label.
+
+    Args:
+      model: a classifier built by `trainer.models`, from raw pixels to probabilities.
+      images: as the model takes them, uint8 or uint16 [n, height, width, channels].
+      label_index: of the label to look for, one for all images or int [n].
+      batch_size: images at a time.
+
+    Returns:
+      float32 [n, height, width] in [0, 1]; 1 is the hottest pixel of each image. All 0 where nothing speaks for it.
+
+    Raises:
+      InputError: the model has no map of features, or images or labels do not fit it.
+    """
+    images = np.asarray(images)
+    indices = _check(model, images, label_index)
+    to_map, to_scores = _take_apart(model)
+    heat = np.zeros(images.shape[:3], np.float32)
+    for start in range(0, len(images), batch_size):
+        chosen = np.eye(model.output_shape[-1], dtype=np.float32)[indices[start : start + batch_size]]
+        maps = keras.ops.cast(to_map(images[start : start + batch_size], training=False), "float32")
+
+        def score(maps: Any, chosen: np.ndarray = chosen) -> Any:
+            return keras.ops.sum(to_scores(maps, training=False) * chosen) * GRADIENT_SCALE
+
+        gradients = keras.ops.convert_to_numpy(_gradient(score, maps))
+        weights = gradients.mean((1, 2), keepdims=True)
+        coarse = np.maximum((weights * keras.ops.convert_to_numpy(maps)).sum(-1), 0)
+        for row, image in enumerate(coarse, start):
+            fine = cv2.resize(image, images.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)
+            heat[row] = fine / fine.max() if fine.max() > 0 else 0
+    return heat
+
+
+def overlay(images: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """Images with heat in colour over them; the cold parts stay as they are.
+
+    Args:
+      images: uint8 or uint16 [n, height, width, 1 or 3].
+      heat: float32 [n, height, width] in [0, 1].
+      strength: how far the colour covers the hottest pixel, in [0, 1].
+
+    Returns:
+      uint8 [n, height, width, 3], red, green, blue.
+
+    Raises:
+      InputError: images and heat are not of the same size.
+    """
+    if images.shape[:3] != heat.shape:
+        raise InputError(f"heat of shape {heat.shape} does not fit images of shape {images.shape}")
+    grey = images.astype(np.float32) * (255 / np.iinfo(images.dtype).max)
+    cover = strength * heat[..., None]
+    colour = np.zeros((*heat.shape, 3), np.float32)
+    for row, values in enumerate(np.rint(heat * 255).astype(np.uint8)):
+        colour[row] = cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return np.rint(grey * (1 - cover) + colour * cover).astype(np.uint8)
+
+
+def _check(model: keras.Model, images: np.ndarray, label_index: int | np.ndarray) -> np.ndarray:
+    """The label of each image, int [n]."""
+    expected = model.input_shape[1:]
+    if images.ndim != 4 or any(want not in (None, size) for want, size in zip(expected, images.shape[1:], strict=True)):
+        raise InputError(f"images of shape {images.shape} do not fit the model, which takes [n, {expected}]")
+    labels = model.output_shape[-1]
+    indices = np.asarray(label_index)
+    if indices.dtype.kind not in "iu" or indices.shape not in ((), images.shape[:1]):
+        raise InputError(
+            f"label_index={label_index!r}: expected a whole number, or one for each of {len(images)} images"
+        )
+    if indices.size and not (indices.min() >= 0 and indices.max() < labels):
+        raise InputError(f"label_index={label_index!r}: the model has labels 0 to {labels - 1}")
+    return np.broadcast_to(indices, images.shape[:1])
+
+
+def _last_map(backbone: keras.Model) -> keras.KerasTensor | None:
+    """The last features [batch, height, width, channels] before the last pooling; None where there are none."""
+    for operation in reversed(backbone.operations):  # not only layers: ConvNeXt adds without one
+        if not isinstance(operation, _NOT_FEATURES) and len(operation.output.shape) == 4:
+            return operation.output
+    return None
+
+
+def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """From raw pixels to the last map of features, and from there to scores [batch, labels]."""
+    backbone = find_backbone(model)
+    last = _last_map(backbone)
+    if last is None:
+        raise InputError("this model has no map of features, only dense layers, so Grad-CAM cannot say where it looks")
+    pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
+    before = keras.Model(model.input, pixels)
+    encoder = keras.Model(backbone.input, last)
+    decoder = keras.Model(last, backbone.output)
+    after = keras.Model(features, scores)
+
+    def to_map(images: np.ndarray, training: bool) -> Any:
+        return encoder(before(images, training=training), training=training)
+
+    def to_scores(maps: Any, training: bool) -> Any:
+        return after(decoder(maps, training=training), training=training)
+
+    return to_map, to_scores
+
+
+def _gradient(function: Callable[[Any], Any], at: Any) -> Any:
+    """Of a scalar function with respect to its argument, a tensor of the backend.
+
+    Raises:
+      InputError: a backend that this does not know.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(at)
+            value = function(at)
+        return tape.gradient(value, at)
+    if backend == "jax":
+        import jax
+
+        return jax.grad(function)(at)
+    raise InputError(f"Grad-CAM has no gradient on the Keras backend '{backend}'; expected tensorflow or jax")

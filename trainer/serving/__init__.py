@@ -1,0 +1,1 @@
+"""Predicting from image files, and the graph of an exported model."""

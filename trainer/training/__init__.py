@@ -1,0 +1,1 @@
+"""Training one run: model, input, loop, checkpoints, validation and logs."""

@@ -1,0 +1,196 @@
+"""Training: one or two phases of Keras's `fit` that can be stopped at any step and gone on with.
+
+A run goes on exactly where it was because nothing that matters lives outside the checkpoint and the configuration:
+the batch of a step is a pure function of the step (`tfrecords.streaming.sampling`), augmentation and dropout draw from
+generators whose states are variables, and what the callbacks remember is stored with the variables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import keras
+
+from cxr.errors import DatasetError, TrainingError
+from tfrecords.dataset import XrayDataset
+from tfrecords.streaming.stream import plain_errors
+from trainer.facts import TRAIN, VALIDATION, check_trainable
+from trainer.models import set_trainable
+from trainer.run import Run, locked
+from trainer.train_config import TrainConfig
+from trainer.training.checkpoint import read_state
+from trainer.training.classifier import Classifier, build_classifier, compile_classifier
+from trainer.training.devices import device_scope
+from trainer.training.epoch_bar import EpochBar
+from trainer.training.input_monitor import InputMonitor
+from trainer.training.inputs import stream_options, training_steps
+from trainer.training.keeper import Keeper, Position
+from trainer.training.run_log import RunLog, report_every
+from trainer.training.stopping import StopRequest
+from trainer.training.validation import Validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one optimizer.
+
+    Attributes:
+      first, last: epochs, from 0; `last` is not part of it.
+      rate: highest learning rate.
+      part: which layers train: `all`, `head`, or the number of pretrained layers from the last.
+    """
+
+    first: int
+    last: int
+    rate: float
+    part: Literal["head", "all"] | int
+
+    @property
+    def epochs(self) -> int:
+        """Their number."""
+        return self.last - self.first
+
+
+def phases_of(config: TrainConfig) -> list[Phase]:
+    """Frozen first, then fine-tuned, where the configuration says so."""
+    frozen = config.freeze_epochs
+    if not frozen:
+        return [Phase(0, config.epochs, config.learning_rate, "all")]
+    phases = [Phase(0, frozen, config.learning_rate, "head")]
+    if config.epochs > frozen:
+        part: Literal["all"] | int = config.fine_tune_layers or "all"
+        phases.append(Phase(frozen, config.epochs, config.fine_tune_learning_rate, part))
+    return phases
+
+
+def train(
+    run: Run,
+    data: XrayDataset,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    stop: StopRequest | None = None,
+    checkpoint_seconds: float = 60.0,
+    devices: int | None = None,
+    quiet: bool = False,
+    **stream: Any,
+) -> list[dict[str, float]]:
+    """Trains the model of a run, or goes on with it.
+
+    Args:
+      run: opened or just created.
+      data: with splits `train` and `val`.
+      resume: go on from the run's last checkpoint; from the beginning where it has none yet.
+      callbacks: more of them; their `logs` hold training and validation metrics of an epoch.
+      stop: asked after each step; training is left as soon as it is requested, with everything saved.
+      checkpoint_seconds: between two checkpoints; one is written at each epoch's end in any case.
+      devices: train on the first so many of this host; None is all its GPUs.
+      quiet: no progress bar.
+      stream: options of the stream that change its speed and nothing else, such as `cache` and `threads`.
+
+    Returns:
+      the epochs' logs.
+
+    Raises:
+      InputError: data and run do not fit together, or the weights do not fit the model.
+      TrainingError: the loss is not finite, or memory does not suffice.
+      Stopped: as requested by `stop`.
+    """
+    config, facts = run.config, run.facts
+    check_trainable(data, facts, config.monitor)
+    resuming = resume and run.last_checkpoint.exists()
+    if resume and not resuming and run.history.exists():
+        raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
+    with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as replicas:
+        model = build_classifier(config, facts, load_weights=not resuming)
+        options = stream_options(config, facts.multi_label, replicas, **stream)
+        steps = training_steps(data, config, facts, replicas, **stream)
+        position = Position()
+        if resuming:
+            position = Position.from_json(read_state(run.last_checkpoint))
+        keeper = Keeper(run, position, steps, StopRequest() if stop is None else stop, checkpoint_seconds)
+        validation = Validation(data, VALIDATION, config, keeper, **stream)
+        for phase in phases_of(config):
+            if position.epoch >= phase.last or position.ended:
+                continue
+            set_trainable(model, phase.part)
+            warmup = config.warmup_epochs if phase.first == 0 else 0.0
+            compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
+            _run_phase(model, data, phase, position, keeper, validation, options, callbacks, replicas, quiet)
+        keeper.finish()
+    return position.history
+
+
+def _run_phase(
+    model: Classifier,
+    data: XrayDataset,
+    phase: Phase,
+    position: Position,
+    keeper: Keeper,
+    validation: Validation,
+    options: dict[str, Any],
+    callbacks: Sequence[keras.callbacks.Callback],
+    replicas: int,
+    quiet: bool,
+) -> None:
+    """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
+    run, config, steps = keeper.run, keeper.run.config, keeper.steps
+    keeper.phase_begin, keeper.last_phase = phase.first, phase.last == config.epochs
+    if position.epoch == phase.first and not position.step:
+        position.waited = position.stalled = 0
+    for partial in (True, False):
+        if partial and not position.step:
+            continue
+        if position.epoch >= phase.last or position.ended:
+            return
+        first = position.epoch * steps + position.step
+        count, last = (steps - position.step, position.epoch + 1) if partial else (steps, phase.last)
+        stream = data.stream(TRAIN, first_step=first, **options)
+        around: list[keras.callbacks.Callback] = [validation]
+        if replicas == 1:  # several GPUs make Keras read ahead, where no wait can be measured
+            monitor = InputMonitor(run.tensorboard / "train", every=report_every(steps), first_step=first)
+            stream = monitor.watch(stream)
+            around.insert(0, monitor)
+        log = RunLog(run.tensorboard, keeper, sample=None if first else (data, options))
+        bar = [] if quiet else [EpochBar(keeper)]
+        after = [*callbacks, log, *bar]
+        try:
+            if not count:  # stopped between an epoch's last step and the end of its validation
+                keeper.finish_epoch(model, [validation, *after])
+                continue
+            model.fit(
+                stream,
+                steps_per_epoch=count,
+                initial_epoch=position.epoch,
+                epochs=last,
+                callbacks=[*around, *after, keeper],
+                shuffle=False,
+                verbose=0,
+            )
+            # Keras leaves averaged weights behind where it averages; training goes on from those that the keeper saved
+            position.resumed = position.resumed or config.ema > 0
+        finally:
+            log.close()
+
+
+_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)
+
+
+@contextmanager
+def _memory_errors(config: TrainConfig) -> Iterator[None]:
+    """Inside, what a device says when its memory is full becomes an error that says what to lower."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not _MEMORY.search(f"{type(error)} {error}"):
+            raise
+        height, width = config.size
+        raise TrainingError(
+            f"out of memory with {config.model}, batches of {config.batch_size} at {height} x {width} pixels: "
+            f"lower --batch-size (try {max(1, config.batch_size // 2)}) or --image-size, or on a GPU try "
+            "--mixed-precision bfloat16; the last checkpoint is kept"
+        ) from error

@@ -1,0 +1,130 @@
+"""What TensorBoard shows of a run while it trains."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfrecords.dataset import XrayDataset
+from tfrecords.events import EventWriter
+from trainer.training.classifier import augmented
+from trainer.training.keeper import Keeper, synchronize
+
+SHOWN_IMAGES = 16
+REPORT_STEPS = 50
+"""Steps between two reports, where an epoch is long enough."""
+
+
+class RunLog(keras.callbacks.Callback):
+    """Writes scalars of steps and epochs, and the first augmented batch, to TensorBoard.
+
+    Below `train/`: `step/loss` and `step/accuracy` since the last report, `step/learning_rate`, and under float16
+    `step/loss_scale` and `step/skipped_steps`, those whose gradients overflowed; `epoch/...` of each epoch.
+    Below `validation/`: `epoch/...` under the same names, so that both are in one chart.
+
+    Args:
+      folder: of the event files.
+      keeper: knows the step.
+      sample: data set and stream options of the batch to show; None shows none.
+    """
+
+    def __init__(self, folder: Path, keeper: Keeper, sample: tuple[XrayDataset, dict[str, Any]] | None = None):
+        super().__init__()
+        self.folder, self.keeper, self.sample = folder, keeper, sample
+        self.every = report_every(keeper.steps)
+        self._train: EventWriter | None = None
+        self._validation: EventWriter | None = None
+        self._first_step = 0
+        self._before = (0, {"loss": 0.0, "accuracy": 0.0})
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._open()
+        if self.sample is not None:
+            self._show_sample(*self.sample)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._first_step = self.keeper.position.step
+        self._before = (0, {"loss": 0.0, "accuracy": 0.0})
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Reports after `batch` steps of this call of `fit`, where they are a multiple of `every`."""
+        done = self._first_step + batch
+        if not batch or done % self.every:
+            return
+        synchronize(self.model)
+        # means since the epoch began
+        means = {name: _number(value) for name, value in self.model.get_metrics_result().items()}
+        count, before = self._before
+        report = {f"step/{name}": (mean * done - before[name] * count) / (done - count) for name, mean in means.items()}
+        self._before = (done, means)
+        optimizer = self.model.optimizer
+        report["step/learning_rate"] = _number(optimizer.learning_rate)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            report["step/loss_scale"] = _number(optimizer.dynamic_scale)
+            before_phase = self.keeper.phase_begin * self.keeper.steps
+            report["step/skipped_steps"] = _number(self.model.steps) - before_phase - _number(optimizer.iterations)
+        self._open()[0].scalars(_finite(report), self.keeper.position.epoch * self.keeper.steps + done)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        train, validation = self._open()
+        epoch += 1
+        train.scalars(_finite({f"epoch/{name}": value for name, value in values.items() if "val_" not in name}), epoch)
+        validation.scalars(
+            _finite({f"epoch/{name[4:]}": value for name, value in values.items() if name.startswith("val_")}), epoch
+        )
+        train.flush()
+        validation.flush()
+
+    def close(self) -> None:
+        """Closes the event files; a stop leaves Keras's `fit` without its end."""
+        for writer in (self._train, self._validation):
+            if writer is not None:
+                writer.close()
+        self._train = self._validation = None
+
+    def _open(self) -> tuple[EventWriter, EventWriter]:
+        if self._train is None or self._validation is None:
+            self._train, self._validation = (EventWriter(self.folder / name) for name in ("train", "validation"))
+        return self._train, self._validation
+
+    def _show_sample(self, data: XrayDataset, options: dict[str, Any]) -> None:
+        run = self.keeper.run
+        stream = data.stream("train", **{**options, "cache": "none", "epochs": 1, "prefetch": 1, "threads": 1})
+        images = next(iter(stream.take(1).as_numpy_iterator()))[0][:SHOWN_IMAGES]
+        train = self._open()[0]
+        shown = augmented(self.model, images)
+        train.image("first_batch/as_stored", _bytes(images), 0, "as the stream yields them")
+        train.image("first_batch/as_trained_on", _bytes(shown), 0, "after augmentation and equalisation")
+        train.text("run/config", f"```json\n{json.dumps(run.config.to_json(), indent=2)}\n```", 0)
+        train.text("run/data", f"```json\n{json.dumps(run.facts.to_json(), indent=2)}\n```", 0)
+        train.flush()
+
+
+def report_every(steps: int) -> int:
+    """Steps between two reports for epochs of so many; an epoch has four of them at least, if it can."""
+    return min(REPORT_STEPS, max(1, steps // 4))
+
+
+def _bytes(images: Any) -> Any:
+    """Images as uint8."""
+    if images.dtype == "uint8":
+        return images
+    if images.dtype == "uint16":
+        return (images // 257).astype("uint8")
+    return (images * 255 + 0.5).clip(0, 255).astype("uint8")
+
+
+def _number(value: Any) -> float:
+    return float(ops.convert_to_numpy(getattr(value, "value", value)))
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without what is NaN or infinite, of which TensorBoard draws nothing."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -1,0 +1,152 @@
+"""What a model says of a whole split, and exact metrics of it after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from cxr.errors import CxrError, InputError
+from tfrecords.dataset import XrayDataset, open_dataset
+from tfrecords.streaming.stream import plain_errors
+from trainer.evaluation.metrics import quick_metrics
+from trainer.evaluation.predictions import Predictions
+from trainer.facts import VALIDATION
+from trainer.run import Run
+from trainer.train_config import TrainConfig
+from trainer.training.keeper import Keeper, averaged_weights
+
+PREDICT_BATCH = 64
+"""Images a batch of prediction, whatever training's batch is; it has no gradients to hold."""
+
+ChangeImages = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Images [n, height, width, channels] and their rows in the split, to images."""
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds the metrics of the validation split to each epoch's logs, as `val_loss`, `val_auc` and the like.
+
+    They are computed from all predictions together: Keras's own AUC is an approximation by 200 thresholds. Where the
+    run averages its weights, the averaged ones are validated.
+    """
+
+    def __init__(self, data: XrayDataset, split: str, config: TrainConfig, keeper: Keeper, **stream: Any):
+        super().__init__()
+        self.data, self.split, self.config, self.keeper, self.stream = data, split, config, keeper, stream
+        self.predictions: Predictions | None = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.keeper.close_steps()
+        try:
+            with averaged_weights(self.model, self.config.ema):
+                self.predictions = predict_split(
+                    self.model, self.data, self.split, self.config, between=self._look, **self.stream
+                )
+        except _StopAsked:
+            self.keeper.leave()
+        if logs is not None and self.predictions is not None:
+            logs.update(
+                {
+                    f"val_{name}": value
+                    for name, value in quick_metrics(self.predictions, self.keeper.run.facts.positive).items()
+                }
+            )
+
+    def _look(self) -> None:
+        if self.keeper.stop:
+            raise _StopAsked
+
+
+class _StopAsked(Exception):
+    """A stop was requested while a split was predicted. Saving waits until the averaged weights are gone."""
+
+
+def predict_split(
+    model: keras.Model,
+    data: XrayDataset,
+    split: str,
+    config: TrainConfig,
+    change: ChangeImages | None = None,
+    between: Callable[[], None] | None = None,
+    **stream: Any,
+) -> Predictions:
+    """Probabilities for every image of a split, in stored order.
+
+    Args:
+      model: takes what the stream yields.
+      data: the data set.
+      split: name.
+      config: says how images are fitted.
+      change: done to the images first, see `trainer.evaluation.shifts`.
+      between: called after each batch.
+      stream: more options of the stream.
+
+    Raises:
+      InputError: no such split.
+      DatasetError: a shard is damaged.
+    """
+    from trainer.training.inputs import pixels_of
+
+    channels = model.inputs[0].shape[-1]
+    batches = data.stream(
+        split, **{**pixels_of(config), "batch_size": PREDICT_BATCH, "channels": channels, "metadata": True, **stream}
+    )
+    parts: list[tuple[np.ndarray, ...]] = []
+    with plain_errors():
+        for images, truth, extra in batches.as_numpy_iterator():
+            if change is not None:
+                images = change(images, extra["row"])
+            strings = (extra[name] for name in ("patient", "path", "cause"))
+            parts.append((predict_images(model, images), truth, extra["row"], *strings))
+            if between is not None:
+                between()
+    probabilities, truth, rows, patients, paths, causes = map(np.concatenate, zip(*parts, strict=True))
+    return Predictions(data.labels, data.multi_label, probabilities, truth, rows, patients, paths, causes)
+
+
+def predict_validation(run: Run, model: keras.Model, data: XrayDataset | None = None) -> Predictions:
+    """Predictions of the validation split that a run was trained with, on which its operating point is chosen.
+
+    Args:
+      run: the run.
+      model: of it.
+      data: a data set at hand, which is taken if it is the run's own; it may have moved since.
+
+    Raises:
+      InputError: the run's data set is not there any more, or has changed.
+    """
+    try:
+        if data is None or data.manifest.digest != run.facts.digest:
+            data = open_dataset(run.facts.path)
+        if data.manifest.digest != run.facts.digest:
+            raise InputError(f"{data.root} has changed since")
+    except CxrError as error:
+        raise InputError(
+            f"an operating point is chosen on the validation split that the run was trained with: {error}. "
+            "Give --operating-point threshold=T to do without"
+        ) from error
+    return predict_split(model, data, VALIDATION, run.config)
+
+
+def predict_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Probabilities float32 [n, labels] of images uint8 or uint16 [n, height, width, channels].
+
+    Smaller batches are filled up to `PREDICT_BATCH`, so that one shape is compiled and an image's probabilities do
+    not depend on how many others come with it.
+    """
+    found = []
+    for batch in _batches(images, PREDICT_BATCH):
+        filled = batch
+        if len(batch) < PREDICT_BATCH:
+            filled = np.zeros((PREDICT_BATCH, *batch.shape[1:]), batch.dtype)
+            filled[: len(batch)] = batch
+        found.append(ops.convert_to_numpy(model.predict_on_batch(filled))[: len(batch)])
+    return np.concatenate(found)
+
+
+def _batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

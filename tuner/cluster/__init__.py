@@ -1,0 +1,1 @@
+"""Running a search: the chief, its oracles, workers and their supervisor."""

@@ -1,0 +1,361 @@
+"""A search from beginning to end: the chief, the workers of this host, and what is shown of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from cxr.errors import CxrError, DatasetError, InputError, OutputError, TrainingError
+from cxr.machine import load_tensorflow_quietly
+from tfrecords.dataset import open_dataset
+from tfrecords.streaming.cache import CacheMode
+from trainer.facts import DataFacts, check_trainable
+from trainer.run import describe_making, locked
+from trainer.training.stopping import Stopped, StopRequest, stop_on_signals
+from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, is_loopback, parse_address, serve
+from tuner.cluster.supervisor import Supervisor, check_workers, worker_names
+from tuner.cluster.trial_table import SearchTable
+from tuner.cluster.worker import WorkerOptions
+from tuner.results import (
+    SEARCH_NAME,
+    SearchResult,
+    cannot_write,
+    read_search,
+    read_search_file,
+    write_search_file,
+)
+from tuner.search_config import SearchConfig
+
+if TYPE_CHECKING:
+    from tuner.cluster.chief import Chief
+
+_OURS = ("oracle.json", "runs", "logs", "tensorboard", "report", "final", SEARCH_NAME)
+_LINGER_SECONDS = 60.0
+NO_AUTHENTICATION = (
+    "WARNING the chief listens on {address}, without authentication or encryption: whoever reaches that port can take "
+    "trials and report scores. Keep it inside a network that you trust."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What a search runs on; may differ each time that it is gone on with.
+
+    Attributes:
+      workers: processes that train on this host; 0 for a chief alone.
+      bind: HOST:PORT that the chief listens on; a port of 0 is any that is free.
+      worker_trials: trials that a worker's process runs before another takes its place.
+      lease_seconds: silence after which a worker is taken for dead, and its trial given to another.
+      hang_seconds: in which a worker must make a step, or evaluate once; otherwise it is replaced.
+      cache: where each worker keeps its fitted images, as for `cxr train`; None for that command's default.
+    """
+
+    workers: int = 1
+    bind: str = "127.0.0.1:0"
+    worker_trials: int = 8
+    lease_seconds: float = 60.0
+    hang_seconds: float = 900.0
+    cache: str | None = None
+
+    def __post_init__(self):
+        for name, least in (("workers", 0), ("worker_trials", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise InputError(f"{name}={value!r}: expected a whole number, at least {least}")
+        for name in ("lease_seconds", "hang_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name}={getattr(self, name)!r}: expected a number of seconds above 0")
+        parse_address(self.bind)
+        if self.cache is not None and self.cache not in get_args(CacheMode):
+            raise InputError(f"cache={self.cache!r}: expected one of {', '.join(get_args(CacheMode))}")
+
+    @property
+    def stream(self) -> dict[str, Any]:
+        """Options of every worker's stream."""
+        return {} if self.cache is None else {"cache": self.cache}
+
+
+def search(
+    config: SearchConfig,
+    resources: Resources | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> SearchResult:
+    """Searches, and returns when there is no trial left to make.
+
+    From a notebook:
+
+        import tuner
+        found = tuner.search(tuner.SearchConfig(data="data/cxr", project="search", oracle="random", max_trials=10))
+        found.best.config
+
+    Args:
+      config: what to search. To resume, take it from `load_config`.
+      resources: what to run it on; one worker on this host if not given.
+      resume: go on with the search that the project holds; one that is complete goes on where `max_trials` grew.
+      overwrite: lose the search that the project holds.
+      quiet: show nothing.
+
+    Returns:
+      All trials; the best first in `ranked`.
+
+    Raises:
+      InputError: the configuration, or the data for it, cannot be used.
+      OutputError: the project holds something already, or another process is at it.
+      Stopped: Ctrl-C or SIGTERM; everything is saved, and `resume` goes on.
+      TrainingError: too many trials failed in a row, a worker cannot be started, or the disk is full.
+    """
+    resources = resources or Resources()
+    project = Path(config.project)
+    data = open_dataset(config.data)
+    facts = DataFacts.of(data, config.positive)
+    check_trainable(data, facts, config.goal.monitor)
+    _check_project(project, resume, overwrite)
+    refusal = f"another process is at the search in {project}; wait for it, or choose another --project"
+    with _signals() as stop, locked(project, refusal), SearchTable(quiet) as table:
+        if resume:
+            _check_same(project, config, facts)
+        elif overwrite:
+            _clear(project)
+        state, reason = _run(config, resources, facts, resume, table, stop)
+    hint = f"`cxr tune --project {config.project} --resume` goes on"
+    if state == "stopped":
+        raise Stopped(f"stopped; {hint}", stop.signal)
+    if state == "failed":
+        raise TrainingError(f"the search ended: {reason}\nWhat was found is kept; {hint}")
+    return read_search(project)
+
+
+def _run(
+    config: SearchConfig, resources: Resources, facts: DataFacts, resume: bool, table: SearchTable, stop: StopRequest
+) -> tuple[str, str]:  # fmt: skip
+    """Chief and workers, until the search is over; returns its state and the reason, which are in the project too."""
+    chief_to_be: Future[Chief] = Future()
+    server, port = serve(resources.bind, _deferred(chief_to_be))
+    host, _ = parse_address(resources.bind)
+    local = "127.0.0.1" if host in ("0.0.0.0", "[::]") else host
+    options = WorkerOptions(
+        f"{local}:{port}", "", config.data, config.project, trials=resources.worker_trials,
+        stream=resources.stream,
+    )  # fmt: skip
+    fields = {"settings": config.to_json(), "data": facts.to_json(), "made": describe_making(sys.argv)}
+    state, reason = "failed", "it could not begin"
+    try:
+        write_search_file(Path(config.project), {**fields, "state": "running", "reason": ""})
+        _introduce(table, config, resources, f"{host}:{port}")
+        supervisor = Supervisor(worker_names(resources.workers), options, resources.lease_seconds, table.say)
+        try:
+            supervisor.look_after()  # workers load TensorFlow while the chief does
+            load_tensorflow_quietly()
+            from tuner.cluster.chief import Chief
+
+            chief = Chief(
+                config, facts.digest, resume=resume, lease_seconds=resources.lease_seconds,
+                hang_seconds=resources.hang_seconds, notify=table.say,
+            )  # fmt: skip
+            chief_to_be.set_result(chief)
+            reason = "it ended unexpectedly"
+            try:
+                _watch(chief, supervisor, table, stop)
+            except CxrError as error:
+                chief.halt("failed", str(error))
+            finally:
+                supervisor.stop()
+                chief.put_down()
+            _linger(chief, resources.workers)
+            state, reason = chief.state, chief.reason
+        finally:
+            chief_to_be.cancel()
+            supervisor.stop()
+    except OSError as error:
+        reason = cannot_write(Path(config.project), error)
+    finally:
+        server.stop(0.5).wait()
+        with contextlib.suppress(OutputError):  # a full disk was told already
+            write_search_file(Path(config.project), {**fields, "state": state, "reason": reason})
+    return state, reason
+
+
+def work(
+    chief: str, data: str, project: str, resources: Resources | None = None, *, patience: float = 600.0,
+    quiet: bool = False,
+) -> None:  # fmt: skip
+    """Runs workers for a chief on another host, until it says that the search is over.
+
+    Args:
+      chief: HOST:PORT of it.
+      data: directory of the data set on this host; must be the same one.
+      project: directory for the trials' runs; the chief's own, where hosts share a file system, so that a trial whose
+        host has died is gone on with and not begun anew.
+      resources: of this host.
+      patience: seconds for which a chief that does not answer is waited for, as while it is started anew.
+      quiet: show nothing.
+
+    Raises:
+      Stopped: Ctrl-C or SIGTERM; the trials go back to the chief.
+      TrainingError: a worker cannot be got to work.
+    """
+    resources = resources or Resources()
+    open_dataset(data)
+    options = WorkerOptions(
+        chief, "", data, project, trials=resources.worker_trials, patience=patience, stream=resources.stream
+    )
+    prefix = f"{socket.gethostname()}-{uuid.uuid4().hex[:4]}-"
+    try:
+        with _signals() as stop, SearchTable(quiet) as table:
+            supervisor = Supervisor(
+                worker_names(resources.workers, prefix), options, resources.lease_seconds, table.say
+            )
+            for note in check_workers(resources.workers):
+                table.say(f"note: {note}")
+            table.say(f"{resources.workers} workers for the chief at {chief}; logs in {Path(project, 'logs')}")
+            try:
+                while supervisor.alive and not stop:
+                    supervisor.look_after()
+                    time.sleep(0.1)
+            finally:
+                supervisor.stop()
+            if stop:
+                raise Stopped("stopped; the trials wait for other workers", stop.signal)
+            table.say("the search is over")
+    except OSError as error:
+        raise OutputError(f"{project} cannot be written: {error.strerror or error}") from error
+
+
+def load_config(project: str | Path, **changes: Any) -> SearchConfig:
+    """The configuration of a project's search, to resume it.
+
+    Args:
+      project: directory of the search.
+      changes: `max_trials`, `max_failures`, `data` and the like.
+
+    Raises:
+      DatasetError: the directory holds no search, or one of another version.
+    """
+    fields = read_search_file(Path(project))
+    try:
+        config = SearchConfig.from_json({**fields["settings"], "project": str(project)})
+    except (InputError, KeyError, TypeError) as error:
+        raise DatasetError(f"{Path(project) / SEARCH_NAME} is damaged, or of another version: {error}") from error
+    return dataclasses.replace(config, **changes)
+
+
+def _watch(chief: Chief, supervisor: Supervisor, table: SearchTable, stop: StopRequest) -> None:
+    """Until the search is over."""
+    checked = time.monotonic()
+    while chief.state == "running":
+        if stop:
+            chief.halt("stopped", "")
+            return
+        supervisor.look_after()
+        if time.monotonic() - checked > min(1.0, chief.lease_seconds / 4):
+            chief.look_around()
+            checked = time.monotonic()
+        if supervisor.children and not supervisor.alive:
+            raise TrainingError("all workers ended before the search did")
+        table.show(chief)
+        time.sleep(0.1)
+    table.show(chief)
+
+
+def _deferred(chief: Future[Chief]) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What workers may ask before there is a chief; they are answered as soon as there is."""
+
+    def ask(name: str, **question: Any) -> dict[str, Any]:
+        try:
+            return chief.result().methods[name](**question)
+        except CancelledError as error:
+            raise InputError("the search ended before it began") from error
+
+    return {name: partial(ask, name) for name in QUESTIONS}
+
+
+def _linger(chief: Chief, local_workers: int) -> None:
+    """Stays for workers on other hosts to ask once more, so that they learn that the search is over."""
+    seconds = 3 * BEAT_SECONDS if chief.state == "stopped" else _LINGER_SECONDS
+    end = time.monotonic() + min(seconds, chief.lease_seconds)
+    while not chief.everybody_knows(worker_names(local_workers)) and time.monotonic() < end:
+        time.sleep(0.2)
+
+
+def _introduce(table: SearchTable, config: SearchConfig, resources: Resources, address: str) -> None:
+    table.say(
+        f"{config.oracle} search for {config.objective} in the space '{config.space.name}', "
+        f"{resources.workers} worker{'s' if resources.workers != 1 else ''}, chief at {address}"
+    )
+    for note in check_workers(resources.workers):
+        table.say(f"note: {note}")
+    host, _ = parse_address(address)
+    if not is_loopback(host):
+        table.say(NO_AUTHENTICATION.format(address=address))
+    if not resources.workers:
+        reached = address.replace("0.0.0.0", socket.gethostname()).replace("[::]", socket.gethostname())
+        table.say(f"on each host:  cxr tune --role worker --chief {reached} --data DIR --project DIR --workers N")
+
+
+def _check_project(project: Path, resume: bool, overwrite: bool) -> None:
+    """Raises unless a search may be made there, or gone on with."""
+    if resume:
+        if overwrite:
+            raise InputError("--resume goes on with a search and --overwrite loses it; choose one")
+        read_search_file(project)
+        return
+    if project.exists() and not project.is_dir():
+        raise OutputError(f"{project} is a file; --project names the directory of the search")
+    content = sorted(path.name for path in project.iterdir() if path.name != ".lock") if project.is_dir() else []
+    if not content:
+        return
+    if SEARCH_NAME not in content:
+        raise OutputError(f"{project} holds something that is no search ({content[0]}, ...); choose another --project")
+    if not overwrite:
+        raise OutputError(f"{project} holds a search already; --resume goes on with it, --overwrite loses it")
+
+
+def _check_same(project: Path, config: SearchConfig, facts: DataFacts) -> None:
+    """Raises unless the project's search is of this configuration, and on this data."""
+    fields = read_search_file(project)
+    free = ("data", "project", "max_trials", "max_failures", "max_attempts")
+    now = json.loads(json.dumps(config.to_json()))  # as it was stored: lists, not tuples
+    changed = [name for name, value in fields["settings"].items() if name not in free and now[name] != value]
+    if changed:
+        what = ", ".join(f"{name} was {fields['settings'][name]!r}" for name in changed if name != "space")
+        raise InputError(
+            f"the search in {project} cannot go on with other settings: {what or 'the space differs'}. "
+            "Leave them out, or choose another --project"
+        )
+    if fields["data"]["digest"] != facts.digest:
+        raise InputError(f"the search in {project} was begun on other data than {config.data}; give the same --data")
+
+
+def _clear(project: Path) -> None:
+    for path in [*project.glob("trial_*"), *(project / name for name in _OURS)]:  # what names it as ours last
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[StopRequest]:
+    """Signals request a stop, where this thread may receive them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield StopRequest()
+        return
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # workers are started, not forked
+    with stop_on_signals() as stop:
+        yield stop

@@ -1,0 +1,201 @@
+"""KerasTuner's oracles, made to survive: what they write is whole or not there, and a restart loses no trial."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.src.engine import oracle as engine
+from keras_tuner.src.engine.trial import TrialStatus
+from keras_tuner.src.tuners.bayesian import BayesianOptimizationOracle
+from keras_tuner.src.tuners.gridsearch import GridSearchOracle
+from keras_tuner.src.tuners.hyperband import HyperbandOracle
+from keras_tuner.src.tuners.randomsearch import RandomSearchOracle
+from sklearn.exceptions import ConvergenceWarning
+
+from cxr.files import write_atomically
+from tuner.search_config import SearchConfig
+
+
+class Durable(engine.Oracle):
+    """What all of them have in common.
+
+    `oracle.json` is what holds: a trial is there once that names it. Whoever counts failures and gives up is the
+    chief, for an oracle that raises keeps its lock.
+    """
+
+    _retry_queue: list[str]
+
+    def save(self) -> None:
+        _write(Path(self._get_oracle_fname()), self.get_state())
+
+    def _save_trial(self, trial: keras_tuner.engine.trial.Trial) -> None:
+        _write(Path(self._get_trial_dir(trial.trial_id), "trial.json"), trial.get_state())
+
+    def _check_consecutive_failures(self) -> None:
+        pass
+
+    def reload(self) -> None:
+        """Takes up a project: trials that were on the way wait for a worker, in the order in which they were made."""
+        super().reload()
+        for trial_id in set(self.trials) - set(self.start_order):  # written just before the chief was killed
+            del self.trials[trial_id]
+        begun, self._retry_queue = self._retry_queue, []
+        for trial_id in begun:
+            trial = self.trials[trial_id]
+            if trial_id in self.end_order:  # KerasTuner saves it as under way once more when it ends it
+                continue
+            if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED):  # written just before, likewise
+                self.end_trial(trial)
+            else:
+                self._retry_queue.append(trial_id)
+        self._retry_queue.sort(reverse=True)  # the last one is taken first
+        self.save()
+
+    def take_back(self, tuner_id: str) -> None:
+        """Lets the trial of a worker wait for another."""
+        trial = self.ongoing_trials.pop(tuner_id)
+        self._retry_queue.append(trial.trial_id)
+        self.save()
+
+    def give_again(self, tuner_id: str, trial_id: str) -> bool:
+        """Leaves a waiting trial to the worker that is at it; whether it was waiting."""
+        if trial_id not in self._retry_queue:
+            return False
+        self._retry_queue.remove(trial_id)
+        self.ongoing_trials[tuner_id] = self.trials[trial_id]
+        self.save()
+        return True
+
+    @property
+    def waiting(self) -> list[str]:
+        """Trials that wait for a worker."""
+        return list(self._retry_queue)
+
+
+class Hyperband(Durable, HyperbandOracle):
+    """Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"."""
+
+    hyperband_iterations: float
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        rounds = self.hyperband_iterations
+        super().set_state(state)
+        self.hyperband_iterations = rounds  # another --max-trials may have been asked for since
+
+
+class Bayesian(Durable, BayesianOptimizationOracle):
+    """A Gaussian process over the hyperparameters; takes what has the best upper confidence bound."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        with warnings.catch_warnings():  # few points on many dimensions do not settle the process's own parameters
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return super().populate_space(trial_id)
+
+
+class Random(Durable, RandomSearchOracle):
+    """Bergstra and Bengio 2012."""
+
+
+class Grid(Durable, GridSearchOracle):
+    """Every combination, in order.
+
+    KerasTuner's own makes a trial only when the one before it has ended, for that might have brought new
+    hyperparameters, and forgets the order when it is reloaded. Here all are known from the beginning.
+    """
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        found = super().populate_space(trial_id)
+        if found["status"] == TrialStatus.RUNNING:
+            self._populate_next.append(trial_id)
+        return found
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "order": self._order()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        for trial_id in state["order"]:
+            self._ordered_ids.insert(trial_id)
+        self._populate_next = list(state["start_order"])
+
+    def _order(self) -> list[str]:
+        order, ids = [], self._ordered_ids
+        if self.start_order:  # the first trial has the first combination
+            order.append(self.start_order[0])
+            while (following := ids.next(order[-1])) is not None:
+                order.append(following)
+        return order
+
+
+def make_oracle(config: SearchConfig) -> Durable:
+    """The oracle of a search, with the project's directory; not loaded from it yet."""
+    options: dict[str, Any] = {
+        "objective": keras_tuner.Objective(config.objective, config.goal.direction),
+        "hyperparameters": config.space.hyperparameters(),
+        "allow_new_entries": False,
+        "tune_new_entries": True,
+        "seed": config.seed + 1,  # 0 would draw one
+    }
+    oracle: Durable
+    if config.oracle == "hyperband":
+        rounds = 1 if config.max_trials is None else None  # None: anew until there are enough trials
+        oracle = Hyperband(max_epochs=config.epochs, factor=config.factor, hyperband_iterations=rounds, **options)
+    else:
+        options["max_trials"] = None  # the chief counts; here it would decide how many digits an id has
+        if config.oracle == "bayesian":
+            initial = max(4, min(3 * len(config.space.parameters), (config.limit or 20) // 3))
+            oracle = Bayesian(num_initial_points=initial, **options)
+        else:
+            oracle = (Random if config.oracle == "random" else Grid)(**options)
+    project = Path(config.project)
+    oracle._set_project_dir(str(project.parent), project.name)
+    oracle.verbose = 0
+    return oracle
+
+
+@contextlib.contextmanager
+def released_on_error(oracle: Durable) -> Iterator[None]:
+    """Inside, an error in a call of the oracle does not leave it locked, as KerasTuner's `synchronized` would."""
+    try:
+        yield
+    except BaseException:
+        if engine.LOCKS[oracle].locked():
+            engine.THREADS[oracle] = None
+            engine.LOCKS[oracle].release()
+        raise
+
+
+def planned_epochs(oracle: Durable, config: SearchConfig) -> int | None:
+    """Epochs that the whole search will take if nothing fails or is pruned; None where that is not known."""
+    if isinstance(oracle, Hyperband) and config.max_trials is None:
+        return sum(
+            oracle._get_size(bracket, number) * oracle._get_epochs(bracket, number)
+            for bracket in range(oracle._get_num_brackets())
+            for number in range(oracle._get_num_rounds(bracket))
+        )
+    trials = planned_trials(oracle, config)
+    return None if trials is None or isinstance(oracle, Hyperband) else trials * config.epochs
+
+
+def planned_trials(oracle: Durable, config: SearchConfig) -> int | None:
+    """Trials that the search will have if nothing fails; None where that is not known."""
+    if isinstance(oracle, Hyperband) and config.max_trials is None:
+        return sum(
+            oracle._get_size(bracket, number)
+            for bracket in range(oracle._get_num_brackets())
+            for number in range(oracle._get_num_rounds(bracket))
+        )
+    if isinstance(oracle, Grid) and (combinations := config.space.combinations()) is not None:
+        return min(combinations, config.limit or combinations)
+    return config.limit
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(state))

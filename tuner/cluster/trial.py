@@ -1,0 +1,200 @@
+"""One trial: the trainer's own build and fit, with the chief told of each epoch, and the score at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from cxr.errors import BusyError, CxrError, DatasetError, TrainingError
+from tfrecords.dataset import XrayDataset
+from tfrecords.streaming.loader import forget_loaders
+from trainer.evaluate import choose_operating_point, shift_suite
+from trainer.evaluation.metrics import evaluate_predictions
+from trainer.facts import VALIDATION, DataFacts
+from trainer.run import RUN_NAME, Run, create_run, locked, open_run
+from trainer.train_config import MONITORS, TrainConfig
+from trainer.training.inputs import training_steps
+from trainer.training.loop import train
+from trainer.training.stopping import Stopped
+from trainer.training.trained import load_model
+from trainer.training.validation import predict_split
+from tuner.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from tuner.cluster.worker import Worker
+
+
+def run_trial(
+    root: Path, task: dict[str, Any], data: XrayDataset, search: dict[str, Any], worker: Worker
+) -> dict[str, Any]:
+    """Trains a trial, or goes on with it, and scores it.
+
+    Args:
+      root: directory of its training run.
+      task: `config` of it.
+      data: to train on.
+      search: `objective` and `positive` of the search.
+      worker: that it is for; its progress is kept up to date, and asks for a stop.
+
+    Returns:
+      What `Chief.end` is to be told: `outcome`, `message`, `score`, `best_epoch`, `rows`, `parameters`.
+
+    Raises:
+      Stopped: it is to be left to another.
+      TrainingError: the loss is not finite, or memory does not suffice.
+    """
+    config, progress = TrainConfig.from_json(task["config"]), worker.progress
+    facts = DataFacts.of(data, search["positive"])
+    steps = training_steps(data, config, facts, **worker.options.stream)
+    keras.backend.clear_session()
+    forget_loaders()  # and the images that they keep
+    gc.collect()
+    with _locked_in_time(root, worker):
+        run = _take_up(root, config, facts)
+        reporter = Reporter(worker, steps, config.epochs)
+        outcome, message = "completed", ""
+        if run.state != "finished":
+            try:
+                begun = run.last_checkpoint.exists()
+                train(
+                    run, data, resume=begun, callbacks=[reporter], stop=progress.stop, quiet=True,
+                    **worker.options.stream,
+                )  # fmt: skip
+            except Stopped:
+                if progress.asked_by != "pruner":
+                    raise
+                outcome, message = "pruned", progress.reason
+        rows = run.read_history()
+        monitor, goal = config.monitor, OBJECTIVES[search["objective"]]
+        sign = 1 if MONITORS[monitor] == "max" else -1
+        finite = [row for row in rows if math.isfinite(row[monitor])]
+        if not finite:
+            raise TrainingError(f"no epoch had a {monitor} that is a number")
+        best = max(finite, key=lambda row: sign * row[monitor])
+        score = best[monitor]
+        if goal.shift_metric is not None:
+            progress.move("evaluating", config.epochs)
+            score = worst_under_shifts(run, data, goal.shift_metric)
+    return {
+        "outcome": outcome,
+        "message": message,
+        "score": score,
+        "best_epoch": int(best["epoch"]),
+        "rows": rows,
+        "parameters": reporter.parameters,
+    }
+
+
+@contextlib.contextmanager
+def _locked_in_time(root: Path, worker: Worker) -> Iterator[None]:
+    """Holds the directory of a run; waits for a worker that lost the trial and has not noticed yet.
+
+    Raises:
+      Stopped: another process has it still.
+    """
+    end = time.monotonic() + worker.options.patience
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(root))
+                break
+            except BusyError as error:
+                if worker.progress.stop or time.monotonic() > end:
+                    raise Stopped(str(error)) from error
+                worker.progress.move("waiting for another process")
+                time.sleep(0.5)
+        yield
+
+
+def _take_up(root: Path, config: TrainConfig, facts: DataFacts) -> Run:
+    """The run of a trial: what another worker left of it, where that is whole, or a new one."""
+    if (root / RUN_NAME).exists():
+        try:
+            run = open_run(root)
+            same = run.config == config.resolved() and dataclasses.replace(run.facts, path=facts.path) == facts
+            whole = run.last_checkpoint.exists() or run.state == "finished" or not run.history.exists()
+            if same and whole:
+                return run
+        except DatasetError:
+            pass
+    for path in root.iterdir():  # but for the lock, which is held
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+    return create_run(root, config, facts)
+
+
+class Reporter(keras.callbacks.Callback):
+    """Tells the chief of each epoch, and stops training where the chief says so.
+
+    Args:
+      worker: that trains.
+      steps: an epoch.
+      epochs: of the trial.
+    """
+
+    def __init__(self, worker: Worker, steps: int, epochs: int):
+        super().__init__()
+        self._worker, self._steps, self._epochs = worker, steps, epochs
+        self._epoch = 0
+        self.parameters: int | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self.parameters = int(model.count_params())
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+        self._worker.progress.move("training", epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._worker.progress.move("training", self._epoch, min(1.0, batch / self._steps))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        worker, progress = self._worker, self._worker.progress
+        progress.move("training", epoch + 1)
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
+        try:
+            answer = worker.client.ask(
+                "report", **worker.lease(), epoch=epoch + 1, rows=[row], parameters=self.parameters
+            )
+        except CxrError as error:  # it says no more, or cannot write: the trial is for later
+            progress.leave("chief", str(error))
+            return
+        if answer["do"] == "prune" and epoch + 1 < self._epochs:
+            progress.leave("pruner", answer["reason"])
+        elif answer["do"] == "leave":
+            progress.leave("chief", answer["reason"])
+
+
+def worst_under_shifts(run: Run, data: XrayDataset, metric: str) -> float:
+    """The lowest of a metric on validation as it is and under each shift of `cxr evaluate`.
+
+    Args:
+      run: with a best epoch.
+      data: that it was trained on.
+      metric: `roc_auc`, or `balanced_accuracy`, the mean of recall and specificity at the operating point that
+        is chosen on validation as it is.
+    """
+    model = load_model(run)
+    predictions = predict_split(model, data, VALIDATION, run.config)
+    point = choose_operating_point(run, None, lambda: predictions)
+    plain = evaluate_predictions(predictions, point, run.facts.positive, bootstrap=0)["metrics"]
+    suite = shift_suite(run, model, data, VALIDATION, point, plain, quiet=True)["shifts"]
+
+    def value(metrics: dict[str, Any]) -> float:
+        if metric == "balanced_accuracy":
+            return (metrics["recall"]["value"] + metrics["specificity"]["value"]) / 2
+        return float(metrics[metric]["value"])
+
+    return min(value(metrics) for metrics in (plain, *(shift["metrics"] for shift in suite.values())))

@@ -1,0 +1,182 @@
+"""The best of a search, trained again over several seeds and evaluated: what of their score was luck."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cxr.console import progress_bar
+from cxr.errors import InputError, OutputError, TrainingError
+from cxr.files import write_atomically
+from tfrecords.dataset import open_dataset
+from trainer.presets import PRESETS
+from trainer.run import RUN_NAME, open_run
+from trainer.train import choose_config
+from trainer.train_config import TrainConfig
+from trainer.training.stopping import Stopped, stop_on_signals
+from tuner.cluster.supervisor import end_process, last_lines
+from tuner.results import SearchResult
+
+FINAL_NAME = "final.json"
+METRICS = {
+    "roc_auc": "AUC",
+    "worst_roc_auc": "worst AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "worst_balanced_accuracy": "worst",
+    "specificity": "specificity",
+    "worst_specificity": "worst",
+    "recall": "recall",
+    "worst_recall": "worst",
+}
+"""What is compared, and its heading; `worst` is under the shift that hurts most."""
+
+
+def train_finals(
+    search: SearchResult,
+    count: int,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    split: str = "val",
+    baselines: Sequence[str] = (),
+    epochs: int | None = None,
+    data: str | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains the best configurations anew, one run after the other in a process of its own, and evaluates them.
+
+    Runs that are there are kept, so that it goes on where it was stopped.
+
+    Args:
+      search: with trials that have a score.
+      count: of the best configurations, not counting one twice that Hyperband gave more epochs.
+      seeds: of the runs of each.
+      split: to evaluate on, with the shift suite.
+      baselines: presets of `cxr train`, or JSON files of its options, that are trained and evaluated likewise.
+      epochs: of the runs of the search's best; None for the search's own.
+      data: directory of the data set; None for the search's own.
+      quiet: no progress bar.
+      say: called with a line for people as each run ends.
+
+    Returns:
+      What PROJECT/final/final.json holds: `seeds`, `split`, and `found`: by configuration, a dictionary of `METRICS`
+      for each seed.
+
+    Raises:
+      InputError: no trial has a score, or a baseline is none.
+      OutputError: a run is there that was trained with other settings.
+      TrainingError: a run failed.
+      Stopped: Ctrl-C or SIGTERM; called again, it goes on.
+    """
+    best = search.distinct()[:count]
+    if not best:
+        raise InputError(f"the search in {search.project} has no trial with a score yet")
+    recipes: dict[str, TrainConfig] = {}
+    for trial in best:
+        most = epochs or max(trial.epochs, search.settings["epochs"])
+        recipes[f"trial {trial.id}"] = TrainConfig.from_json({**trial.config, "epochs": most})
+    for baseline in baselines:
+        name = baseline if baseline in PRESETS else Path(baseline).stem
+        if name in recipes:
+            raise InputError(f"--baseline {baseline}: there is a '{name}' already; give the file another name")
+        recipes[name] = _recipe(baseline)
+    folder = search.project / "final"
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
+    jobs = [(name, seed) for name in recipes for seed in seeds]
+    for name, seed in progress_bar(jobs, "final runs", quiet, unit="run"):
+        run = folder / f"{name.replace(' ', '-')}-seed{seed}"
+        config = dataclasses.replace(recipes[name], seed=seed)
+        _make(run, config, data or search.settings["data"], split, search.settings.get("positive"))
+        found[name].append(_read(run, split))
+        say(f"{name}, seed {seed}: AUC {found[name][-1]['roc_auc']:.4f}, worst {found[name][-1]['worst_roc_auc']:.4f}")
+    finals = {"seeds": list(seeds), "split": split, "found": found}
+    try:
+        write_atomically(folder / FINAL_NAME, json.dumps(finals, indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(f"{folder / FINAL_NAME} cannot be written: {error.strerror or error}") from error
+    return finals
+
+
+def read_finals(project: Path) -> dict[str, Any] | None:
+    """What `train_finals` found last; None where it was not run."""
+    path = project / "final" / FINAL_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def final_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: mean over the seeds, and from the lowest to the highest."""
+    rows = []
+    for name, runs in finals["found"].items():
+        rows.append([name, *(_summary([run[metric] for run in runs]) for metric in METRICS)])
+    return ["configuration", *METRICS.values()], rows
+
+
+def _recipe(baseline: str) -> TrainConfig:
+    if baseline not in PRESETS and not Path(baseline).is_file():
+        raise InputError(f"--baseline {baseline}: expected a preset ({', '.join(PRESETS)}) or a JSON file of options")
+    preset, file = (baseline, None) if baseline in PRESETS else (None, baseline)
+    return choose_config(preset, file, {})[0]
+
+
+def _make(run: Path, config: TrainConfig, data: str, split: str, positive: str | None) -> None:
+    """Trains and evaluates a run as `cxr train` and `cxr evaluate` do, as far as that was not done."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    digest = open_dataset(data).manifest.digest
+    begun = (run / RUN_NAME).exists()
+    if begun:
+        there = open_run(run)
+        if there.config != config.resolved() or there.facts.digest != digest:
+            raise OutputError(f"{run} was trained with other settings, or on other data; remove it to train it again")
+    if not begun or there.state != "finished":
+        command = ["--run", str(run), "--resume"]
+        if not begun:
+            file = run.with_suffix(".json")
+            write_atomically(file, json.dumps(config.to_json(), indent=2) + "\n")
+            command = ["--data", data, "--run", str(run), "--config", str(file)]
+            command += ["--positive", positive] if positive else []
+        _call("trainer.train", [*command, "--quiet"], run)
+    metrics = run / "evaluation" / split / "metrics.json"
+    if not metrics.exists():
+        _call("trainer.evaluate", ["--run", str(run), "--data", data, "--split", split, "--quiet"], run)
+
+
+def _call(module: str, arguments: list[str], run: Path) -> None:
+    """Runs a command in a process of its own, which ends with this one."""
+    log = run.with_suffix(".log")
+    with open(log, "ab") as output, stop_on_signals() as stop:
+        command = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while process.poll() is None and not stop:
+                time.sleep(0.1)
+        finally:
+            end_process(process)
+        if stop:
+            raise Stopped("stopped; the same command goes on", stop.signal)
+    if process.returncode:
+        said = last_lines(log)
+        raise TrainingError(f"{run} failed with exit status {process.returncode}; its log, {log}, ends with:\n{said}")
+
+
+def _read(run: Path, split: str) -> dict[str, float]:
+    found = json.loads((run / "evaluation" / split / "metrics.json").read_text(encoding="utf-8"))
+    plain = {name: entry["value"] for name, entry in found["metrics"].items()}
+    shifted = [{name: entry["value"] for name, entry in shift["metrics"].items()} for shift in found["shifts"].values()]
+    for values in (plain, *shifted):
+        values["balanced_accuracy"] = (values["recall"] + values["specificity"]) / 2
+    names = ("roc_auc", "balanced_accuracy", "specificity", "recall")
+    worst = {f"worst_{name}": min(values[name] for values in (plain, *shifted)) for name in names}
+    return {**{name: plain[name] for name in names}, **worst}
+
+
+def _summary(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.4f} ({min(values):.4f}-{max(values):.4f})"

@@ -1,0 +1,286 @@
+"""The figures of a search; each function returns a figure, drawn whatever is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from trainer.report.style import (
+    COLOURS,
+    MARKERS,
+    MUTED,
+    legend_below,
+    line_style,
+    new_figure,
+    note,
+    short,
+    styled,
+    whole_ticks,
+)
+from tuner.objectives import OBJECTIVES
+from tuner.report.importance import Importances
+from tuner.report.pareto import pareto_front
+from tuner.results import SearchResult, TrialResult
+from tuner.space.parameter import Parameter
+from tuner.space.translation import plain
+
+Cost = Literal["parameters", "images_per_second"]
+COSTS: dict[Cost, str] = {"parameters": "weights of the model", "images_per_second": "images a second, in training"}
+"""What a score is set against, and how its axis is named."""
+MOST_CURVES = 8
+_MOST_BARS = 12
+_NOTHING = "no trial has a score yet"
+_STATUS_STYLES: dict[str, dict[str, Any]] = {
+    "completed": {"marker": MARKERS[0], "color": COLOURS[0]},
+    "pruned": {"marker": MARKERS[0], "color": COLOURS[0], "markerfacecolor": "white"},
+    "failed": {"marker": "x", "color": COLOURS[1]},
+}
+
+
+@styled
+def course_figure(search: SearchResult) -> Figure:
+    """The score of each trial in the order in which they were made, and the best so far."""
+    figure = new_figure(3.7)
+    axes = figure.add_subplot()
+    places = {trial.id: place for place, trial in enumerate(search.trials, 1)}
+    scored = [trial for trial in search.trials if trial.scored]
+    _statuses(axes, [(places[trial.id], trial) for trial in scored], _most_epochs(search))
+    if scored:
+        better = np.maximum if search.direction == "max" else np.minimum
+        best = better.accumulate([trial.value for trial in scored])
+        ends = [*(places[trial.id] for trial in scored), len(search.trials)]
+        axes.step(ends, [*best, best[-1]], where="post", color=MUTED, linewidth=1.2, label="best so far", zorder=1)
+        _score_axis(axes, search)
+    else:
+        note(axes, _NOTHING)
+    failed = [places[trial.id] for trial in search.trials if trial.status == "failed"]
+    if failed:
+        axes.plot(failed, [0.02] * len(failed), linestyle="", transform=axes.get_xaxis_transform(),
+                  label="failed", clip_on=False, **_STATUS_STYLES["failed"])  # fmt: skip
+    axes.set_xlim(0.5, max(1, len(search.trials)) + 0.5)
+    axes.set_title("Score over trials")
+    axes.set_xlabel("trial, in the order in which they were made")
+    whole_ticks(axes)
+    if axes.get_legend_handles_labels()[1]:
+        legend_below(axes, 4, 12)
+    return figure
+
+
+@styled
+def curves_figure(search: SearchResult, top: int = MOST_CURVES) -> Figure:
+    """The monitored metric of the best trials by epoch, before the others in grey."""
+    metric = OBJECTIVES[search.objective].monitor
+    best = [trial for trial in search.ranked if _curve(trial, metric)][: min(top, MOST_CURVES)]
+    others = [trial for trial in search.trials if trial not in best and _curve(trial, metric)]
+    figure = new_figure(3.4 + 0.1 * len(best))
+    axes = figure.add_subplot()
+    for trial in others:
+        axes.plot(*zip(*_curve(trial, metric), strict=True), color="#d3d7dc", linewidth=0.8, zorder=1)
+    for place, trial in enumerate(best):
+        curve = _curve(trial, metric)
+        marker = MARKERS[0] if len(curve) == 1 else ""
+        axes.plot(*zip(*curve, strict=True), marker=marker, label=f"{trial.id}, {trial.config.get('model', '')}",
+                  zorder=3 + len(best) - place, **line_style(place, len(best)))  # fmt: skip
+    if not best and not others:
+        note(axes, "no trial has finished an epoch yet")
+    axes.set_title(f"{metric} by epoch")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(metric)
+    _wide_to_log(axes, [value for trial in [*best, *others] for _, value in _curve(trial, metric)])
+    whole_ticks(axes)
+    if best:
+        legend_below(axes, len(best), max(len(label) for label in axes.get_legend_handles_labels()[1]))
+    return figure
+
+
+@styled
+def importance_figure(importances: Importances) -> Figure:
+    """Bars, the most important above; with the spread over the shuffles."""
+    shown = importances.ranked[:_MOST_BARS]
+    figure = new_figure(1.1 + 0.24 * max(4, len(shown)))
+    axes = figure.add_subplot()
+    axes.set_title("What mattered")
+    if not shown:
+        note(axes, importances.reason)
+        axes.set_axis_off()
+        return figure
+    places = range(len(shown))
+    axes.barh(places, [max(0.0, one.value) for one in shown], color=COLOURS[0], height=0.65)
+    axes.errorbar([max(0.0, one.value) for one in shown], places, xerr=[one.spread for one in shown], fmt="none",
+                  ecolor="#33383f", elinewidth=1)  # fmt: skip
+    axes.set_yticks(places, [one.name for one in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("loss of R2 when it is shuffled")
+    return figure
+
+
+@styled
+def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
+    """Scores against one hyperparameter: points over a range, strips over a choice."""
+    figure = new_figure(3.0)
+    axes = figure.add_subplot()
+    name = parameter.name
+    trials = [trial for trial in search.ranked if name in trial.values]
+    if not trials:
+        note(axes, _NOTHING)
+    elif parameter.values:
+        _strips(axes, parameter, trials, _most_epochs(search))
+    else:
+        _statuses(axes, [(float(trial.values[name]), trial) for trial in trials], _most_epochs(search))
+        if parameter.log:
+            axes.set_xscale("log")
+            _plain_log(axes.xaxis, [float(trial.values[name]) for trial in trials], "{:g}".format)
+    if trials:
+        _score_axis(axes, search)
+    only = "; ".join(f"{other}: {', '.join(map(plain, values))}" for other, values in parameter.when)
+    axes.set_title(name)
+    if only:
+        axes.set_xlabel(short(f"only for {only}", 56), color="#5a626c", fontsize=8)
+    return figure
+
+
+@styled
+def pareto_figure(search: SearchResult, cost: Cost) -> Figure:
+    """Scores against what they cost, and the trials that no other beats at both."""
+    figure = new_figure(3.7)
+    axes = figure.add_subplot()
+    trials, front = pareto_trials(search, cost)
+    axes.set_title("Score against size" if cost == "parameters" else "Score against speed")
+    axes.set_xlabel(COSTS[cost])
+    if not trials:
+        note(axes, _NOTHING if not search.ranked else "no trial with a score has this figure")
+        return figure
+    values = [float(getattr(trial, cost)) for trial in trials]
+    others = [(value, trial) for value, trial in zip(values, trials, strict=True) if trial not in front]
+    _statuses(axes, others, _most_epochs(search))
+    axes.set_xscale("log")
+    places = [(float(getattr(trial, cost)), trial.value) for trial in front]
+    axes.plot(*zip(*places, strict=True), marker=MARKERS[0], color=COLOURS[1], label="not beaten at both", zorder=4,
+              drawstyle="steps-post" if cost == "parameters" else "steps-pre")  # fmt: skip
+    axes.set_xlim(min(values) / 1.6, max(values) * 1.6)  # room for names
+    _score_axis(axes, search)
+    _plain_log(axes.xaxis, values, _short_number)
+    up = 1 if search.direction == "max" else -1
+    _name_points(axes, places, [trial.id for trial in front], up, -1 if cost == "parameters" else 1)
+    legend_below(axes, 3, 20)
+    return figure
+
+
+def pareto_trials(search: SearchResult, cost: Cost) -> tuple[list[TrialResult], list[TrialResult]]:
+    """Trials that have a score and this figure, and those of them that no other beats at both, by rising figure."""
+    trials = [trial for trial in search.ranked if (getattr(trial, cost) or 0) > 0]
+    sign = 1 if cost == "parameters" else -1
+    direction: Literal["max", "min"] = "max" if search.direction == "max" else "min"
+    front = pareto_front(
+        [trial.value for trial in trials], [sign * getattr(trial, cost) for trial in trials], direction
+    )
+    return trials, [trials[index] for index in front][::sign]
+
+
+def _statuses(axes: Axes, points: Sequence[tuple[float, TrialResult]], most: int) -> None:
+    """Points by status, smaller where a trial was given fewer epochs than the most."""
+    for status in ("completed", "pruned"):
+        label: str | None = status
+        for epochs in sorted({trial.epochs for _, trial in points if trial.status == status}, reverse=True):
+            found = [
+                (place, trial.value) for place, trial in points if trial.status == status and trial.epochs == epochs
+            ]
+            size = 3 + 2.5 * math.sqrt(min(1.0, epochs / max(1, most)))
+            axes.plot(*zip(*found, strict=True), linestyle="", markersize=size, label=label, alpha=0.85, zorder=3,
+                      **_STATUS_STYLES[status])  # fmt: skip
+            label = None
+
+
+def _strips(axes: Axes, parameter: Parameter, trials: Sequence[TrialResult], most: int) -> None:
+    """Points spread sideways so that those of one score do not hide each other; a bar at the median."""
+    given = [trial.values[parameter.name] for trial in trials]
+    known = list(dict.fromkeys([*parameter.values, *given]))
+    known = known if any(isinstance(value, str) for value in known) else sorted(known)
+    points = []
+    for place, value in enumerate(known):
+        mine = [trial for trial, own in zip(trials, given, strict=True) if own == value]
+        spread = np.random.default_rng(place).uniform(-0.22, 0.22, len(mine)) if len(mine) > 1 else [0.0]
+        points += list(zip(place + np.asarray(spread), mine, strict=False))
+        if len(mine) > 2:
+            middle = float(np.median([trial.value for trial in mine]))
+            axes.plot([place - 0.32, place + 0.32], [middle] * 2, color="#33383f", linewidth=1.4, zorder=2)
+    _statuses(axes, points, most)
+    axes.set_xticks(range(len(known)), [short(plain(value)) for value in known])
+    if len(known) > 5 or max(len(plain(value)) for value in known) * len(known) > 36:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+    axes.set_xlim(-0.6, len(known) - 0.4)
+    axes.grid(visible=False, axis="x")
+
+
+def _most_epochs(search: SearchResult) -> int:
+    return max((trial.epochs for trial in search.ranked), default=1)
+
+
+def _score_axis(axes: Axes, search: SearchResult) -> None:
+    """The same in all figures, so that they compare."""
+    values = [trial.value for trial in search.ranked]
+    axes.set_ylabel(search.objective)
+    margin = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 0.1
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    if _wide_to_log(axes, values):
+        axes.set_ylim(min(values) / 1.2, max(values) * 1.2)
+
+
+def _wide_to_log(axes: Axes, values: Sequence[float]) -> bool:
+    """Makes the axis logarithmic where a loss that ran away would press all others onto one line."""
+    known = [value for value in values if math.isfinite(value)]
+    if known and min(known) > 0 and max(known) > 30 * min(known):
+        axes.set_yscale("log")
+        _plain_log(axes.yaxis, known, "{:g}".format)
+        return True
+    return False
+
+
+def _plain_log(axis: Axis, values: Sequence[float], text: Callable[[float], str]) -> None:
+    """Plain numbers on a logarithmic axis; more of them where it is short."""
+    decades = math.log10(max(values) / min(values))
+    axis.set_major_locator(LogLocator(subs=(1,) if decades > 3 else (1, 3) if decades > 1.5 else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short_number(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _name_points(axes: Axes, places: Sequence[tuple[float, float]], names: Sequence[str], up: int, right: int) -> None:
+    """Names beside points, on the side where the line is not; left out where another name is already, the best first.
+
+    Args:
+      axes: with its final limits.
+      places: of the points.
+      names: of them.
+      up, right: 1 or -1: where a name is to stand.
+    """
+    taken: list[np.ndarray] = []
+    for index in sorted(range(len(places)), key=lambda index: -up * places[index][1]):
+        pixels = axes.transData.transform(places[index])
+        if all(abs(pixels[0] - other[0]) > 34 or abs(pixels[1] - other[1]) > 13 for other in taken):
+            taken.append(pixels)
+            axes.annotate(names[index], places[index], xytext=(4 * right, 4 * up), textcoords="offset points",
+                          ha="left" if right > 0 else "right", va="bottom" if up > 0 else "top",
+                          fontsize=8, color="#33383f", zorder=5)  # fmt: skip
+
+
+def _curve(trial: TrialResult, metric: str) -> list[tuple[float, float]]:
+    found = [(row["epoch"], row[metric]) for row in trial.history if row.get(metric) is not None]
+    return [(epoch, value) for epoch, value in found if math.isfinite(value)]

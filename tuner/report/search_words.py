@@ -1,0 +1,120 @@
+"""What a search has found, and how far it can be trusted, in sentences."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tuner.report.importance import Importances
+from tuner.report.tables import counts, model_of, number, size_of
+from tuner.results import SearchResult, TrialResult
+from tuner.space.translation import plain
+
+LUCK = (
+    "The best of many scores is better than it would be again, for luck was chosen too, and validation chose the best "
+    "epoch besides. Train the best over several seeds, and measure it on images that no trial has seen."
+)
+
+
+def standing(search: SearchResult) -> str:
+    """How many trials there are of each status, and whether more are to come."""
+    found = counts(search)
+    trials = len(search.trials)
+    said = f"{trials} trial{'s' * (trials != 1)}: " + ", ".join(f"{count} {status}" for status, count in found.items())
+    return f"{said if trials else 'No trial yet'}. {_state(search)}"
+
+
+def _state(search: SearchResult) -> str:
+    resume = f"`{resume_command(search)}` goes on with it"
+    if search.state == "running":
+        return f"The search is running, or was killed: then {resume}."
+    if search.state == "complete":
+        return "The search is complete."
+    how = "was stopped" if search.state == "stopped" else "ended early"
+    return f"The search {how}{f': {search.reason}' if search.reason else ''}. {resume[0].upper() + resume[1:]}."
+
+
+def resume_command(search: SearchResult) -> str:
+    """How to go on with the search."""
+    return shlex.join(["cxr", "tune", "--project", str(search.project), "--resume"])
+
+
+def train_command(search: SearchResult, best: TrialResult, file: Path, between: str = " ") -> str:
+    """How to train the best configuration.
+
+    Args:
+      search: of the trial.
+      best: trial.
+      file: its configuration.
+      between: what stands between two options.
+    """
+    settings = search.settings
+    run = Path("runs") / f"{search.project.resolve().name}-{best.id}"
+    options = {"data": settings["data"], "run": run, "config": file, "positive": settings.get("positive")}
+    given = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value)
+    return between.join(["cxr train", *given])
+
+
+def headline(search: SearchResult) -> str:
+    """The best trial and its score, or that there is none."""
+    best = search.best
+    if best is None:
+        return "No trial has a score yet, so there is no best one."
+    among = len(search.ranked)
+    of = f"the best of {among} with a score" if among > 1 else "the only one with a score"
+    return f"Trial {best.id} is {of}: {search.objective} {number(best.score)}."
+
+
+def described(trial: TrialResult) -> str:
+    """What it is, as a sentence: model, size, weights and epochs."""
+    weights = "" if trial.parameters is None else f", {trial.parameters:,} weights"
+    size = size_of(trial)
+    pixels = f"{size} x {size}" if size.isdigit() else size.replace("x", " x ")
+    epochs = f"epoch {trial.best_epoch} of {trial.epochs}" if trial.best_epoch else f"{trial.epochs} epochs"
+    return f"It is {model_of(trial)} on {pixels} pixels{weights}, {epochs}."
+
+
+def chosen(trial: TrialResult) -> str:
+    """Its hyperparameters."""
+    return ", ".join(
+        f"{name} {f'{value:.3g}' if isinstance(value, float) else plain(value)}" for name, value in trial.values.items()
+    )
+
+
+def shorter_than_others(search: SearchResult) -> str:
+    """That the best trial had fewer epochs than others may have; empty where it had as many."""
+    best, most = search.best, int(search.settings.get("epochs") or 0)
+    if best is None or "preset" in best.values or best.epochs >= most:
+        return ""
+    return (
+        f"The best trial was given {best.epochs} of at most {most} epochs, and best.json says so too; "
+        f"add --epochs {most} to train it for as long as others."
+    )
+
+
+def mattered(importances: Importances, most: int = 5) -> str:
+    """The most important hyperparameters in a line, or why none can be named; with what is to be said against it."""
+    if not importances.ranked:
+        reason = importances.reason
+        return f"What mattered cannot be said: {reason}."
+    shown = importances.ranked[:most]
+    said = (
+        "What mattered most: "
+        + ", ".join(f"{one.name} {one.value:.2f}" for one in shown)
+        + (f" (loss of R2 when shuffled; the forest's is {importances.r2:.2f} on trials that it has not seen).")
+    )
+    return said + (f"\n{importances.caution}." if importances.caution else "")
+
+
+def comparable(search: SearchResult) -> str:
+    """Why scores of the ranking do not compare as they stand; empty where they do."""
+    ranked: list[Any] = search.ranked
+    parts = []
+    if len({trial.epochs for trial in ranked}) > 1:
+        parts.append("were given different numbers of epochs")
+    if len({trial.status for trial in ranked}) > 1:
+        parts.append("were pruned, and scored by the best epoch until then")
+    if not parts:
+        return ""
+    return f"Scores do not compare as they stand: some trials {', and some '.join(parts)}."

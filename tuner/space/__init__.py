@@ -1,0 +1,1 @@
+"""Search spaces: hyperparameters, named spaces, and their translation into training configurations."""
