@@ -8,20 +8,21 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from cxr.errors import CxrError
+from cxr.errors import CxrError, UsageError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
 def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Calls a subcommand's `main(argv)`; an expected error becomes one line on stderr and exit status 1."""
+    """Calls a subcommand's `main(argv)`; an expected error becomes one line on stderr."""
     try:
         return main(argv)
     except CxrError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         sys.stderr.close()
         return EXIT_FAILED

@@ -2,6 +2,7 @@
 
     CxrError
     |-- InputError          the source, a table or an option cannot be used
+    |   `-- UsageError      the command line cannot be understood; exit status 2
     |-- ImageError          one image cannot be used; the Beam job turns it into a reject
     |-- OutputError         the place to write to cannot be used (foreign, locked, full, read-only)
     |   `-- BusyError       another process is at it
@@ -10,7 +11,7 @@
     |-- TrainingError       training cannot go on: the loss is not finite, or memory does not suffice
     `-- MissingExtraError   an optional dependency is not installed; names the extra
 
-The command line prints the message and exits 1 for each of these; anything else is a bug and
+The command line prints the message and exits 1 for each of these but UsageError; anything else is a bug and
 shows its traceback.
 """
 
@@ -23,6 +24,10 @@ class CxrError(Exception):
 
 class InputError(CxrError):
     """The source, a table or an option cannot be used."""
+
+
+class UsageError(InputError):
+    """The command line cannot be understood: an option is unknown, missing, or not what it may be."""
 
 
 class ImageError(CxrError):

@@ -171,7 +171,7 @@ def choose_config(given: dict[str, Any]) -> Any:
 
 def choose_space(given: dict[str, Any]) -> Any:
     """The `Space` that --space, --fix and --narrow make."""
-    from trainer.train import parse_options
+    from cxr.kinds import Pairs
     from tuner.space.space import Space
 
     space = Space.load(given.get("space", "compact"))

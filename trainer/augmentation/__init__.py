@@ -12,14 +12,12 @@ Erasing comes last: a covered part is to hide pixels, not to be smoothed or comp
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from cxr.errors import InputError
-from trainer.augmentation.ranges import check_range
+from cxr.kinds import Choice, Flag, Real
+from cxr.options import Options, check_names, checked, fields_of, option, options
 
 if TYPE_CHECKING:
     import keras
@@ -27,45 +25,36 @@ if TYPE_CHECKING:
 Strength = Literal["none", "light", "strong"]
 
 
-@dataclass(frozen=True)
-class Augmentation:
+@options
+class Augmentation(Options):
     """How far images are changed at most. The defaults change nothing.
 
     Geometry and tone act on every image, each of the others on a share of the batch.
-
-    Attributes:
-      shift: of each side, 0 to 0.5.
-      rotation_degrees: either way, 0 to 180.
-      zoom: scale between 1 / (1 + zoom) and 1 + zoom, 0 to 1.
-      flip: whether half of the images are mirrored left to right; no named strength does, for the heart lies left.
-      brightness, contrast, gamma: factor or exponent between 1 / (1 + x) and 1 + x, 0 to 4.
-      blur_sigma: pixels of an image whose short side is 224, 0 to 10.
-      rescale_factor: to this fraction of the resolution and back, 1 to 8; 1 changes nothing.
-      noise_sigma: of full scale, 0 to 1.
-      jpeg_quality: the lowest, 1 to 100; 100 changes nothing.
-      erasing_area: of the image, 0 to 1.
-      probability: that blur, rescaling, noise, recompression or erasing acts on an image, each for itself; 0 to 1.
     """
 
-    shift: float = 0.0
-    rotation_degrees: float = 0.0
-    zoom: float = 0.0
-    flip: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    blur_sigma: float = 0.0
-    rescale_factor: float = 1.0
-    noise_sigma: float = 0.0
-    jpeg_quality: int = 100
-    erasing_area: float = 0.0
-    probability: float = 0.5
+    title: ClassVar[str] = "augmentation"
 
-    def __post_init__(self) -> None:
-        for name, (least, most) in LIMITS.items():
-            check_range(name, getattr(self, name), least=least, most=most)
-        if not isinstance(self.flip, bool):
-            raise InputError(f"flip must be true or false; received {self.flip!r}")
+    shift: float = option(Real(0, 0.5), "of each side", default=0.0)
+    rotation_degrees: float = option(Real(0, 180), "either way", default=0.0)
+    zoom: float = option(Real(0, 1), "scale between 1 / (1 + zoom) and 1 + zoom", default=0.0)
+    flip: bool = option(
+        Flag(), "half of the images are mirrored left to right; no named strength does, the heart lies left",
+        default=False,
+    )  # fmt: skip
+    brightness: float = option(Real(0, 4), "factor between 1 / (1 + x) and 1 + x", default=0.0)
+    contrast: float = option(Real(0, 4), "factor between 1 / (1 + x) and 1 + x", default=0.0)
+    gamma: float = option(Real(0, 4), "exponent between 1 / (1 + x) and 1 + x", default=0.0)
+    blur_sigma: float = option(Real(0, 10), "pixels of an image whose short side is 224", default=0.0)
+    rescale_factor: float = option(
+        Real(1, 8), "to this fraction of the resolution and back; 1 changes nothing", default=1.0
+    )
+    noise_sigma: float = option(Real(0, 1), "of full scale", default=0.0)
+    jpeg_quality: int = option(Real(1, 100), "lowest JPEG quality; 100 changes nothing", default=100)
+    erasing_area: float = option(Real(0, 1), "share of the image that is covered", default=0.0)
+    probability: float = option(
+        Real(0, 1), "that blur, rescaling, noise, recompression or erasing acts on an image, each for itself",
+        default=0.5,
+    )  # fmt: skip
 
     @classmethod
     def of(cls, strength: Strength, **changes: Any) -> Augmentation:
@@ -74,11 +63,8 @@ class Augmentation:
         Raises:
           InputError: there is no such strength or field, or a value is out of its range.
         """
-        if strength not in get_args(Strength):
-            raise InputError(f"no augmentation {strength!r}; expected {', '.join(get_args(Strength))}")
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(changes) - set(names)):
-            raise InputError(f"augmentation has no {', '.join(unknown)}; it has {', '.join(names)}")
+        checked("augment", Choice(get_args(Strength)), strength)
+        check_names(changes, fields_of(cls), "augmentation", "option")
         return cls(**STRENGTHS[strength] | changes)
 
     def layers(self, seed: int) -> list[keras.layers.Layer]:
@@ -118,22 +104,6 @@ class Augmentation:
             found.append(RandomErasing(self.erasing_area, least, probability=share, seed=erasing))
         return found
 
-
-LIMITS = {
-    "shift": (0, 0.5),
-    "rotation_degrees": (0, 180),
-    "zoom": (0, 1),
-    "brightness": (0, 4),
-    "contrast": (0, 4),
-    "gamma": (0, 4),
-    "blur_sigma": (0, 10),
-    "rescale_factor": (1, 8),
-    "noise_sigma": (0, 1),
-    "jpeg_quality": (1, 100),
-    "erasing_area": (0, 1),
-    "probability": (0, 1),
-}
-"""The least and the greatest value of each field that is a number."""
 
 STRENGTHS: dict[str, dict[str, Any]] = {
     "none": {},

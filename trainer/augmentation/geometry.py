@@ -8,8 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from cxr.kinds import Real
+from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer
-from trainer.augmentation.ranges import check_range
 
 
 @keras.saving.register_keras_serializable("cxr")
@@ -27,9 +28,9 @@ class RandomAffine(RandomImageLayer):
 
     def __init__(self, shift: float = 0.0, rotation_degrees: float = 0.0, zoom: float = 0.0, **options: Any):
         super().__init__(**options)
-        self.shift = check_range("shift", shift, least=0, most=0.5)
-        self.rotation_degrees = check_range("rotation_degrees", rotation_degrees, least=0, most=180)
-        self.zoom = check_range("zoom", zoom, least=0, most=1)
+        self.shift = checked("shift", Real(0, 0.5), shift)
+        self.rotation_degrees = checked("rotation_degrees", Real(0, 180), rotation_degrees)
+        self.zoom = checked("zoom", Real(0, 1), zoom)
 
     def change(self, images: Any) -> Any:
         height, width = images.shape[1:3]

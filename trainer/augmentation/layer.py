@@ -13,7 +13,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer.augmentation.ranges import check_range
+from cxr.kinds import Real
+from cxr.options import checked
 
 
 class RandomImageLayer(keras.layers.Layer):
@@ -36,7 +37,7 @@ class RandomImageLayer(keras.layers.Layer):
 
     def __init__(self, *, probability: float = 1.0, seed: int = 0, **options: Any):
         super().__init__(**{"dtype": "float32"} | options)
-        self.probability = check_range("probability", probability, above=0.0, most=1.0)
+        self.probability = checked("probability", Real(above=0, high=1), probability)
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from cxr.kinds import Real
+from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer
-from trainer.augmentation.ranges import check_range
 
 DARKEST = 1e-6
 """Where the logarithm of a pixel is cut off."""
@@ -33,9 +34,9 @@ class RandomTone(RandomImageLayer):
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, gamma: float = 0.0, **options: Any):
         super().__init__(**options)
-        self.brightness = check_range("brightness", brightness, least=0, most=4)
-        self.contrast = check_range("contrast", contrast, least=0, most=4)
-        self.gamma = check_range("gamma", gamma, least=0, most=4)
+        self.brightness = checked("brightness", Real(0, 4), brightness)
+        self.contrast = checked("contrast", Real(0, 4), contrast)
+        self.gamma = checked("gamma", Real(0, 4), gamma)
 
     def change(self, images: Any) -> Any:
         extents = np.log1p([self.brightness, self.contrast, self.gamma]).astype("float32")
@@ -64,7 +65,7 @@ class RandomNoise(RandomImageLayer):
 
     def __init__(self, max_sigma: float = 0.04, **options: Any):
         super().__init__(**options)
-        self.max_sigma = check_range("max_sigma", max_sigma, least=0, most=1)
+        self.max_sigma = checked("max_sigma", Real(0, 1), max_sigma)
 
     def change(self, images: Any) -> Any:
         sigma = self.per_image(images, 0, self.max_sigma)
@@ -101,8 +102,8 @@ class RandomErasing(RandomImageLayer):
 
     def __init__(self, max_area: float = 0.2, min_area: float = MIN_AREA, **options: Any):
         super().__init__(**options)
-        self.max_area = check_range("max_area", max_area, above=0, most=1)
-        self.min_area = check_range("min_area", min_area, least=0, most=max_area)
+        self.max_area = checked("max_area", Real(above=0, high=1), max_area)
+        self.min_area = checked("min_area", Real(0, max_area), min_area)
 
     def change(self, images: Any) -> Any:
         height, width = images.shape[1:3]

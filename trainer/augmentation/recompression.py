@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from cxr.errors import InputError
+from cxr.kinds import Real
+from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer
-from trainer.augmentation.ranges import check_range
 
 BLOCK = 8
 
@@ -56,7 +57,7 @@ class RandomRecompression(RandomImageLayer):
         super().__init__(**options)
         if len(quality) != 2 or quality[0] > quality[1]:
             raise InputError(f"quality must be the lowest and the highest, in that order; received {quality!r}")
-        self.quality = tuple(check_range("quality", value, least=1, most=100) for value in quality)
+        self.quality = tuple(checked("quality", Real(1, 100), value) for value in quality)
 
     def change(self, images: Any) -> Any:
         low, high = self.quality

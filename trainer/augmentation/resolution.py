@@ -13,8 +13,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from cxr.kinds import Real
+from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer
-from trainer.augmentation.ranges import check_range
 
 REFERENCE_SIDE = 224
 SHARPEST = 1e-3
@@ -32,7 +33,7 @@ class RandomBlur(RandomImageLayer):
 
     def __init__(self, max_sigma: float = 2.0, **options: Any):
         super().__init__(**options)
-        self.max_sigma = check_range("max_sigma", max_sigma, least=0, most=10)
+        self.max_sigma = checked("max_sigma", Real(0, 10), max_sigma)
 
     def change(self, images: Any) -> Any:
         side = min(images.shape[1:3])
@@ -53,7 +54,7 @@ class RandomRescale(RandomImageLayer):
 
     def __init__(self, max_factor: float = 2.0, **options: Any):
         super().__init__(**options)
-        self.max_factor = check_range("max_factor", max_factor, least=1, most=8)
+        self.max_factor = checked("max_factor", Real(1, 8), max_factor)
 
     def change(self, images: Any) -> Any:
         return rescale(images, self.per_image(images, 1, self.max_factor)[:, :, :, 0])
