@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import math
 import re
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from beam_jobs.sources.naming import compile_patient_pattern
 from cxr.errors import InputError
+from cxr.kinds import Choice, Flag, Parsed, Real, Several, Text, Whole, folder
+from cxr.options import Options, option, options
 from tfrecords.images.decode import DEFAULT_MAX_PIXELS
 
 Split = Literal["folder", "patient"]
@@ -21,125 +23,121 @@ Duplicates = Literal["keep", "drop", "fail"]
 NOT_IN_RESULT = ("input", "output", "images_root", "tfds_data_dir", "overwrite", "max_reject_fraction")
 """Options that change where and whether a data set is written, but not one byte of it."""
 TFDS_PREFIX = "tfds:"
+_SOURCE, _DATA = "source", "data set"
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 DEFAULT_VAL_FRACTION = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
-class PreprocessConfig:
-    """What to make a data set from, and how.
+def _dataset_name(value: Any) -> str:
+    if not isinstance(value, str) or re.fullmatch(r"[a-z][a-z0-9_]*", value) is None:
+        raise ValueError(value)
+    return value
 
-    Attributes:
-      input: a folder, a .zip, a .csv/.tsv/.jsonl table, or `tfds:NAME`.
-      output: directory of the data set.
-      split: `folder` keeps the source's splits, `patient` makes new ones; None decides by the source.
-      fractions: of patients in train, val and test under `patient`, summing to 1; None for 0.8, 0.1, 0.1.
-      val_fraction: under `folder`, the share of training patients to carve out for validation where the
-        source's own validation split is missing or holds less than half of that; 0 never carves; None for 0.1.
-      labels: `binary` takes the classes as the source names them, `cause` normal, bacterial, viral.
-      classes: label names in order; None takes those found, normal first, then by alphabet.
-      encoding: of the full-resolution images: `source` keeps verified JPEG and PNG files, else PNG;
-        `png`; or `raw` pixels.
-      sizes: short sides of the smaller rungs, pixels.
-      rung_encoding: of the smaller rungs.
-      shard_mb: size to aim at for a full-resolution shard, 2**20 bytes.
-      duplicates: what to do about images with equal pixels.
-      max_reject_fraction: share of images, in [0, 1], that may be unreadable before the job fails.
-      max_megapixels: images with more are rejected undecoded.
-      seed: of the split, the order and the shards.
-      name: first part of the shards' file names.
-      patient_pattern: regular expression over the path; its first group is the patient key.
-      patient_salt: secret that DICOM patient ids are hashed with.
-      images_root: for a table, the directory its paths are relative to.
-      tfds_data_dir: for `tfds:NAME`, TFDS's data directory.
-      overwrite: replace the data set, or the unfinished job, that the output holds.
-    """
 
-    input: str
-    output: str
-    split: Split | None = None
-    fractions: tuple[float, float, float] | None = None
-    val_fraction: float | None = None
-    labels: Labels = "binary"
-    classes: tuple[str, ...] | None = None
-    encoding: Encoding = "source"
-    sizes: tuple[int, ...] = ()
-    rung_encoding: RungEncoding = "raw"
-    shard_mb: float = 128.0
-    duplicates: Duplicates = "keep"
-    max_reject_fraction: float = 0.0
-    max_megapixels: float = DEFAULT_MAX_PIXELS / 1e6
-    seed: int = 0
-    name: str = "cxr"
-    patient_pattern: str | None = None
-    patient_salt: str | None = None
-    images_root: str | None = None
-    tfds_data_dir: str | None = None
-    overwrite: bool = False
+@options
+class PreprocessConfig(Options):
+    """What to make a data set from, and how."""
 
-    def __post_init__(self) -> None:
-        for option, kind in (
-            ("labels", Labels),
-            ("encoding", Encoding),
-            ("rung_encoding", RungEncoding),
-            ("duplicates", Duplicates),
-        ):
-            _check(getattr(self, option) in get_args(kind), option, f"one of {', '.join(get_args(kind))}", self)
-        _check(self.split in (None, *get_args(Split)), "split", f"one of {', '.join(get_args(Split))}", self)
-        parts = DEFAULT_FRACTIONS if self.fractions is None else self.fractions
-        _check(
-            len(parts) == 3
-            and all(0 <= part <= 1 for part in parts)
-            and math.isclose(sum(parts), 1, abs_tol=1e-6)
-            and parts[0] > 0,
-            "fractions",
-            "three numbers TRAIN,VAL,TEST in [0, 1] that sum to 1, the first above 0",
-            self,
-        )
-        _check(self.val_fraction is None or 0 <= self.val_fraction < 1, "val_fraction", "a number in [0, 1)", self)
-        _check(
-            self.fractions is None or self.val_fraction is None,
-            "val_fraction",
-            "not both --fractions (new splits) and --val-fraction (the source's splits)",
-            self,
-        )
-        _check(
-            self.fractions is None or self.split != "folder", "fractions", "no --fractions with --split folder", self
-        )
-        _check(
-            self.val_fraction is None or self.split != "patient",
-            "val_fraction",
-            "no --val-fraction with --split patient; see --fractions",
-            self,
-        )
-        _check(
-            self.tfds_data_dir is None or self.input.startswith(TFDS_PREFIX),
-            "tfds_data_dir",
-            f"an --input that begins with {TFDS_PREFIX}",
-            self,
-        )
-        _check(
-            self.images_root is None or not self.input.startswith(TFDS_PREFIX),
-            "images_root",
-            "a table as --input",
-            self,
-        )
-        _check(0 <= self.max_reject_fraction <= 1, "max_reject_fraction", "a number in [0, 1]", self)
-        _check(0 < self.shard_mb < math.inf, "shard_mb", "a finite number above 0", self)
-        _check(0 < self.max_megapixels < math.inf, "max_megapixels", "a finite number above 0", self)
-        _check(all(size >= 8 for size in self.sizes), "sizes", "short sides of at least 8 pixels", self)
-        _check(len(set(self.sizes)) == len(self.sizes), "sizes", "each size once", self)
-        _check(
-            self.classes is None or len(set(self.classes)) == len(self.classes) >= 2,
-            "classes",
-            "at least two different names",
-            self,
-        )
-        _check(self.classes is None or self.labels == "binary", "classes", "no --classes with --labels cause", self)
+    title: ClassVar[str] = "preprocessing configuration"
+
+    input: str = option(
+        Text("a folder, a .zip, a table or tfds:NAME", "SRC"),
+        "folder or .zip of split/class/image or class/image files; a .csv, .tsv or .jsonl table with the columns "
+        "path,label and optionally patient,split,cause (several labels joined by '|'); or tfds:NAME",
+        group=_SOURCE,
+    )  # fmt: skip
+    output: str = option(folder(), "directory of the data set", group=_DATA)
+    split: Split | None = option(
+        Choice(get_args(Split)), "take the source's splits, or make new ones by patient", default=None,
+        unset="folder where the source has splits", group=_DATA,
+    )  # fmt: skip
+    fractions: tuple[float, float, float] | None = option(
+        Several(Real(0, 1), 3, 3), "of patients in train, val and test under --split patient, summing to 1",
+        default=None, unset="0.8,0.1,0.1", group=_DATA,
+    )  # fmt: skip
+    val_fraction: float | None = option(
+        Real(0, below=1),
+        "share of training patients to carve out for validation where the source's own validation split is missing or "
+        "holds less than half of that, which is then joined to train; 0 never carves; test is left alone",
+        default=None, unset="0.1", group=_DATA,
+    )  # fmt: skip
+    labels: Labels = option(
+        Choice(get_args(Labels)), "classes as the source names them, or normal / bacterial / viral", default="binary",
+        group=_DATA,
+    )  # fmt: skip
+    classes: tuple[str, ...] | None = option(
+        Several(Text(), 2, distinct=True), "label names in order", default=None, unset="those found, normal first",
+        group=_DATA,
+    )  # fmt: skip
+    encoding: Encoding = option(
+        Choice(get_args(Encoding)),
+        "full images as their own verified JPEG or PNG file (else PNG), as PNG, or as plain pixels; the decoded pixels "
+        "are the same", default="source", group=_DATA,
+    )  # fmt: skip
+    sizes: tuple[int, ...] = option(
+        Several(Whole(8), 0, distinct=True), "smaller rungs, by short side in pixels, e.g. 512,256", default=(),
+        group=_DATA,
+    )  # fmt: skip
+    rung_encoding: RungEncoding = option(
+        Choice(get_args(RungEncoding)), "of the smaller rungs", default="raw", group=_DATA
+    )
+    shard_mb: float = option(
+        Real(above=0, metavar="MB"), "size to aim at for a full-resolution shard, 2**20 bytes", default=128.0,
+        group=_DATA,
+    )  # fmt: skip
+    duplicates: Duplicates = option(
+        Choice(get_args(Duplicates)), "what to do about images with equal pixels", default="keep", group=_DATA
+    )
+    max_reject_fraction: float = option(
+        Real(0, 1), "share of images that may be unreadable before the job fails", default=0.0, group=_SOURCE
+    )
+    max_megapixels: float = option(
+        Real(above=0, metavar="N"), "reject larger images undecoded, as decompression bombs",
+        default=DEFAULT_MAX_PIXELS / 1e6, group=_SOURCE,
+    )  # fmt: skip
+    seed: int = option(Whole(), "seed of splits, order and shards", default=0, group=_DATA)
+    name: str = option(
         # TFDS tells data set, split and shard number apart by these signs
-        _check(
-            re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, "name", "lower-case letters, digits and _", self
-        )
+        Parsed(_dataset_name, "lower-case letters, digits and _, a letter first", "NAME"),
+        "first part of the shards' file names", default="cxr", group=_DATA,
+    )  # fmt: skip
+    patient_pattern: str | None = option(
+        Text("a regular expression with a group", "REGEX"),
+        "where the path names the patient: the first group, e.g. '(patient\\d+)/' (Kermany names are known)",
+        default=None, group=_SOURCE,
+    )  # fmt: skip
+    patient_salt: str | None = option(
+        Text(), "secret that DICOM patient ids are hashed with", default=None, shown=False
+    )
+    images_root: str | None = option(
+        folder(), "what a table's paths are relative to", default=None, unset="its own folder", group=_SOURCE
+    )
+    tfds_data_dir: str | None = option(
+        folder(), "where TFDS keeps its data, for tfds:NAME", default=None, group=_SOURCE
+    )
+    overwrite: bool = option(
+        Flag(), "replace the data set, or the unfinished job, that the output holds", default=False, group=_DATA
+    )
+
+    def check(self) -> None:
+        if self.fractions is not None and not (
+            math.isclose(sum(self.fractions), 1, abs_tol=1e-6) and self.fractions[0]
+        ):
+            raise InputError(f"fractions={self.fractions}: expected numbers that sum to 1, the first above 0")
+        tfds = self.input.startswith(TFDS_PREFIX)
+        for wrong, fault in (
+            (self.fractions is not None and self.val_fraction is not None,
+             "not both --fractions (new splits) and --val-fraction (the source's splits)"),
+            (self.fractions is not None and self.split == "folder", "no --fractions with --split folder"),
+            (self.val_fraction is not None and self.split == "patient",
+             "no --val-fraction with --split patient; see --fractions"),
+            (self.tfds_data_dir is not None and not tfds,
+             f"--tfds-data-dir with an --input that begins with {TFDS_PREFIX} only; received --input {self.input}"),
+            (self.images_root is not None and tfds, "--images-root with a table as --input only"),
+            (self.classes is not None and self.labels == "cause", "no --classes with --labels cause"),
+        ):  # fmt: skip
+            if wrong:
+                raise InputError(f"the options do not go together: expected {fault}")
         if self.patient_pattern is not None:
             compile_patient_pattern(self.patient_pattern)
 
@@ -161,9 +159,3 @@ class PreprocessConfig:
                 self.patient_salt.encode(), salt=b"cxr-stream", n=1 << 14, r=8, p=1, dklen=8
             ).hex()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-
-
-def _check(holds: bool, option: str, expected: str, config: PreprocessConfig) -> None:
-    if not holds:
-        flag = "--" + option.replace("_", "-")
-        raise InputError(f"{flag}: expected {expected}; received {getattr(config, option)!r}")

@@ -88,6 +88,11 @@ class Command:
         """The options classes."""
         return self.options if isinstance(self.options, tuple) else (self.options,)
 
+    @property
+    def flags(self) -> list[str]:
+        """The options of its command line: `--run`, ..."""
+        return list(self._parser()._option_string_actions)
+
     def parse(self, argv: Sequence[str] | None = None) -> Given:
         """Reads a command line; prints the help and exits where it is asked for.
 

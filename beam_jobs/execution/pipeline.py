@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,8 @@ from beam_jobs.execution.shard_writer import ShardSettings, write_shard
 from beam_jobs.planning.headers import IndexRow, hash_image, run_task, scan_image
 from beam_jobs.planning.plan import ShardPlan
 from beam_jobs.sources.source import Source
-from cxr.errors import CxrError, InputError
+from cxr.errors import CxrError, UsageError
+from cxr.options import nearest
 
 LOCAL_RUNNER = "FnApiRunner"
 """Beam's own local runner; what `DirectRunner` stands for first looks for another, downloaded, one."""
@@ -168,17 +168,16 @@ def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -
       own_options: this command's options, to suggest from.
 
     Raises:
-      InputError: an unknown option, naming the closest known one.
+      UsageError: an unknown option, naming the closest known one.
     """
     parser = pipeline_options._BeamArgumentParser(add_help=False, allow_abbrev=False)
     for options in pipeline_options.PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
     if unknown:
-        known = [*own_options, *parser._option_string_actions]
-        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; neither `cxr preprocess --help` nor Apache Beam knows it"
-        raise InputError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]!r}{hint}")
+        hint = nearest(unknown[0].split("=")[0], [*own_options, *parser._option_string_actions])
+        hint = hint or "; neither `cxr preprocess --help` nor Apache Beam knows it"
+        raise UsageError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]!r}{hint}")
 
 
 def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.PipelineOptions:
