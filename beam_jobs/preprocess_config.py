@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from beam_jobs.sources.naming import compile_patient_pattern
 from cxr.errors import InputError
-from cxr.kinds import Choice, Flag, Parsed, Real, Several, Text, Whole, folder
+from cxr.kinds import Choice, Flag, Parsed, Real, Several, Text, Whole, directory
 from cxr.options import Options, option, options
 from tfrecords.images.decode import DEFAULT_MAX_PIXELS
 
@@ -46,7 +46,7 @@ class PreprocessConfig(Options):
         "path,label and optionally patient,split,cause (several labels joined by '|'); or tfds:NAME",
         group=_SOURCE,
     )  # fmt: skip
-    output: str = option(folder(), "directory of the data set", group=_DATA)
+    output: str = option(directory(), "directory of the data set", group=_DATA)
     split: Split | None = option(
         Choice(get_args(Split)), "take the source's splits, or make new ones by patient", default=None,
         unset="folder where the source has splits", group=_DATA,
@@ -110,10 +110,10 @@ class PreprocessConfig(Options):
         Text(), "secret that DICOM patient ids are hashed with", default=None, shown=False
     )
     images_root: str | None = option(
-        folder(), "what a table's paths are relative to", default=None, unset="its own folder", group=_SOURCE
+        directory(), "what a table's paths are relative to", default=None, unset="its own folder", group=_SOURCE
     )
     tfds_data_dir: str | None = option(
-        folder(), "where TFDS keeps its data, for tfds:NAME", default=None, group=_SOURCE
+        directory(), "where TFDS keeps its data, for tfds:NAME", default=None, group=_SOURCE
     )
     overwrite: bool = option(
         Flag(), "replace the data set, or the unfinished job, that the output holds", default=False, group=_DATA

@@ -6,7 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from cxr.console import run_command
+from cxr.console import EXIT_USAGE, run_command
+from cxr.options import nearest
 
 COMMANDS = {
     "fetch": ("phantoms.fetch", "download a public data set"),
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(version("cxr-stream"))
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"error: unknown command {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
-        return 2
+        hint = nearest(arguments[0], COMMANDS) or f"; expected one of {', '.join(COMMANDS)}"
+        print(f"error: there is no command {arguments[0]!r}{hint}", file=sys.stderr)
+        return EXIT_USAGE
     module = importlib.import_module(COMMANDS[arguments[0]][0])
     return run_command(module.main, arguments[1:])

@@ -111,6 +111,8 @@ class Command:
             return given
         for cls, name, said in known:
             if given.get(name) == [] or (name not in given and default_of(cls, name) is REQUIRED):
+                if rest and nearest(rest[0].split("=")[0], [_flag(name, said)]):
+                    parser.refuse(rest[0])
                 raise UsageError(f"{_shown_name(name, said)} is missing: {said.help}")
         return given
 

@@ -50,12 +50,12 @@ class Text(Kind):
         return value
 
 
-def folder(metavar: str = "DIR") -> Text:
+def directory(metavar: str = "DIR") -> Text:
     """The path of a directory."""
     return Text("the path of a directory", metavar)
 
 
-def file(metavar: str = "FILE") -> Text:
+def file_path(metavar: str = "FILE") -> Text:
     """The path of a file."""
     return Text("the path of a file", metavar)
 
@@ -175,9 +175,9 @@ class Several(Kind):
     metavar: str = "A,B"
 
     def __str__(self) -> str:
-        count = f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
-        count = str(self.least) if self.least == self.most else count
-        words = f"{count}{' different' if self.distinct else ''} values separated by commas, each {self.of}"
+        count = f"{self.least} or more " if self.most is None else f"{self.least} to {self.most} "
+        count = f"{self.least} " if self.least == self.most else count if self.most or self.least else ""
+        words = f"{count}{'different ' if self.distinct else ''}values separated by commas, each {self.of}"
         return words + (", or none" if self.least == 0 else "")
 
     def check(self, value: Any) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ construction. It is a stand-in for tests and demonstrations: numbers measured on
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -16,7 +15,6 @@ import shutil
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,8 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, progress_bar, run_command
 from cxr.errors import InputError, OutputError
+from cxr.kinds import Flag, Parsed, Real, Whole
+from cxr.options import Options, option, options
 from phantoms.anatomy import SMALLEST_SIDE, draw_phantom
 
 __all__ = ["PhantomConfig", "PhantomSummary", "draw_phantom", "main", "write_phantoms"]
@@ -55,50 +56,36 @@ FAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class PhantomConfig:
-    """What to write.
+@options
+class PhantomConfig(Options):
+    """What to write. The same options give the same bytes."""
 
-    Attributes:
-      to: directory to create or fill.
-      patients: number of patients, at least 12; a patient has 1 to 4 images.
-      seed: any integer from 0; the same config gives the same bytes.
-      duplicates: extra files that copy another file of the same patient byte for byte.
-      broken: files in train that cannot be decoded, or not in full (see `FAULTS`).
-      encoding_leak: imitate the label leak of the real set: train/NORMAL near-lossless with an ICC profile and larger,
-        everything else at JPEG quality 75. Off, both classes are encoded alike.
-      scale: factor on width and height, about 0.25 to 4.
-      overwrite: replace a set that this command wrote before.
+    to: Path = option(Parsed(Path, "the path of a directory", "DIR"), "directory to write; must be new or empty")
+    patients: int = option(
+        Whole(FEWEST_PATIENTS), "number of patients, 1 to 4 images each, both classes in every split", default=60
+    )
+    seed: int = option(Whole(0), "seed of everything that is drawn", default=0)
+    duplicates: int = option(Whole(0, metavar="K"), "plant K byte copies of images under new names", default=0)
+    broken: int = option(
+        Whole(0, metavar="K"), "plant K files in train that cannot be decoded, or not in full", default=0
+    )
+    encoding_leak: bool = option(
+        Flag(),
+        "encode train/NORMAL almost without loss, larger and with an ICC profile, all else at quality 75, so that the "
+        "label can be read off the compression as in the real set",
+        default=False,
+    )  # fmt: skip
+    scale: float = option(
+        Real(above=0, high=LARGEST_SCALE, metavar="F"), "factor on width and height, such as 0.25 for tests",
+        default=1.0,
+    )  # fmt: skip
+    overwrite: bool = option(Flag(), "replace a phantom set in DIR, complete or not", default=False)
 
-    Raises:
-      InputError: a value is out of range.
-    """
-
-    to: Path
-    patients: int = 60
-    seed: int = 0
-    duplicates: int = 0
-    broken: int = 0
-    encoding_leak: bool = False
-    scale: float = 1.0
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if not str(self.to):
-            raise InputError("No directory to write to: expected a path in --to. Received an empty string.")
-        object.__setattr__(self, "to", Path(self.to))
-        for name, least in (("patients", FEWEST_PATIENTS), ("seed", 0), ("duplicates", 0), ("broken", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                why = ", so that every split holds both classes" if name == "patients" else ""
-                raise InputError(
-                    f"Cannot plan the phantoms: {name} must be a whole number of at least {least}{why}. "
-                    f"Received: {value!r}. Change --{name}."
-                )
-        if not (math.isfinite(self.scale) and self.scale <= LARGEST_SCALE and self._smallest_side() >= SMALLEST_SIDE):
+    def check(self) -> None:
+        if self._smallest_side() < SMALLEST_SIDE:
             raise InputError(
-                f"Cannot scale the phantoms: scale must be from {SMALLEST_SIDE / HEIGHTS[0]:.3f} (no side under "
-                f"{SMALLEST_SIDE} pixels) to {LARGEST_SCALE:g}. Received: {self.scale!r}. Change --scale."
+                f"scale={self.scale!r}: expected at least {SMALLEST_SIDE / HEIGHTS[0]:.3f}, so that no side is under "
+                f"{SMALLEST_SIDE} pixels"
             )
 
     def _smallest_side(self) -> int:
@@ -384,35 +371,9 @@ def write_phantoms(config: PhantomConfig, progress: bool = False) -> PhantomSumm
     return PhantomSummary(config.to, counts, len(pictures) + len(copies), copies, broken)
 
 
-def _parse(argv: Sequence[str] | None) -> PhantomConfig:
-    parser = argparse.ArgumentParser(
-        prog="cxr phantom",
-        description="Write a synthetic chest X-ray data set: train, val and test folders with NORMAL and PNEUMONIA, "
-        "named, sized and split by patient like the public Kermany set. The same options give the same bytes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    absent = argparse.SUPPRESS  # no "(default: ...)" in the help; PhantomConfig knows
-    add = parser.add_argument
-    add("--to", required=True, metavar="DIR", default=absent, help="directory to write; must be new or empty")
-    add("--patients", type=int, metavar="N", default=60, help="number of patients, 1 to 4 images each; at least 12")
-    add("--seed", type=int, metavar="S", default=0, help="source of all chance; 0 or more")
-    add("--duplicates", type=int, metavar="K", default=0, help="plant K byte copies of images under new names")
-    add("--broken", type=int, metavar="K", default=0, help="plant K files in train that cannot be decoded properly")
-    add(
-        "--encoding-leak",
-        action="store_true",
-        default=absent,
-        help="encode train/NORMAL almost without loss, larger and with an ICC profile, all else at quality 75, so "
-        "that the label can be read off the compression as in the real set",
-    )
-    add("--scale", type=float, metavar="F", default=1.0, help="factor on width and height, such as 0.25 for tests")
-    add("--overwrite", action="store_true", default=absent, help="replace a phantom set in DIR, complete or not")
-    return PhantomConfig(**vars(parser.parse_args(argv)))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `cxr phantom`; returns the exit status."""
-    summary = write_phantoms(_parse(argv), progress=True)
+def run(given: Given) -> int:
+    """Writes the set that a command line describes."""
+    summary = write_phantoms(given.make(PhantomConfig), progress=True)
     print(f"Wrote {summary.files} files to {summary.to}")
     print(f"{'':8}{CLASSES[0]:>10}{CLASSES[1]:>12}")
     for split, of in summary.counts.items():
@@ -423,6 +384,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {one}{between}{other}")
     return EXIT_OK
 
+
+COMMAND = Command(
+    "phantom",
+    "Writes a synthetic chest X-ray data set: train, val and test folders with NORMAL and PNEUMONIA, named, sized and "
+    "split by patient like the public Kermany set. The same options give the same bytes.",
+    run, PhantomConfig,
+)  # fmt: skip
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
+from cxr.command import Command, Given
 from cxr.console import format_bytes, run_command
 from cxr.errors import DatasetError, InputError, OutputError
+from cxr.kinds import Text, Whole, directory, file_path
+from cxr.options import Options, nearest, option, options
 from tfrecords.format.framing import read_records
 from tfrecords.format.manifest import Manifest, read_manifest
 from tfrecords.format.schema import Record
@@ -113,51 +115,48 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr inspect`."""
-    parser = argparse.ArgumentParser(prog="cxr inspect", description="Shows what is in a data set.")
-    parser.add_argument("data", metavar="DIR", help="a data set written by `cxr preprocess`")
-    parser.add_argument("--split", metavar="S", help="split to show records of (the first)")
-    parser.add_argument("--rung", default=FULL_RUNG, help="rung to show records of (full)")
-    parser.add_argument("--show", type=int, default=1, metavar="N", help="print N records whole (1)")
-    parser.add_argument("--save-grid", metavar="PNG", help="write a contact sheet of example images")
-    parser.add_argument("--grid-images", type=int, default=18, metavar="N", help="images on the contact sheet (18)")
-    return parser
+@options
+class InspectOptions(Options):
+    """What `cxr inspect` shows."""
+
+    data: str = option(directory(), "a data set written by `cxr preprocess`", positional=True)
+    split: str | None = option(Text(metavar="NAME"), "split to show records of", default=None, unset="the first")
+    rung: str = option(Text(metavar="NAME"), "rung to show records of", default=FULL_RUNG)
+    show: int = option(Whole(0), "records to print whole", default=1)
+    save_grid: str | None = option(file_path("PNG"), "write a contact sheet of example images", default=None)
+    grid_images: int = option(Whole(1), "images on the contact sheet", default=18)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr inspect`; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
-    root = Path(arguments.data)
+def run(given: Given) -> int:
+    """Prints what is in the data set of a command line."""
+    asked = given.make(InspectOptions)
+    root = Path(asked.data)
     manifest = read_manifest(root)
-    split = arguments.split or next(iter(manifest.splits))
+    split = asked.split or next(iter(manifest.splits))
     _check_name("split", split, manifest.splits)
-    _check_name("rung", arguments.rung, manifest.rungs)
-    if arguments.show < 0:
-        raise InputError(f"--show: expected 0 or more, received {arguments.show}")
-    if arguments.grid_images < 1:
-        raise InputError(f"--grid-images: expected 1 or more, received {arguments.grid_images}")
+    _check_name("rung", asked.rung, manifest.rungs)
     print(f"{root}: data set '{manifest.name}', labels by {manifest.options.get('labels', '?')}\n")
     print(manifest_tables(manifest))
     for warning in _read_warnings(root):
         print(f"WARNING {warning}")
-    for number, record in enumerate(read_split(root, manifest, arguments.rung, split)):
-        if number == arguments.show:
+    for number, record in enumerate(read_split(root, manifest, asked.rung, split)):
+        if number == asked.show:
             break
-        print(f"\nrecord {number} of {arguments.rung}/{split}\n{describe_record(manifest, record)}")
-    if arguments.save_grid:
-        sheet = contact_sheet(root, manifest, split, arguments.grid_images)
+        print(f"\nrecord {number} of {asked.rung}/{split}\n{describe_record(manifest, record)}")
+    if asked.save_grid:
+        sheet = contact_sheet(root, manifest, split, asked.grid_images)
         try:
-            sheet.save(arguments.save_grid)
+            sheet.save(asked.save_grid)
         except (OSError, ValueError) as error:
-            raise OutputError(f"cannot write the contact sheet {arguments.save_grid}: {error}") from error
-        print(f"\ncontact sheet of {split}: {arguments.save_grid}")
+            raise OutputError(f"cannot write the contact sheet {asked.save_grid}: {error}") from error
+        print(f"\ncontact sheet of {split}: {asked.save_grid}")
     return 0
 
 
 def _check_name(kind: str, name: str, names: dict) -> None:
     if name not in names:
-        raise InputError(f"--{kind}: the data set has no {kind} {name!r}; expected one of {', '.join(names)}")
+        hint = nearest(name, names)
+        raise InputError(f"--{kind} {name}: expected one of {', '.join(names)}, which the data set has{hint}")
 
 
 def _read_warnings(root: Path) -> list[str]:
@@ -166,6 +165,9 @@ def _read_warnings(root: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"cannot read {root / AUDIT_NAME}: {error}") from error
 
+
+COMMAND = Command("inspect", "Shows what is in a data set.", run, InspectOptions)
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import dataclasses
@@ -17,8 +16,11 @@ import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import InputError, MissingExtraError
+from cxr.kinds import Flag, Text, Whole, directory
+from cxr.options import Options, option, options
 from tfrecords.events import is_event_file
 from tfrecords.format.shards import MANIFEST_NAME
 
@@ -154,51 +156,53 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr board`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr board",
-        description="Runs TensorBoard over all data sets, runs and searches below a folder, until Ctrl-C. "
-        "What begins later appears by itself.",
+@options
+class BoardOptions(Options):
+    """What `cxr board` shows, and where."""
+
+    folder: str = option(directory(), "folder to look through", default=".", positional=True)
+    port: int | None = option(
+        Whole(1, 65535), "port to listen at", default=None, unset=f"the first free one from {FIRST_PORT}"
     )
-    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="folder to look through (.)")
-    parser.add_argument(
-        "--port", type=int, metavar="N", help=f"port to listen at (the first free one from {FIRST_PORT})"
+    host: str = option(
+        Text(metavar="HOST"), "address to listen at; 0.0.0.0 is all, with no password", default="127.0.0.1"
     )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all, with no password (127.0.0.1)"
-    )
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    return parser
+    open: bool = option(Flag(), "open it in the browser", default=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr board`; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
-    root = Path(arguments.folder)
+def run(given: Given) -> int:
+    """Serves TensorBoard until Ctrl-C."""
+    asked = given.make(BoardOptions)
+    root = Path(asked.folder)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; expected one with data sets, runs or searches below it")
-    if arguments.port is not None and not 1 <= arguments.port <= 65535:
-        raise InputError(f"--port: expected 1 to 65535, received {arguments.port}")
     print(describe(find_logs(root), root), flush=True)
-    if not _is_loopback(arguments.host):
+    if not _is_loopback(asked.host):
         print(
-            f"WARNING: {arguments.host} can be reached by others, and TensorBoard asks nobody for a password: who "
+            f"WARNING: {asked.host} can be reached by others, and TensorBoard asks nobody for a password: who "
             "reaches the port sees the images",
             file=sys.stderr,
         )
-    url = serve(root, arguments.host, arguments.port)
+    url = serve(root, asked.host, asked.port)
     for wildcard in ("//0.0.0.0:", "//[::]:"):
         url = url.replace(wildcard, f"//{socket.gethostname()}:")
     try:
         print(f"{url}  (Ctrl-C ends it)", flush=True)
-        if arguments.open:
+        if asked.open:
             webbrowser.open(url)
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
     return EXIT_OK
 
+
+COMMAND = Command(
+    "board",
+    "Runs TensorBoard over all data sets, runs and searches below a folder, until Ctrl-C. What begins later appears by "
+    "itself.",
+    run, BoardOptions, needs="board",
+)  # fmt: skip
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

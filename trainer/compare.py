@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import hashlib
@@ -14,8 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import DatasetError, InputError
+from cxr.kinds import Choice, Several, Text, directory
+from cxr.options import Options, option, options
 
 _DESCRIPTION = """\
 Compares runs by what `cxr evaluate` found on a split. Lines below the table say where the figures cannot be compared:
@@ -53,31 +55,30 @@ FORMATS = ("table", "csv", "markdown", "json")
 _WORST = "worst_"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr compare`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr compare", description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+@options
+class CompareOptions(Options):
+    """What `cxr compare` compares."""
+
+    runs: tuple[str, ...] = option(
+        Several(directory("RUN"), metavar="RUN"), "directories of runs, or folders that hold some", positional=True
+    )
+    split: str = option(Text(metavar="NAME"), "split they were evaluated on", default="val")
+    sort: str = option(
+        Choice(("run", *METRICS), "COLUMN"), f"best first by one of {', '.join(METRICS)}, or by run",
+        default="roc_auc",
     )  # fmt: skip
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, or folders that hold some")
-    parser.add_argument("--split", default="val", metavar="NAME", help="split they were evaluated on (val)")
-    parser.add_argument(
-        "--sort", default="roc_auc", choices=["run", *METRICS], metavar="COLUMN",
-        help=f"best first by one of {', '.join(METRICS)} (roc_auc), or by run",
-    )  # fmt: skip
-    parser.add_argument("--format", default="table", choices=FORMATS, help="of the output (table)")
-    return parser
+    format: str = option(Choice(FORMATS), "of the output", default="table")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr compare`; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
-    compared, notes = compare_runs(arguments.runs, arguments.split, arguments.sort)
+def run(given: Given) -> int:
+    """Prints a comparison of the runs of a command line."""
+    asked = given.make(CompareOptions)
+    compared, notes = compare_runs(asked.runs, asked.split, asked.sort)
     if not compared:
         raise InputError("\n".join(["there is nothing to compare", *notes]))
-    print(_SHOW[arguments.format](compared))
+    print(_SHOW[asked.format](compared))
     for note in notes:
-        print(f"note: {note}", file=sys.stdout if arguments.format == "table" else sys.stderr)
+        print(f"note: {note}", file=sys.stdout if asked.format == "table" else sys.stderr)
     return EXIT_OK
 
 
@@ -284,6 +285,9 @@ _SHOW: dict[str, Callable[[Sequence[ComparedRun]], str]] = {
     "json": _show_json,
 }
 
+
+COMMAND = Command("compare", _DESCRIPTION, run, CompareOptions, _EPILOG)
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

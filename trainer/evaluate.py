@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, progress_bar, run_command
+from cxr.kinds import Flag, Text, Whole, directory
 from cxr.machine import load_tensorflow_quietly
+from cxr.options import Options, option, options
 
 if TYPE_CHECKING:
     import keras
@@ -34,49 +36,43 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr evaluate`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr evaluate", description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+@options
+class EvaluateOptions(Options):
+    """What `cxr evaluate` evaluates, and how."""
+
+    run: str = option(directory("RUN"), "directory of the run")
+    data: str | None = option(directory(), "data set to evaluate on", default=None, unset="the run's own")
+    split: str = option(Text(metavar="NAME"), "split of it", default="val")
+    operating_point: str | None = option(
+        Text(metavar="RULE"),
+        "what counts as positive: youden, recall=R, specificity=S, threshold=T, or argmax; chosen on the run's own "
+        "validation split, and kept in the run for later evaluations and predictions",
+        default=None, unset="what the run has already, else youden; argmax for more than two classes",
     )  # fmt: skip
-    parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
-    parser.add_argument("--data", metavar="DIR", help="data set to evaluate on (the run's own)")
-    parser.add_argument("--split", default="val", metavar="NAME", help="split of it (val)")
-    parser.add_argument(
-        "--operating-point", metavar="RULE",
-        help="what is positive: youden, recall=R, specificity=S, threshold=T, or argmax; chosen on the run's own "
-        "validation split, and kept in the run for later evaluations and predictions. Default: what the run has "
-        "already, else youden (argmax for more than two classes)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--no-shifts", action="store_true", help="leave the shift suite out, which takes most of the time"
-    )
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals (1000)")
-    parser.add_argument("--output", metavar="DIR", help="where to write (RUN/evaluation/SPLIT)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
+    shifts: bool = option(Flag(), "leave the shift suite out, which takes most of the time", default=True)
+    bootstrap: int = option(Whole(0), "replicates of the intervals", default=1000)
+    output: str | None = option(directory(), "where to write", default=None, unset="RUN/evaluation/SPLIT")
+    quiet: bool = option(Flag(), "no progress bar", default=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr evaluate`; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
+def run(given: Given) -> int:
+    """Evaluates the run of a command line, and writes its report."""
+    asked = given.make(EvaluateOptions)
 
     from tfrecords.dataset import open_dataset
     from trainer.run import open_run
 
-    run = open_run(arguments.run)
-    data = open_dataset(arguments.data or run.facts.path)
-    output = Path(arguments.output) if arguments.output else None
+    trained = open_run(asked.run)
+    data = open_dataset(asked.data or trained.facts.path)
+    output = Path(asked.output) if asked.output else None
     load_tensorflow_quietly()
     metrics = evaluate(
-        run, data, arguments.split, rule=arguments.operating_point, shifts=not arguments.no_shifts,
-        bootstrap=arguments.bootstrap, output=output, quiet=arguments.quiet,
+        trained, data, asked.split, rule=asked.operating_point, shifts=asked.shifts, bootstrap=asked.bootstrap,
+        output=output, quiet=asked.quiet,
     )  # fmt: skip
     print(summary_text(metrics))
-    print(
-        f"\nopen it:   {(output or run.evaluation(arguments.split)) / 'report.html'}\nwatch it:  cxr board {run.root}"
-    )
+    report = (output or trained.evaluation(asked.split)) / "report.html"
+    print(f"\nopen it:   {report}\nwatch it:  cxr board {trained.root}")
     return EXIT_OK
 
 
@@ -242,6 +238,9 @@ def _number(value: float | None) -> str:
 def _interval(values: dict[str, Any]) -> str:
     return "-" if values.get("low") is None else f"{values['low']:.4f} to {values['high']:.4f}"
 
+
+COMMAND = Command("evaluate", _DESCRIPTION, run, EvaluateOptions, _EPILOG, needs="train")
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

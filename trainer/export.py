@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import CxrError, InputError, OutputError
+from cxr.kinds import Flag, Whole, directory
 from cxr.machine import load_tensorflow_quietly
+from cxr.options import Options, option, options
 
 if TYPE_CHECKING:
     from trainer.run import Run
@@ -48,35 +49,32 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr export`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr export", description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace the export that is there")
-    parser.add_argument("--check", type=int, default=16, metavar="N", help="images to compare on (16); 0 is no check")
-    return parser
+@options
+class ExportOptions(Options):
+    """What `cxr export` exports, and where to."""
+
+    run: str = option(directory("RUN"), "directory of the run")
+    output: str = option(directory(), "directory to make")
+    overwrite: bool = option(Flag(), "replace the export that is there", default=False)
+    check_images: int = option(Whole(0), "images to compare on; 0 is no check", default=16, flag="--check")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr export`; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
+def run(given: Given) -> int:
+    """Exports the run of a command line."""
+    asked = given.make(ExportOptions)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"  # a SavedModel is its; weights are the same for all backends
     load_tensorflow_quietly()  # which loads Keras
 
     from trainer.run import open_run
 
-    check = export_run(open_run(arguments.run), arguments.output, arguments.overwrite, arguments.check)
+    check = export_run(open_run(asked.run), asked.output, asked.overwrite, asked.check_images)
     if check:
         print(
             f"checked on {check.images} images of {check.source}: probabilities differ by at most "
             f"{check.arrays:.2g} for pixels, {check.files:.2g} for files"
         )
-    print(f"exported {arguments.run} to {arguments.output}")
+    print(f"exported {asked.run} to {asked.output}")
     return EXIT_OK
 
 
@@ -291,6 +289,9 @@ def _stored_files(data: Any, split: str, count: int) -> list[bytes]:
         files.append(codec.encode_png(reader.decode(row, stored)) if raw else stored[start:stop])
     return files
 
+
+COMMAND = Command("export", _DESCRIPTION, run, ExportOptions, _EPILOG, needs="train")
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

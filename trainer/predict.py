@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command
-from cxr.errors import InputError, OutputError
+from cxr.errors import OutputError
+from cxr.kinds import Choice, Flag, Real, Several, Text, Whole, directory, file_path
 from cxr.machine import load_tensorflow_quietly, usable_cores
+from cxr.options import Options, option, options
 
 if TYPE_CHECKING:
     import keras
@@ -47,60 +48,63 @@ examples:
 FORMATS = ("csv", "jsonl")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr predict`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr predict", description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("inputs", nargs="+", metavar="FILE|DIR|TABLE", help="images, folders of them, or tables")
-    parser.add_argument("--run", required=True, metavar="RUN", help="directory of the run")
-    parser.add_argument("--images-root", metavar="DIR", help="what a table's paths are relative to (its own folder)")
-    parser.add_argument("--output", metavar="FILE", help="write there, when all is done (standard output, as it comes)")
-    parser.add_argument("--format", choices=FORMATS, help="csv or jsonl (by the end of --output, else csv)")
-    parser.add_argument(
-        "--operating-point", metavar="RULE",
-        help="what is positive: threshold=T or argmax; or youden, recall=R or specificity=S, chosen on the run's "
-        "validation split, which takes a while. Default: what `cxr evaluate` chose, else the most probable label "
-        "(threshold=0.5 where an image may have several)",
-    )  # fmt: skip
-    parser.add_argument("--threads", type=_positive, metavar="N", help="files decoded at the same time (cores)")
-    parser.add_argument(
-        "--max-megapixels", type=float, default=100.0, metavar="N", help="an image with more is an error (100)"
+@options
+class PredictOptions(Options):
+    """What `cxr predict` predicts, and how."""
+
+    inputs: tuple[str, ...] = option(
+        Several(file_path(), metavar="FILE|DIR|TABLE"), "images, folders of them, or tables", positional=True
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no notes")
-    return parser
+    run: str = option(directory("RUN"), "directory of the run")
+    images_root: str | None = option(
+        directory(), "what a table's paths are relative to", default=None, unset="its own folder"
+    )
+    output: str | None = option(
+        file_path(), "write there when all is done", default=None, unset="standard output, row by row"
+    )
+    format: str | None = option(
+        Choice(FORMATS), "of the output", default=None, unset="by the end of --output's name, else csv"
+    )
+    operating_point: str | None = option(
+        Text(metavar="RULE"),
+        "what counts as positive: threshold=T or argmax; or youden, recall=R or specificity=S, chosen on the run's "
+        "validation split, which takes a while",
+        default=None,
+        unset="what `cxr evaluate` chose, else the most probable label, or threshold=0.5 where an image may have "
+        "several labels",
+    )  # fmt: skip
+    threads: int | None = option(Whole(1), "files decoded at the same time", default=None, unset="one for each core")
+    max_megapixels: float = option(Real(above=0, metavar="N"), "a larger image is an error", default=100.0)
+    quiet: bool = option(Flag(), "no progress bar and no notes", default=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr predict`; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
+def run(given: Given) -> int:
+    """Predicts the files of a command line."""
+    asked = given.make(PredictOptions)
 
     from trainer.serving.image_files import FileLoader, list_image_files
 
-    if not 0 < arguments.max_megapixels < math.inf:
-        raise InputError(f"--max-megapixels {arguments.max_megapixels:g}: expected a finite number above 0")
-    files = list_image_files(arguments.inputs, arguments.images_root)
-    kind = arguments.format or ("jsonl" if str(arguments.output).endswith((".jsonl", ".ndjson")) else "csv")
-    with _open_output(arguments.output) as out:  # before the model, so that a wrong path is known at once
+    files = list_image_files(asked.inputs, asked.images_root)
+    kind = asked.format or ("jsonl" if str(asked.output).endswith((".jsonl", ".ndjson")) else "csv")
+    with _open_output(asked.output) as out:  # before the model, so that a wrong path is known at once
         from trainer.run import open_run
 
-        run = open_run(arguments.run)
+        trained = open_run(asked.run)
         load_tensorflow_quietly()
         from trainer.training.trained import load_model
 
-        model = load_model(run)
-        point, note = operating_point_of(run, arguments.operating_point, model)
-        if note and not arguments.quiet:
+        model = load_model(trained)
+        point, note = operating_point_of(trained, asked.operating_point, model)
+        if note and not asked.quiet:
             print(f"note: {note}", file=sys.stderr)
-        loader = FileLoader(run.config, run.facts, int(arguments.max_megapixels * 1e6))
-        found = predict_files(model, loader, files, point, arguments.threads)
+        loader = FileLoader(trained.config, trained.facts, int(asked.max_megapixels * 1e6))
+        found = predict_files(model, loader, files, point, asked.threads)
         # rows on a terminal show how far it is
-        hidden = arguments.quiet or len(files) < _MANY or (not arguments.output and sys.stdout.isatty())
+        hidden = asked.quiet or len(files) < _MANY or (not asked.output and sys.stdout.isatty())
         with progress_bar(len(files), "predict", quiet=hidden, unit="image") as bar, contextlib.closing(found):
-            failed = write_predictions(_counted(found, bar), run.facts, out, kind)
+            failed = write_predictions(_counted(found, bar), trained.facts, out, kind)
     if failed:
-        where = f", see the column `error` of {arguments.output}" if arguments.output else ""
+        where = f", see the column `error` of {asked.output}" if asked.output else ""
         print(f"error: {failed} of {len(files)} images could not be used{where}", file=sys.stderr)
     return EXIT_FAILED if failed else EXIT_OK
 
@@ -291,11 +295,8 @@ def _counted(found: Iterable[FilePrediction], bar: Any) -> Iterator[FilePredicti
         bar.update()
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
+COMMAND = Command("predict", _DESCRIPTION, run, PredictOptions, _EPILOG, needs="train")
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

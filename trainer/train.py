@@ -14,7 +14,7 @@ from typing import Any
 from cxr.command import Command, Given
 from cxr.console import EXIT_INTERRUPTED, EXIT_OK, run_command
 from cxr.errors import InputError, MissingExtraError, UsageError
-from cxr.kinds import Choice, Flag, Real, Text, Whole, file, folder
+from cxr.kinds import Choice, Flag, Real, Text, Whole, directory, file_path
 from cxr.machine import load_tensorflow_quietly
 from cxr.options import Options, option, options
 from tfrecords.streaming.cache import CACHE_MODES
@@ -42,12 +42,14 @@ examples:
 class TrainOptions(Options):
     """What and where `cxr train` trains; how is `trainer.train_config.TrainConfig`."""
 
-    run: str = option(folder("RUN"), "directory of the run", group=_WHERE)
+    run: str = option(directory("RUN"), "directory of the run", group=_WHERE)
     data: str | None = option(
-        folder(), "data set of `cxr preprocess`", default=None, unset="with --resume, the run's own", group=_WHERE
+        directory(), "data set of `cxr preprocess`", default=None, unset="with --resume, the run's own", group=_WHERE
     )
     preset: str | None = option(Choice(tuple(PRESETS), "NAME"), "a recipe, see below", default=None, group=_WHERE)
-    config: str | None = option(file(), "JSON file of options as a run's run.json has them", default=None, group=_WHERE)
+    config: str | None = option(
+        file_path(), "JSON file of options as a run's run.json has them", default=None, group=_WHERE
+    )
     resume: bool = option(Flag(), "resume a run that was stopped", default=False, group=_WHERE)
     overwrite: bool = option(Flag(), "replace the run that is there", default=False, group=_WHERE)
     positive: str | None = option(

@@ -11,6 +11,7 @@ from typing import Any
 
 from cxr.console import EXIT_INTERRUPTED, EXIT_OK, run_command
 from cxr.errors import InputError
+from cxr.kinds import Pairs
 from tuner.objectives import OBJECTIVES
 
 _DESCRIPTION = """\
@@ -171,12 +172,11 @@ def choose_config(given: dict[str, Any]) -> Any:
 
 def choose_space(given: dict[str, Any]) -> Any:
     """The `Space` that --space, --fix and --narrow make."""
-    from cxr.kinds import Pairs
     from tuner.space.space import Space
 
     space = Space.load(given.get("space", "compact"))
     if "fix" in given:  # first: what is fixed may be what a narrowing is about
-        space = space.fix(parse_options(given["fix"]))
+        space = space.fix({name: value for pair in given["fix"] for name, value in Pairs().parse(pair).items()})
     if "narrow" in given:
         space = space.narrow(dict(_split(pair) for pair in given["narrow"]))
     return space

@@ -19,6 +19,7 @@ import numpy as np
 
 from tfrecords.images.fit_modes import Fit
 
+
 def fit(pixels: np.ndarray, out: np.ndarray, how: Fit = "squash") -> None:
     """Writes `pixels`, brought to the size of `out`, into `out`.
 

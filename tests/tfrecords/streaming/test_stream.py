@@ -24,8 +24,8 @@ from beam_jobs.preprocess_config import PreprocessConfig
 from cxr.errors import CorruptError, DatasetError, InputError
 from tfrecords.dataset import XrayDataset, open_dataset
 from tfrecords.images import codec
-from tfrecords.images.fit_modes import FITS
 from tfrecords.images.fit import fit
+from tfrecords.images.fit_modes import FITS
 from tfrecords.inspect import read_split
 from tfrecords.streaming.buckets import choose_buckets
 from tfrecords.streaming.loader import METADATA, forget_loaders, open_loader
