@@ -8,13 +8,13 @@ STAMP  := $(VENV)/.installed
 .PHONY: help setup demo test test-slow test-jax lint bench clean
 
 help:
-	@echo "make setup      a virtual environment in $(VENV) with everything"
-	@echo "make demo       phantoms, preprocessing, verification, a short training, its report, a search; all below $(DEMO)/"
-	@echo "make test       linters and tests"
-	@echo "make test-slow  the tests that take minutes"
-	@echo "make test-jax   the trainer's tests once more, with JAX instead of TensorFlow"
-	@echo "make bench      the figures of the README (IMAGES=DIR; without it phantoms, of `make demo`)"
-	@echo "make clean      remove what the above made"
+	@echo 'make setup      a virtual environment in $(VENV) with everything'
+	@echo 'make demo       phantoms, preprocessing, verification, a short training, its report, a search; all below $(DEMO)/'
+	@echo 'make test       linters and tests'
+	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-jax   the trainer tests once more, with JAX instead of TensorFlow'
+	@echo 'make bench      the figures of docs/performance.md (IMAGES=DIR; without it the phantoms of make demo)'
+	@echo 'make clean      remove what the above made'
 
 setup: $(STAMP)
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
@@ -102,17 +101,13 @@ def contact_sheet(root: Path, manifest: Manifest, split: str, count: int) -> Ima
     font = ImageFont.load_default(12)
     for number, record in enumerate(records):
         left, top = number % columns * TILE, number // columns * (TILE + _CAPTION)
-        pixels = _to_uint8(codec.decode(record))
+        pixels = codec.lower_depth(codec.decode(record))
         tile = Image.fromarray(pixels[..., 0] if record.channels == 1 else pixels)
         tile.thumbnail((TILE - 4, TILE - 4), Image.Resampling.BOX)
         sheet.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
         draw.text((left + 4, top + TILE), f"{label_names(manifest, record)}  {record.cause}", "white", font)
         draw.text((left + 4, top + TILE + 15), f"{record.patient}"[:34], (160, 160, 160), font)
     return sheet
-
-
-def _to_uint8(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
 
 
 @options

@@ -16,6 +16,7 @@ from typing import Any
 from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import DatasetError, InputError
+from cxr.files import read_json
 from cxr.kinds import Choice, Several, Text, directory
 from cxr.options import Options, option, options
 
@@ -151,7 +152,7 @@ def _read(path: Path, split: str) -> ComparedRun | None:
     evaluation = path / "evaluation" / split
     if not (evaluation / "metrics.json").exists():
         return None
-    run, found = _read_json(path / RUN_NAME), _read_json(evaluation / "metrics.json")
+    run, found = read_json(path / RUN_NAME), read_json(evaluation / "metrics.json")
     try:
         config, data, point = run["config"], run["data"], found["operating_point"]
         size = config["image_size"]
@@ -179,16 +180,6 @@ def _read(path: Path, split: str) -> ComparedRun | None:
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{evaluation / 'metrics.json'} or {path / RUN_NAME} is damaged: {error!r}") from error
     return ComparedRun(path, row, same, found.get("weights") not in (None, weights_digest(path)))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise DatasetError(f"{path} is damaged: expected an object")
-    return fields
 
 
 def _alike(text: str) -> tuple[str, str]:

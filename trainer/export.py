@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import CxrError, InputError, OutputError
+from cxr.files import replacing
 from cxr.kinds import Flag, Whole, directory
 from cxr.machine import load_tensorflow_quietly
 from cxr.options import Options, option, options
@@ -125,21 +125,15 @@ def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int
     # Float32 computes the same on whatever machine serves; the weights are float32 under every policy.
     float32 = dataclasses.replace(run, config=dataclasses.replace(run.config, mixed_precision="float32"))
     model = load_model(float32)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        _save(run, model, temporary)
-        facts = json.dumps(_facts(run), indent=2, ensure_ascii=False) + "\n"
-        (temporary / FACTS_NAME).write_text(facts, encoding="utf-8")
-        result = check_export(run, model, temporary, check) if check else None
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.replace(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as temporary:
+            _save(run, model, temporary)
+            facts = json.dumps(_facts(run), indent=2, ensure_ascii=False) + "\n"
+            (temporary / FACTS_NAME).write_text(facts, encoding="utf-8")
+            return check_export(run, model, temporary, check) if check else None
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return result
 
 
 def _check_room(output: Path, overwrite: bool) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 
 from cxr.errors import InputError
 from tfrecords.dataset import XrayDataset, check_split
+from tfrecords.format.labels import is_normal
 from trainer.evaluation.predictions import Task, task_of
 
 TRAIN, VALIDATION = "train", "val"
 """Splits that training reads."""
-NEGATIVE_NAMES = {"normal", "negative", "healthy", "no finding", "no_finding", "no", "none", "control", "0"}
-"""Names, in lower case, of the label that means nothing was found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ class DataFacts:
         if positive is not None and positive not in labels:
             raise InputError(f"no label '{positive}'; the data set has {', '.join(labels)}")
         if binary and positive is None:
-            named_negative = [label for label in labels if label.lower() in NEGATIVE_NAMES]
+            named_negative = [label for label in labels if is_normal(label)]
             positive = labels[0] if named_negative == [labels[1]] else labels[1]
         return cls(
             str(data.root.resolve()), data.manifest.digest, labels, data.multi_label, positive, data.channels,

@@ -6,15 +6,15 @@ import contextlib
 import csv
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 from cxr.command import Command, Given
 from cxr.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command
 from cxr.errors import OutputError
+from cxr.files import open_replacing
 from cxr.kinds import Choice, Flag, Real, Several, Text, Whole, directory, file_path
 from cxr.machine import load_tensorflow_quietly, usable_cores
 from cxr.options import Options, option, options
@@ -228,7 +228,7 @@ def operating_point_of(
     return OperatingPoint.choose(predictions, rule, facts.positive, VALIDATION), note
 
 
-def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: TextIO, kind: str = "csv") -> int:
+def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: IO[str], kind: str = "csv") -> int:
     """Writes predictions as they come.
 
     Args:
@@ -268,25 +268,22 @@ def _as_json(one: FilePrediction, texts: list[str], facts: DataFacts) -> dict[st
 
 
 @contextlib.contextmanager
-def _open_output(path: str | None) -> Iterator[TextIO]:
+def _open_output(path: str | None) -> Iterator[IO[str]]:
     """Standard output; or a file that appears, or replaces the one there, when all of it is written."""
     if path is None:
         yield sys.stdout
         return
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    if target.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
     try:
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with open_replacing(target, encoding="utf-8", newline="") as file:
             yield file
-        temporary.replace(target)
     except OSError as error:
-        if error.filename not in (None, str(temporary), str(target)):  # not ours, but of what was done meanwhile
+        ours = error.filename is None or Path(error.filename).parent == target.parent
+        if not ours:  # but of what was done meanwhile
             raise
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _counted(found: Iterable[FilePrediction], bar: Any) -> Iterator[FilePrediction]:

@@ -14,7 +14,6 @@ import contextlib
 import csv
 import dataclasses
 import io
-import json
 import os
 import platform
 import shutil
@@ -28,8 +27,9 @@ from typing import Any
 
 import blake3
 
-from cxr.errors import BusyError, DatasetError, InputError, OutputError
-from cxr.files import write_atomically
+from cxr.errors import DatasetError, InputError, OutputError
+from cxr.files import locked as lock_file
+from cxr.files import read_json, remove_temporary, write_atomically, write_json
 from trainer.facts import DataFacts
 from trainer.train_config import TrainConfig
 
@@ -104,7 +104,7 @@ class Run:
         """Notes that training is over, and how it ended."""
         fields = _read_json(self.root)
         fields.update(state="finished", finished=_now(), outcome=outcome)
-        _write_json(self.root / RUN_NAME, fields)
+        write_json(self.root / RUN_NAME, fields)
 
     def read_outcome(self) -> dict[str, Any]:
         """How training ended: `epochs`, `best_epoch` from 1, and `best`, its monitored metric; empty before."""
@@ -169,7 +169,7 @@ def create_run(
             "data": facts.to_json(),
             "made": made,
         }
-        _write_json(root / RUN_NAME, fields)
+        write_json(root / RUN_NAME, fields)
     except OSError as error:
         raise OutputError(f"the run {root} cannot be written: {error.strerror or error}") from error
     return run
@@ -226,25 +226,13 @@ def locked(root: Path, refusal: str = "") -> Iterator[None]:
       BusyError: another process has it.
       OutputError: it cannot be written.
     """
-    import fcntl
-
     held = root.resolve()
     if held in _held:
         yield
         return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = open(root / _LOCK, "a")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            refusal = refusal or f"another process is training {root}; wait for it, or choose another --run"
-            raise BusyError(refusal) from error
-        for left in root.glob("checkpoints/.*.tmp*"):  # of a process that was killed while it wrote
-            left.unlink()
+    refusal = refusal or f"another process is training {root}; wait for it, or choose another --run"
+    with lock_file(root / _LOCK, refusal):
+        remove_temporary(root / "checkpoints")
         _held.add(held)
         try:
             yield
@@ -268,20 +256,11 @@ def check_free(root: Path, overwrite: bool = False) -> None:
 
 
 def _read_json(root: Path) -> dict[str, Any]:
-    path = root / RUN_NAME
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DatasetError(f"{root} is not a run: it has no {RUN_NAME}. `cxr train --run {root}` makes one") from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise DatasetError(f"{path}: expected a run of format {FORMAT}")
+    missing = f"{root} is not a run: it has no {RUN_NAME}. `cxr train --run {root}` makes one"
+    fields = read_json(root / RUN_NAME, missing)
+    if fields.get("format") != FORMAT:
+        raise DatasetError(f"{root / RUN_NAME}: expected a run of format {FORMAT}")
     return fields
-
-
-def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(fields, indent=2) + "\n")
 
 
 def _now() -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cxr.console import progress_bar
+from cxr.files import write_atomically
 
 WRITE_EVERY = 0.2
 POLL_EVERY = 0.25
@@ -53,9 +54,7 @@ class ProgressWriter:
             os._exit(1)  # an orphan; sys.exit would only end this thread
         self._written = time.monotonic()
         try:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(f"{self._images} {self._bytes}")
-            temporary.replace(self._path)
+            write_atomically(self._path, f"{self._images} {self._bytes}")
         except OSError:
             return  # progress is for looking at; a full disk is reported by whoever writes a shard
 
@@ -73,7 +72,7 @@ def _is_alive(process: int) -> bool:
 def read_progress(folder: Path) -> tuple[int, int]:
     """(images, bytes) that all workers together have done."""
     images = size = 0
-    for path in folder.glob("*.txt"):
+    for path in folder.glob("[!.]*.txt"):
         try:
             done, done_bytes = path.read_text().split()
         except (OSError, ValueError):

@@ -9,7 +9,6 @@ import errno
 import functools
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from beam_jobs.planning.plan import PlannedImage, ShardPlan
 from beam_jobs.sources.source import Source
 from cxr.errors import ImageError, OutputError
+from cxr.files import temporary_name
 from tfrecords.format.framing import RecordWriter, hash_file
 from tfrecords.format.manifest import Shard
 from tfrecords.format.schema import Record, RecordSchema
@@ -189,8 +189,8 @@ def write_shard(
         return finished
     paths = shard_paths(settings, plan)
     target = result_path(settings, plan)
-    temporary = {rung: _temporary_name(path) for rung, path in paths.items()}
-    unfinished = _temporary_name(target)
+    temporary = {rung: temporary_name(path) for rung, path in paths.items()}
+    unfinished = temporary_name(target)
     images: list[WrittenImage] = []
     rejects: list[tuple[str, str]] = []
     try:
@@ -235,10 +235,6 @@ def _fingerprint(settings: ShardSettings, plan: ShardPlan) -> str:
     """BLAKE3 of all that a shard's bytes depend on, but for the files' content; their time stamps are in the plan."""
     what = dataclasses.replace(settings, build="", results="")
     return blake3.blake3(f"{what}{plan.to_json()}".encode()).hexdigest()
-
-
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def shard_paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:

@@ -18,8 +18,6 @@ anywhere, it is carried on by the next run. Whoever reads the old data set meanw
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -30,7 +28,7 @@ from typing import Any
 import blake3
 
 from cxr.errors import DatasetError, OutputError
-from cxr.files import write_atomically
+from cxr.files import is_temporary, locked, read_json, remove_temporary, sync, write_atomically
 from tfrecords.format.manifest import Manifest, read_manifest
 from tfrecords.format.shards import AUDIT_NAME, MANIFEST_NAME, REJECTS_NAME
 
@@ -68,25 +66,11 @@ class Workspace:
         created = not os.path.lexists(self.output)
         try:
             self._refuse_foreign()
-            self.work.mkdir(parents=True, exist_ok=True)
-            lock = open(self.work / "lock", "a+")  # noqa: SIM115 - closed below
         except OSError as error:
             raise OutputError(
-                f"cannot write to {self.output}: {error.strerror}. Give --output a directory you may write to."
+                f"cannot read {self.output}: {error.strerror}. Give --output a directory you may write to."
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # a job that has just ended may have removed the file that was opened here
-                held = os.fstat(lock.fileno()).st_ino == (self.work / "lock").stat().st_ino
-            except FileNotFoundError:
-                held = False
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise OutputError(f"cannot lock {self.output}: {error.strerror}") from error
-                held = False
-            if not held:
-                raise OutputError(f"another job is writing to {self.output}; wait for it, or stop it")
+        with locked(self.work / "lock", f"another job is writing to {self.output}; wait for it, or stop it"):
             try:
                 self._forget_published()
                 yield
@@ -120,7 +104,9 @@ class Workspace:
         """Whether `.work` is ours: it holds a job, or nothing yet but what is made first."""
         if _read_object(self._job).get("kind") == _OURS:
             return True
-        return all(entry.name == "lock" or entry.suffix in (".zip", ".tmp") for entry in self.work.iterdir())
+        return all(
+            entry.name == "lock" or entry.suffix == ".zip" or is_temporary(entry.name) for entry in self.work.iterdir()
+        )
 
     def _forget_published(self) -> None:
         """A job that was killed right after its last move has nothing left to do."""
@@ -204,7 +190,7 @@ class Workspace:
             if os.path.lexists(place) and (new.exists() or rung not in manifest.rungs):
                 place.replace(self._old / rung)
             if new.exists():  # else moved before an interruption
-                _sync(new)
+                sync(new)
                 new.replace(place)
         for name in (AUDIT_NAME, REJECTS_NAME, MANIFEST_NAME):
             if (self.build / name).exists():
@@ -226,26 +212,15 @@ class Workspace:
                 entry.unlink()
 
     def _remove_temporary_files(self) -> None:
-        for folder, _, names in os.walk(self.work):
-            for name in names:
-                if name.endswith(".tmp"):
-                    Path(folder, name).unlink(missing_ok=True)
+        remove_temporary(self.work)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A file's JSON object; empty where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except DatasetError:
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the files of a folder are on the disk: the manifest must not outlive them in a power cut."""
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
 
 
 def _describe_difference(held: dict[str, Any], job: dict[str, Any]) -> str:

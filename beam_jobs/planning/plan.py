@@ -23,6 +23,7 @@ from beam_jobs.sources.naming import (
     normalise_cause,
 )
 from cxr.errors import InputError
+from tfrecords.format.labels import is_normal
 
 SPLIT_ORDER = ("train", "val", "test")
 MAX_SHARDS = 99_999
@@ -32,7 +33,6 @@ MIN_SHARD_IMAGES = 8
 """... unless a shard would then hold fewer images than this."""
 PNG_RATIO = 0.6
 """Size of a PNG relative to its pixels, to plan shards with: measured on full-resolution X-rays."""
-_NORMAL_NAMES = ("normal", "no finding", "no_finding", "negative", "healthy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +217,11 @@ def _assign_labels(
 
 
 def _label_order(name: str) -> tuple[bool, str, str]:
-    return name.lower() not in _NORMAL_NAMES, name.lower(), name
+    return not is_normal(name), name.lower(), name
 
 
 def _is_normal(row: IndexRow) -> bool:
-    return any(label.lower() in _NORMAL_NAMES for label in row.image.labels)
+    return any(is_normal(label) for label in row.image.labels)
 
 
 def _cause_of(row: IndexRow) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from beam_jobs.sources.source import SPLIT_NAMES, ZipSource, is_ignored
 from cxr.console import progress_bar
 from cxr.errors import InputError, MissingExtraError
+from cxr.files import replacing
 
 
 def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quiet: bool = False) -> ZipSource:
@@ -66,9 +67,9 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quie
         raise InputError(
             f"the TFDS data set '{name}' has the split '{strange[0]}'; expected only {', '.join(SPLIT_NAMES)}"
         )
-    temporary = archive.with_name(f".{archive.name}.{os.getpid()}.tmp")
     total = builder.info.splits.total_num_examples
     with (
+        replacing(archive) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
         progress_bar(total, f"reading {name}", quiet, unit=" images") as bar,
     ):
@@ -87,5 +88,4 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quie
                 info = zipfile.ZipInfo(f"{split}/{label.int2str(number)}/{index:08d}.img")
                 target.writestr(info, data.numpy() if data.dtype == tf.string else tf.io.encode_png(data).numpy())
                 bar.update()
-    temporary.replace(archive)
     return ZipSource(os.fspath(archive))

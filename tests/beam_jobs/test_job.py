@@ -356,7 +356,7 @@ def test_a_publication_stopped_anywhere_is_carried_on(phantoms, tmp_path, monkey
 
     def stop_after(path, target):
         nonlocal done
-        if ".work/build" in str(path.parent) and ".tmp" not in path.name and ".work" not in str(target):
+        if ".work/build" in str(path.parent) and not path.name.startswith(".tmp-") and ".work" not in str(target):
             if done == moves:
                 raise KeyboardInterrupt
             done += 1

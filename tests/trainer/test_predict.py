@@ -19,11 +19,12 @@ from beam_jobs.preprocess_config import PreprocessConfig
 from cxr.errors import DatasetError, InputError, OutputError
 from tfrecords.dataset import open_dataset
 from tfrecords.images import codec
+from tfrecords.images.codec import lower_depth
 from trainer.evaluation.operating_point import OperatingPoint, write_operating_point
 from trainer.facts import DataFacts
 from trainer.predict import main, operating_point_of, predict_files, write_predictions
 from trainer.run import Run
-from trainer.serving.image_files import FileLoader, ImageFile, list_image_files, lower_depth, read_ahead
+from trainer.serving.image_files import FileLoader, ImageFile, list_image_files, read_ahead
 from trainer.training.classifier import build_classifier
 from trainer.training.trained import load_model
 from trainer.training.validation import predict_images, predict_split

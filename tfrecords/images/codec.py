@@ -188,6 +188,11 @@ def raise_depth(pixels: np.ndarray, bit_depth: int) -> np.ndarray:
     return pixels.astype(np.uint16) * 257 if bit_depth == 16 and pixels.dtype == np.uint8 else pixels
 
 
+def lower_depth(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as uint8: 16-bit levels / 257, rounded, which undoes `raise_depth`; uint8 stays as it is."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
 def match_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Pixels with 1 or 3 channels: 3 repeats grey, 1 turns colour into luma (ITU-R BT.601).
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cxr.errors import DatasetError, InputError
-from cxr.files import write_atomically
+from cxr.files import write_json
 from trainer.evaluation.predictions import Predictions, Task, task_of
 
 RULES = "youden, recall=R, specificity=S, threshold=T, argmax or auto"
@@ -186,7 +186,7 @@ class OperatingPoint:
 
 def write_operating_point(path: Path, point: OperatingPoint, weights: str) -> None:
     """Writes a point atomically, with a digest of the weights that it was chosen for."""
-    write_atomically(path, json.dumps({**point.to_json(), "weights": weights}, indent=2) + "\n")
+    write_json(path, {**point.to_json(), "weights": weights})
 
 
 def read_operating_point(path: Path, weights: str) -> OperatingPoint | None:

@@ -134,18 +134,13 @@ class FileLoader:
 
         pixels = codec.raise_depth(decode(data, self.max_pixels).pixels, self.facts.bit_depth)
         if self.facts.bit_depth == 8:
-            pixels = lower_depth(pixels)
+            pixels = codec.lower_depth(pixels)
         if self.rung is not None:
             pixels = codec.area_downscale(pixels, self.rung)
         pixels = np.ascontiguousarray(codec.match_channels(pixels, self.facts.channels))
         fitted = np.empty((*self.config.size, self.facts.channels), pixels.dtype)
         fit(pixels, fitted, self.config.fit)  # type: ignore[arg-type]
         return fitted
-
-
-def lower_depth(pixels: np.ndarray) -> np.ndarray:
-    """uint16 as uint8, / 257 rounded, which undoes `codec.raise_depth`; uint8 stays as it is."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def read_ahead(

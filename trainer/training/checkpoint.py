@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import keras
 import numpy as np
 
 from cxr.errors import DatasetError, OutputError
+from cxr.files import open_replacing
 
 _STATE = "state"
 
@@ -49,16 +49,10 @@ def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> No
     """
     arrays = {name: value_of(item) for name, item in variables_of(model).items()}
     arrays[_STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open_replacing(path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise OutputError(
             f"the checkpoint {path} cannot be written: {error.strerror or error}; the one before it is kept"
         ) from error

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from cxr.errors import TrainingError
+from cxr.files import replacing
 from trainer.run import Run
 from trainer.train_config import MONITORS
 from trainer.training.checkpoint import restore_checkpoint, save_checkpoint, value_of
@@ -220,9 +221,8 @@ def is_finite(model: keras.Model) -> bool:
 
 def save_weights(model: keras.Model, run: Run) -> None:
     """Writes the weights to use, atomically."""
-    temporary = run.best_weights.with_name(".best.tmp.weights.h5")
-    model.save_weights(temporary, overwrite=True)
-    temporary.replace(run.best_weights)
+    with replacing(run.best_weights, ending="") as temporary:
+        model.save_weights(temporary, overwrite=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from beam_jobs.results import job_log as tensorboard_module
 from beam_jobs.results.closing_report import closing_report
 from beam_jobs.results.job_log import LOG_NAME, JobLog
 from cxr.errors import InputError
+from cxr.files import temporary_name
 from tfrecords.format.framing import read_records
 from tfrecords.verify import verify
 
@@ -132,7 +133,7 @@ def test_a_running_stage_can_be_followed(tmp_path):
         worker.add(7, 1000)
         worker.flush()
         (workspace.results / "train-00000.json").write_text(json.dumps({"rejects": [["a", "b"]]}))
-        (workspace.results / ".train-00001.json.tmp").write_text("half")
+        temporary_name(workspace.results / "train-00001.json").write_text("half")
         deadline = time.monotonic() + 10
         while "job/images_written_per_second" not in (found := read_log(tmp_path)):
             assert time.monotonic() < deadline
