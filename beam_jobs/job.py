@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import importlib.metadata
 import json
 import math
@@ -23,13 +22,14 @@ from beam_jobs.planning.plan import Plan, PlannedImage, ShardPlan, common_bit_de
 from beam_jobs.preprocess_config import TFDS_PREFIX, PreprocessConfig
 from beam_jobs.results.finish import finish
 from beam_jobs.results.job_log import JobLog
+from beam_jobs.results.job_summary import JobSummary
 from beam_jobs.sources.source import FolderSource, Source, SourceImage, open_source
 from beam_jobs.sources.tfds_source import materialize_tfds
 from cxr.console import format_bytes
 from cxr.errors import InputError, OutputError
 from cxr.files import write_atomically
 from cxr.machine import usable_cores
-from tfrecords.format.manifest import Manifest, read_manifest
+from tfrecords.format.manifest import read_manifest
 from tfrecords.format.schema import SCHEMA_VERSION
 from tfrecords.format.shards import AUDIT_NAME, REJECTS_NAME
 
@@ -38,31 +38,6 @@ _DISTRIBUTIONS = (
     "pydicom", "pylibjpeg", "python-gdcm", "scikit-learn",
 )  # fmt: skip
 _WORST = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class JobSummary:
-    """What a job did.
-
-    Attributes:
-      manifest: of the data set.
-      audit: what was found, see `beam_jobs.results.audit`.
-      rejects: (path, reason) of images that are not in the data set.
-      seconds: that the job took.
-      written_images: images that this run wrote.
-      kept_shards: shards that an earlier, interrupted run had finished.
-      already_complete: the output held this very data set; nothing was done.
-      logged: there are TensorBoard logs of this run.
-    """
-
-    manifest: Manifest
-    audit: dict[str, Any]
-    rejects: tuple[tuple[str, str], ...]
-    seconds: float = 0.0
-    written_images: int = 0
-    kept_shards: int = 0
-    already_complete: bool = False
-    logged: bool = False
 
 
 def preprocess(config: PreprocessConfig, beam_arguments: Sequence[str] = (), quiet: bool = False) -> JobSummary:

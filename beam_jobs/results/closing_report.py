@@ -10,7 +10,7 @@ from cxr.console import format_seconds
 from tfrecords.summary import manifest_tables
 
 if TYPE_CHECKING:
-    from beam_jobs.job import JobSummary
+    from beam_jobs.results.job_summary import JobSummary
 
 _SHOWN = 5
 

@@ -29,7 +29,7 @@ from tfrecords.inspect import contact_sheet
 from tfrecords.summary import manifest_tables
 
 if TYPE_CHECKING:
-    from beam_jobs.job import JobSummary
+    from beam_jobs.results.job_summary import JobSummary
 
 LOG_NAME = "tensorboard"
 """Folder of the logs in the output directory."""

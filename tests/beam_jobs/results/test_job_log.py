@@ -14,11 +14,12 @@ from tensorboard.util import tensor_util
 
 from beam_jobs.execution.progress import ProgressWriter
 from beam_jobs.execution.workspace import Workspace
-from beam_jobs.job import JobSummary, preprocess
+from beam_jobs.job import preprocess
 from beam_jobs.preprocess_config import PreprocessConfig
 from beam_jobs.results import job_log as tensorboard_module
 from beam_jobs.results.closing_report import closing_report
 from beam_jobs.results.job_log import LOG_NAME, JobLog
+from beam_jobs.results.job_summary import JobSummary
 from cxr.errors import InputError
 from cxr.files import temporary_name
 from tfrecords.format.framing import read_records
