@@ -31,12 +31,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cxr
+from cxr import cli
 from tfrecords import XrayDataset, open_dataset
-from tuner.chief import Chief
-from tuner.config import SearchConfig
+from tuner.cluster.chief import Chief
 from tuner.results import write_search_file
-from tuner.space import Space
+from tuner.search_config import SearchConfig
+from tuner.space.space import Space
 
 STORED = Path(__file__).with_name("golden.json")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def digest(*parts: str | bytes) -> str:
 
 def run(*arguments: object) -> None:
     """A `cxr` command that must succeed."""
-    status = cxr.main([str(argument) for argument in arguments])
+    status = cli.main([str(argument) for argument in arguments])
     assert status == 0, f"cxr {' '.join(map(str, arguments))}: exit status {status}"
 
 
