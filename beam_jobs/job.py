@@ -31,7 +31,7 @@ from cxr.files import write_atomically
 from cxr.machine import usable_cores
 from tfrecords.format.manifest import read_manifest
 from tfrecords.format.schema import SCHEMA_VERSION
-from tfrecords.format.shards import AUDIT_NAME, REJECTS_NAME
+from tfrecords.format.shards import AUDIT_NAME, REJECTS_NAME, index_path
 
 _DISTRIBUTIONS = (
     "cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "blake3",
@@ -155,6 +155,7 @@ def _build(
         config.rung_encoding,
         plan.bit_depth,
         plan.multi_label,
+        len(plan.labels),
         config.max_pixels,
     )
     todo = [shard for shard in plan.shards if not read_finished(settings, shard, every_byte=True)]
@@ -299,7 +300,8 @@ def _check_written(plan: Plan, results: Sequence[ShardResult]) -> None:
 
 def _remove_strangers(plan: Plan, settings: ShardSettings) -> None:
     """Removes shards that an interrupted run wrote for another plan, before its source was changed."""
-    known = {path for shard in plan.shards for path in shard_paths(settings, shard).values()}
+    shards = {path for shard in plan.shards for path in shard_paths(settings, shard).values()}
+    known = shards | {index_path(path) for path in shards}
     for path in Path(settings.build).glob("*/*"):
         if path not in known:
             path.unlink()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import blake3
 
 from cxr.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command
-from cxr.errors import CorruptError, CxrError, InputError
+from cxr.errors import CorruptError, CxrError, DatasetError, InputError
 from cxr.machine import usable_cores
 from tfrecords.format.framing import FramedRecord, hash_file, read_records
 from tfrecords.format.manifest import (
@@ -30,7 +30,8 @@ from tfrecords.format.manifest import (
     size_histogram,
 )
 from tfrecords.format.rules import Rules
-from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, is_rung_name, is_shard_name
+from tfrecords.format.shard_index import MEND, TEXTS, IndexWriter, read_numbers, read_texts
+from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, index_path, is_rung_name, is_shard_name
 from tfrecords.format.tfds_metadata import tfds_files
 from tfrecords.images import codec
 
@@ -60,14 +61,15 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ShardCheck:
-    """What was found in one shard: sentences that name file, record and byte offset, and the readable records."""
+    """What was found in one shard and its index: sentences that name file, record and byte offset, and the records
+    that can be read."""
 
     faults: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
 def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardCheck:
-    """Checks one shard: size, BLAKE3, every CRC, every record, and with `deep` every pixel.
+    """Checks one shard and its index: sizes, BLAKE3, every CRC, every record, and with `deep` every pixel.
 
     Args:
       path: the shard file.
@@ -75,6 +77,14 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
       rules: what the manifest says of its records.
       deep: decode each image and compare the hash of its pixels.
     """
+    labels = rules.labels if rules.schema.multi_label else None
+    index = IndexWriter(labels)
+    check = _check_records(path, expected, rules, deep, index)
+    return ShardCheck((*check.faults, *_check_index(path, expected, index, labels)), check.rows)
+
+
+def _check_records(path: Path, expected: Shard, rules: Rules, deep: bool, index: IndexWriter) -> ShardCheck:
+    """Checks the shard itself, and adds its readable records to `index`."""
     if not path.is_file():
         return ShardCheck((f"{path}: the shard is missing",), ())
     corrupt: list[CorruptError] = []
@@ -84,7 +94,7 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
     try:
         for framed in read_records(path, corrupt):
             records += 1
-            fault, row = _check_record(framed, rules, deep)
+            fault, row = _check_record(framed, rules, deep, index)
             if fault:
                 faults.append(str(CorruptError(path, framed.index, framed.offset, fault)))
             if row:
@@ -102,10 +112,37 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
     return ShardCheck(tuple(faults), tuple(rows))
 
 
-def _check_record(framed: FramedRecord, rules: Rules, deep: bool) -> tuple[str | None, Row | None]:
+def _check_index(path: Path, expected: Shard, records: IndexWriter, labels: int | None) -> list[str]:
+    """What is wrong with the index of a shard, given the index of the records that can be read."""
+    index = index_path(path)
+    try:
+        numbers = read_numbers(index, expected, labels)
+        texts = {name: read_texts(index, expected, name) for name in TEXTS}
+        checksum, said = hash_file(index), expected.index_blake3
+    except (DatasetError, OSError) as error:
+        return [str(error)]
+    if checksum != said:
+        return [f"{index}: the checksum is {_shorten(checksum)}; the manifest says {_shorten(said)}; {MEND}"]
+    stored = records.numbers
+    if len(stored) != len(numbers):  # the shard has faults, and the index is whole
+        return []
+    columns: dict[str, tuple[Sequence, Sequence]] = {
+        **{name: (numbers[name].tolist(), stored[name].tolist()) for name in stored.dtype.names or ()},
+        **{name: (column, records.texts(name)) for name, column in texts.items()},
+    }
+    return [
+        f"{index}: {name} of record {number} is {found!r}; the shard says {true!r}; {MEND}"
+        for name, column in columns.items()
+        for number, (found, true) in enumerate(zip(*column, strict=True))
+        if found != true
+    ]
+
+
+def _check_record(framed: FramedRecord, rules: Rules, deep: bool, index: IndexWriter) -> tuple[str | None, Row | None]:
     """(fault or None, what is kept of the record, or None where it cannot be read)."""
     try:
         record = rules.schema.parse(framed.data)
+        index.add(record, rules.schema.image_span(record, len(framed.data)), framed.place)
     except CxrError as error:
         return str(error), None
     row = Row(
@@ -210,9 +247,12 @@ def _check_files(root: Path, manifest: Manifest) -> list[str]:
     ]
     for rung, content in manifest.rungs.items():
         folder = root / rung
-        known = {path.name for split in content.shards for path in manifest.shard_paths(root, rung, split)}
-        found = {path.name for path in folder.iterdir() if is_shard_name(path.name)} if folder.is_dir() else set()
-        faults += [f"{folder / name}: a shard that the manifest does not know" for name in sorted(found - known)]
+        known = {path for split in content.shards for path in manifest.shard_paths(root, rung, split)}
+        known |= {index_path(path) for path in known}
+        for path in sorted(set(folder.iterdir()) - known if folder.is_dir() else ()):
+            for kind, name in (("tfrecord", "a shard"), ("index", "an index")):
+                if is_shard_name(path.name, kind):
+                    faults.append(f"{path}: {name} that the manifest does not know; remove it")
         for name, text in tfds_files(manifest, rung).items():
             try:
                 if (folder / name).read_bytes() != text.encode():

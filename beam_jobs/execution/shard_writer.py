@@ -24,7 +24,8 @@ from cxr.files import temporary_name
 from tfrecords.format.framing import RecordWriter, hash_file
 from tfrecords.format.manifest import Shard
 from tfrecords.format.schema import Record, RecordSchema
-from tfrecords.format.shards import FULL_RUNG, rung_name, shard_path
+from tfrecords.format.shard_index import IndexWriter
+from tfrecords.format.shards import FULL_RUNG, index_path, rung_name, shard_path
 from tfrecords.images import codec
 from tfrecords.images.decode import DecodedImage, decode
 
@@ -51,6 +52,7 @@ class ShardSettings:
       rung_encoding: `png` or `raw`.
       bit_depth: 8 or 16; images of 8 bits are raised to 16 by x 257.
       multi_label: records hold any number of labels.
+      labels: number of label names.
       max_pixels: limit on width x height.
     """
 
@@ -62,6 +64,7 @@ class ShardSettings:
     rung_encoding: str
     bit_depth: int
     multi_label: bool
+    labels: int
     max_pixels: int
 
     @functools.cached_property
@@ -157,10 +160,13 @@ def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = F
         if result.made_from != _fingerprint(settings, plan) or paths.keys() != result.files.keys():
             return None
         for rung, path in paths.items():
-            if path.stat().st_size != result.files[rung].bytes:
-                return None
-            if every_byte and hash_file(path) != result.files[rung].blake3:
-                return None
+            shard = result.files[rung]
+            for file, size, checksum in (
+                (path, shard.bytes, shard.blake3),
+                (index_path(path), shard.index_bytes, shard.index_blake3),
+            ):
+                if file.stat().st_size != size or (every_byte and hash_file(file) != checksum):
+                    return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return result
@@ -169,7 +175,7 @@ def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = F
 def write_shard(
     settings: ShardSettings, plan: ShardPlan, source: Source, report: Callable[[int, int], None]
 ) -> ShardResult:
-    """Writes one shard in every rung, unless it is finished already.
+    """Writes one shard and its index in every rung, unless it is finished already.
 
     The files are written under temporary names and renamed when whole; the result file comes last. What a
     run writes is a function of its arguments alone, so a second worker on the same shard does no harm.
@@ -189,29 +195,35 @@ def write_shard(
         return finished
     paths = shard_paths(settings, plan)
     target = result_path(settings, plan)
-    temporary = {rung: temporary_name(path) for rung, path in paths.items()}
+    temporary = {path: temporary_name(path) for shard in paths.values() for path in (shard, index_path(shard))}
     unfinished = temporary_name(target)
     images: list[WrittenImage] = []
     rejects: list[tuple[str, str]] = []
     try:
         with contextlib.ExitStack() as stack:
             writers = {}
-            for rung, path in temporary.items():
+            for rung, path in paths.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # a buffer for the few bytes of framing; images are larger and go past it uncopied
-                writers[rung] = RecordWriter(stack.enter_context(open(path, "wb", buffering=BUFFER_BYTES)))
+                file = stack.enter_context(open(temporary[path], "wb", buffering=BUFFER_BYTES))
+                writers[rung] = RecordWriter(file), IndexWriter(settings.labels if settings.multi_label else None)
             for image, prepared in _prepare_ahead(settings, plan, source):
                 if isinstance(prepared, ImageError):
                     rejects.append((image.path, str(prepared)))
                 else:
                     written, payloads = prepared
                     images.append(written)
-                    for rung, payload in payloads.items():
-                        writers[rung].write(payload)
+                    for rung, (record, span, payload) in payloads.items():
+                        shard, index = writers[rung]
+                        index.add(record, span, shard.write(payload))
                 report(1, image.bytes)
-        for rung, path in temporary.items():
-            path.replace(paths[rung])
-        files = {rung: Shard(writer.records, writer.bytes, writer.checksum) for rung, writer in writers.items()}
+        files = {}
+        for rung, (shard, index) in writers.items():
+            with open(temporary[index_path(paths[rung])], "wb") as file:
+                beside = index.write(file, shard.checksum)
+            files[rung] = Shard(shard.records, shard.bytes, shard.checksum, beside.bytes, beside.checksum)
+        for path, written_path in temporary.items():
+            written_path.replace(path)
         result = ShardResult(_fingerprint(settings, plan), files, tuple(images), tuple(rejects))
         unfinished.write_text(result.to_json(), encoding="utf-8")
         unfinished.replace(target)
@@ -245,7 +257,8 @@ def shard_paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:
     }
 
 
-Prepared = tuple[WrittenImage, dict[str, bytes]]
+Prepared = tuple[WrittenImage, dict[str, tuple[Record, tuple[int, int], bytes]]]
+"""What became known of an image and, by rung: its record without the image, where the data holds it, and the data."""
 
 
 def _prepare_ahead(
@@ -293,7 +306,9 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
             pixel_hash=full.pixel_hash if full and shown is pixels else codec.hash_pixels(shown),
         )
         full = full or record
-        payloads[rung] = settings.schemas[rung].serialize(record)
+        payload = settings.schemas[rung].serialize(record)
+        span = settings.schemas[rung].image_span(record, len(payload))
+        payloads[rung] = dataclasses.replace(record, image=b""), span, payload
     if full is None:
         raise ValueError("a job has the full-resolution rung")
     mean, variance = codec.pixel_statistics(pixels)

@@ -30,7 +30,8 @@ from tfrecords.format.manifest import (
     size_histogram,
 )
 from tfrecords.format.schema import Record
-from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, rung_name
+from tfrecords.format.shard_index import IndexWriter
+from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, index_path, rung_name
 from tfrecords.format.tfds_metadata import write_tfds_metadata
 from tfrecords.images import codec
 
@@ -98,11 +99,15 @@ class Made:
 
 
 def write_shard(path: Path, manifest: Manifest, rung: str, records: Sequence[Record]) -> Shard:
+    schema, index = manifest.schema(rung), IndexWriter(manifest.label_columns)
     with open(path, "wb") as file:
         writer = RecordWriter(file)
         for record in records:
-            writer.write(manifest.schema(rung).serialize(record))
-    return Shard(writer.records, writer.bytes, writer.checksum)
+            data = schema.serialize(record)
+            index.add(record, schema.image_span(record, len(data)), writer.write(data))
+    with open(index_path(path), "wb") as file:
+        beside = index.write(file, writer.checksum)
+    return Shard(writer.records, writer.bytes, writer.checksum, beside.bytes, beside.checksum)
 
 
 def make_dataset(
@@ -172,10 +177,8 @@ def make_dataset(
         (root / rung).mkdir(parents=True)
         by_split = {}
         # the names need the number of shards, which the empty tuples above do not have
-        named = dataclasses.replace(
-            manifest,
-            rungs={rung: Rung(None, content.encoding, {s: (Shard(0, 0, ""),) * len(n) for s, n in shards.items()})},
-        )
+        unknown = {split: (Shard(0, 0, "", 0, ""),) * len(counts) for split, counts in shards.items()}
+        named = dataclasses.replace(manifest, rungs={rung: Rung(None, content.encoding, unknown)})
         for split, counts in shards.items():
             records = iter(record for record, _ in expected[rung][split])
             by_split[split] = tuple(

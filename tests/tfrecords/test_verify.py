@@ -15,6 +15,8 @@ from cxr.console import run_command
 from cxr.errors import DatasetError, InputError
 from tfrecords.format.framing import RecordWriter, read_records
 from tfrecords.format.manifest import MANIFEST_NAME, Rung, Shard, read_manifest
+from tfrecords.format.shard_index import IndexWriter
+from tfrecords.format.shards import index_path
 from tfrecords.images import codec
 from tfrecords.verify import main, verify
 
@@ -126,16 +128,79 @@ def test_a_missing_shard(dataset):
 def test_a_missing_rung(dataset):
     shutil.rmtree(dataset.root / "24")
     faults = verify(dataset.root)
-    assert sum("the shard is missing" in fault for fault in faults) == 3
-    assert sum("TFDS metadata is missing" in fault for fault in faults) == 3
-    assert len(faults) == 6
+    for part in ("the shard is missing", "cannot read the index", "TFDS metadata is missing"):
+        assert sum(part in fault for fault in faults) == 3
+    assert len(faults) == 9
 
 
 def test_an_extra_shard(dataset):
     extra = dataset.root / "24" / "chest_xray-train.tfrecord-00000-of-00003"
     shutil.copy(dataset.shard("train", 0, "24"), extra)
+    shutil.copy(index_path(dataset.shard("train", 0, "24")), index_path(extra))
     (dataset.root / "24" / "notes.txt").write_text("not a shard, nobody's business")
-    only(verify(dataset.root), rf"{extra}: a shard that the manifest does not know$")
+    only(
+        verify(dataset.root),
+        rf"{index_path(extra)}: an index that the manifest does not know; remove it$",
+        rf"{extra}: a shard that the manifest does not know; remove it$",
+    )
+
+
+def test_a_missing_index(dataset):
+    path = index_path(dataset.shard("train", 1, "24"))
+    path.unlink()
+    only(verify(dataset.root), rf"cannot read the index {path}: No such file or directory; copy it again .*overwrite`$")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda content: content[:-1], r"the index of the shard is damaged: it has \d+ bytes; the manifest says \d+"),
+        (lambda content: content[:20] + b"X" + content[21:], r"the index of the shard is damaged: byte 0: the data"),
+        (lambda content: content[:-9] + b"X" + content[-8:], r"the index of the shard is damaged: byte \d+: the data"),
+    ],
+    ids=["cut", "first frame", "texts"],
+)
+def test_a_damaged_index(dataset, change, fault):
+    path = index_path(dataset.shard())
+    path.write_bytes(change(path.read_bytes()))
+    only(verify(dataset.root), rf"{path}: {fault}.*; copy it again from a whole copy of the data set, or make ")
+
+
+def test_the_index_of_another_shard(dataset):
+    path = index_path(dataset.shard("train", 0))
+    other = index_path(dataset.shard("train", 0, "24"))
+    shutil.copy(other, path)
+    shard = {"index_bytes": path.stat().st_size}
+    dataset.save(with_shard(dataset, **shard))
+    only(verify(dataset.root), rf"{path}: the index of the shard is damaged: it is the index of another shard; copy")
+
+
+FORGED_INDEXES = {
+    "label": ({"label": 2}, "label of record 1 is 2; the shard says 1"),
+    "shape": ({"height": 7}, r"shape of record 1 is \[7, 50, 1\]; the shard says \[35, 50, 1\]"),
+    "path": ({"path": "x"}, "path of record 1 is b'x'; the shard says b'train/"),
+    "patient": ({"patient": "x"}, "patient of record 1 is b'x'; the shard says b'person0'"),
+    "cause": ({"cause": "x"}, "cause of record 1 is b'x'; the shard says b'bacteria'"),
+    "pixel hash": ({"pixel_hash": "ab"}, "pixel_hash of record 1 is b'ab'; the shard says b'"),
+}
+
+
+@pytest.mark.parametrize(("change", "fault"), FORGED_INDEXES.values(), ids=FORGED_INDEXES)
+@pytest.mark.parametrize("follow", [False, True], ids=["index alone", "manifest follows"])
+def test_every_column_of_an_index_is_compared_with_the_records(dataset, change, fault, follow):
+    """An index that is whole in itself and belongs to the shard, but says something else of a record."""
+    path, shard = index_path(dataset.shard()), dataset.manifest.rungs["full"].shards["train"][0]
+    index, schema = IndexWriter(None), dataset.manifest.schema()
+    for number, framed in enumerate(read_records(dataset.shard())):
+        record = schema.parse(framed.data)
+        span = schema.image_span(record, len(framed.data))
+        index.add(dataclasses.replace(record, **change) if number == 1 else record, span, framed.place)
+    with open(path, "wb") as file:
+        written = index.write(file, shard.blake3)
+    entry = {"index_bytes": written.bytes, "index_blake3": written.checksum if follow else shard.index_blake3}
+    dataset.save(with_shard(dataset, **entry))
+    expected = fault if follow else r"the checksum is \w{16}\.\.\.; the manifest says \w{16}\.\.\."
+    only(verify(dataset.root), rf"{path}: {expected}.*; copy it again ")
 
 
 def test_swapped_shards(dataset):
@@ -475,7 +540,9 @@ def with_sizes(made, **change):
 )
 def test_a_wrong_manifest_entry(dataset, edit, fault):
     dataset.save(edit(dataset))
-    only(verify(dataset.root), fault)
+    faults = verify(dataset.root)
+    only(faults[:1], fault)
+    assert all("it is the index of another shard" in also for also in faults[1:])
 
 
 def test_all_faults_of_a_data_set_are_named_at_once_and_alike_by_any_number_of_workers(dataset):

@@ -11,7 +11,7 @@ import dataclasses
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import blake3
 import google_crc32c
@@ -30,6 +30,14 @@ def masked_crc32c(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+class Place(NamedTuple):
+    """Where the data of a record lies in its file, offset and length in bytes, and its masked CRC32C."""
+
+    offset: int
+    length: int
+    crc: int
+
+
 class RecordWriter:
     """Appends framed records to an open binary file, keeping count, byte size and BLAKE3 of what it wrote."""
 
@@ -39,14 +47,15 @@ class RecordWriter:
         self.records = 0
         self.bytes = 0
 
-    def write(self, data: bytes) -> None:
-        """Appends one record."""
-        length = struct.pack("<Q", len(data))
-        for part in (length + struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))):
+    def write(self, data: bytes) -> Place:
+        """Appends one record and returns where its data lies."""
+        length, crc, offset = struct.pack("<Q", len(data)), masked_crc32c(data), self.bytes + HEADER_BYTES
+        for part in (length + struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", crc)):
             self._file.write(part)
             self._hasher.update(part)
             self.bytes += len(part)
         self.records += 1
+        return Place(offset, len(data), crc)
 
     @property
     def checksum(self) -> str:
@@ -61,6 +70,11 @@ class FramedRecord:
     index: int
     offset: int
     data: bytes
+
+    @property
+    def place(self) -> Place:
+        """Where the data lies."""
+        return Place(self.offset + HEADER_BYTES, len(self.data), masked_crc32c(self.data))
 
 
 def read_records(path: str | Path, faults: list[CorruptError] | None = None) -> Iterator[FramedRecord]:
@@ -84,7 +98,7 @@ def read_records(path: str | Path, faults: list[CorruptError] | None = None) -> 
         file.seek(0)
         index = offset = 0
         while offset < file_bytes:
-            fault, fatal, data = _read_one(file, file_bytes - offset)
+            fault, fatal, data = read_frame(file, file_bytes - offset)
             if fault is None:
                 yield FramedRecord(index, offset, data)
             elif faults is None:
@@ -115,19 +129,26 @@ def check_header(header: bytes, left: int) -> tuple[str | None, int]:
     return None, length
 
 
-def check_data(data: bytes, footer: bytes) -> str | None:
-    """What is wrong with a record's data, given the `FOOTER_BYTES` behind it, or None."""
-    (data_crc,) = struct.unpack("<I", footer)
-    return None if masked_crc32c(data) == data_crc else f"the data ({len(data)} bytes) does not match its CRC"
+def check_data(data: bytes, length: int, crc: int) -> str | None:
+    """What is wrong with a record's data, given its length and its masked CRC32C, or None."""
+    if len(data) != length:
+        return f"truncated: {len(data)} of {length} bytes are left; the file was changed"
+    return None if masked_crc32c(data) == crc else f"the data ({len(data)} bytes) does not match its CRC"
 
 
-def _read_one(file: BinaryIO, left: int) -> tuple[str | None, bool, bytes]:
-    """Reads one record: (fault or None, whether nothing can be read after it, data)."""
+def read_frame(file: BinaryIO, left: int) -> tuple[str | None, bool, bytes]:
+    """Reads one record: (fault or None, whether the next one cannot be found, data).
+
+    Args:
+      file: at the begin of the record's frame.
+      left: bytes of the file from there on.
+    """
     fault, length = check_header(file.read(HEADER_BYTES), left)
     if fault is not None:
         return fault, True, b""
     data = file.read(length)
-    return check_data(data, file.read(FOOTER_BYTES)), False, data
+    (crc,) = struct.unpack("<I", file.read(FOOTER_BYTES))
+    return check_data(data, length, crc), False, data
 
 
 def hash_file(path: str | Path) -> str:

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +29,13 @@ SIZE_STEP = 64
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One shard file: how many records, how many bytes, and the BLAKE3 of those bytes."""
+    """One shard and its index file: records in each, and size in bytes and BLAKE3 of either file."""
 
     records: int
     bytes: int
     blake3: str
+    index_bytes: int
+    index_blake3: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,11 @@ class Manifest:
         return [shard_path(root, rung, self.name, split, index, count) for index in range(count)]
 
     @property
+    def label_columns(self) -> int | None:
+        """Columns of a label matrix: the number of labels of a multi-label data set, else None."""
+        return len(self.labels) if self.multi_label else None
+
+    @property
     def digest(self) -> str:
         """BLAKE3 of manifest.json, 64 hex digits: data sets of equal digest have equal shards."""
         # no functools.cached_property: in Python 3.11 it holds one lock for all instances while it computes
@@ -136,8 +144,8 @@ class Manifest:
             raise DatasetError(f"{path} is not a data set manifest: {error!r}") from error
         if version != SCHEMA_VERSION:
             raise DatasetError(
-                f"{path} has schema version {version!r}; this version of cxr-stream reads {SCHEMA_VERSION}. "
-                "Read it with the version that wrote it, or run `cxr preprocess` again."
+                f"{path} has schema version {version!r}; this version of cxr-stream reads {SCHEMA_VERSION}. Make the "
+                f"data set again from its {_source_of(fields)}: {_command(fields, Path(str(path)).parent)}"
             )
         try:
             fields["labels"] = tuple(fields["labels"])
@@ -163,6 +171,23 @@ class Manifest:
             found = {split: len(shards) for split, shards in rung.shards.items()}
             if found != expected:
                 raise DatasetError(f"{path} is damaged: rung '{name}' has shards {found}; expected {expected}")
+
+
+def _source_of(fields: dict[str, Any]) -> str:
+    source = fields.get("source")
+    return str(source.get("kind", "source")) if isinstance(source, dict) else "source"
+
+
+def _command(fields: dict[str, Any], output: Path) -> str:
+    """The command line that makes a data set again; the manifest does not say where its source was."""
+    options = fields.get("options")
+    parts = ["cxr", "preprocess", "--input", "SOURCE", "--output", str(output), "--overwrite"]
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if name == "patient_salt" or value in (None, []):  # the salt is kept as a hash only
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts += ["--" + name.replace("_", "-"), text]
+    return shlex.join(parts)
 
 
 def _hash_text(text: str) -> str:

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from cxr.errors import DatasetError
 from tfrecords.format.example_proto import Example
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a reader of the old version could not read, or would misread, a new data set."""
 
 ENCODINGS = ("jpeg", "png", "raw")
@@ -113,12 +113,25 @@ class RecordSchema:
         Raises:
           ValueError: a value does not fit its feature; the message names the feature and the path.
         """
+        return self._example(record, self.features).SerializeToString(deterministic=True)
+
+    def image_span(self, record: Record, length: int) -> tuple[int, int]:
+        """Where the image begins and ends in the `length` bytes that `serialize` makes of the record.
+
+        Features are serialized in the order of their keys, so the image ends where those of greater keys begin.
+        """
+        behind = tuple(feature for feature in self.features if feature.key > ("image/value" if self.raw else "image"))
+        end = length - len(self._example(record, behind).features.SerializeToString(deterministic=True))
+        return end - len(record.image), end
+
+    def _example(self, record: Record, features: tuple[Feature, ...]) -> Any:
+        """The `tf.train.Example` of some features of a record."""
         values: dict[str, Any] = dict(vars(record))
         if self.raw:
             values["image/value"] = values.pop("image")
             values["image/shape"] = (record.height, record.width, record.channels)
         example = Example()
-        for feature in self.features:
+        for feature in features:
             value = values[feature.key]
             items = value if feature.repeated else (value,)
             try:
@@ -134,7 +147,7 @@ class RecordSchema:
                     f"feature '{feature.key}' of {record.path}: expected {feature.kind}, received {value!r:.80}: "
                     f"{error}"
                 ) from error
-        return example.SerializeToString(deterministic=True)
+        return example
 
     def parse(self, data: bytes) -> Record:
         """The record that `serialize` stored.

@@ -3,7 +3,7 @@
 DIR/manifest.json           written last: a directory without it is not a data set
 DIR/audit.json              what the audit found
 DIR/rejects.jsonl           one line for each image that is not in the data set, with the reason
-DIR/full/  DIR/512/ ...     one folder a rung: TFDS metadata and the shards
+DIR/full/  DIR/512/ ...     one folder for each rung: TFDS metadata, the shards, and an index beside each shard
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ AUDIT_NAME = "audit.json"
 REJECTS_NAME = "rejects.jsonl"
 FULL_RUNG = "full"
 
-_SHARD = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.tfrecord-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})")
+_SHARD = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.(?P<kind>tfrecord|index)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})")
 
 
 def shard_name(dataset: str, split: str, index: int, count: int) -> str:
@@ -26,10 +26,16 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
-def is_shard_name(name: str) -> bool:
-    """Whether a file name is one that `shard_name` gives."""
+def is_shard_name(name: str, kind: str = "tfrecord") -> bool:
+    """Whether a file name is one that `shard_name` gives, or that of its index where the kind is `index`."""
     match = _SHARD.fullmatch(name)
-    return match is not None and int(match["index"]) < int(match["count"])
+    return match is not None and match["kind"] == kind and int(match["index"]) < int(match["count"])
+
+
+def index_path(shard: Path) -> Path:
+    """Where the index of a shard lies: beside it, under a name that TFDS does not take for a shard."""
+    name, numbers = shard.name.rsplit(".tfrecord-", 1)
+    return shard.with_name(f"{name}.index-{numbers}")
 
 
 def rung_name(size: int | None) -> str:

@@ -55,7 +55,7 @@ class Loader:
             )
         if len(self.index) == 0:
             raise InputError(f"split '{options.split}' of {root} has no readable example")
-        self.reader = RecordReader(self.index, manifest, self.rung, self.channels)
+        self.reader = RecordReader(self.index, manifest, self.channels)
         self.buckets = self._bucket = None
         if options.image_size is None:
             counts, step = manifest.sizes["counts"], manifest.sizes["step"]
@@ -124,8 +124,7 @@ class Loader:
         if self.class_weights is not None:
             arrays.append(self.class_weights[labels])
         if self.options.metadata:
-            records = [self.reader.facts(row) for row in rows.tolist()]
-            arrays += [np.array([getattr(one, key).encode() for one in records], object) for key in METADATA[:-1]]
+            arrays += [self.index.texts(key, rows) for key in METADATA[:-1]]
             arrays.append(rows)
         return tuple(arrays)
 
@@ -195,7 +194,7 @@ class Loader:
 
 @functools.lru_cache(maxsize=16)
 def _index(root: Path, digest: str, rung: str, split: str, on_corrupt: OnCorrupt) -> SplitIndex:
-    """The index of a split, scanned once in a process for all streams over it."""
+    """The index of a split, read once in a process for all streams over it."""
     return build_index(root, _manifest(root, digest), rung, split, on_corrupt)
 
 

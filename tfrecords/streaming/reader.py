@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr.errors import CorruptError, CxrError, DatasetError
-from tfrecords.format.framing import FOOTER_BYTES, HEADER_BYTES, check_data
+from cxr.errors import CxrError, DatasetError
+from tfrecords.format.framing import check_data
 from tfrecords.format.manifest import Manifest
-from tfrecords.format.schema import ENCODINGS, Record
+from tfrecords.format.schema import ENCODINGS
 from tfrecords.images import codec
-from tfrecords.streaming.scan import scan_record
 from tfrecords.streaming.split_index import SplitIndex
 
 _OPEN_FILES = 256
@@ -30,8 +29,8 @@ class _OpenFile:
 
 
 @functools.lru_cache(maxsize=_OPEN_FILES)
-def open_shard(path: Path, digest: str) -> _OpenFile:
-    """A shard of the data set of that digest; another data set may come to lie under the same path."""
+def open_shard(path: Path, checksum: str) -> _OpenFile:
+    """A shard with that BLAKE3; another data set may come to lie under the same path."""
     return _OpenFile(path)
 
 
@@ -42,46 +41,41 @@ class RecordReader:
     that kills the process, and the pages read do not count as this process's memory.
     """
 
-    def __init__(self, index: SplitIndex, manifest: Manifest, rung: str, channels: int):
+    def __init__(self, index: SplitIndex, manifest: Manifest, channels: int):
         """Opens nothing yet.
 
         Args:
           index: of the split.
           manifest: of the data set.
-          rung: name of the rung that was indexed.
           channels: of the images returned: 3 repeats grey, 1 turns colour into luma (ITU-R BT.601).
         """
         self.index = index
         self.channels = channels
         self.dtype = np.dtype(np.uint16 if manifest.bit_depth == 16 else np.uint8)
         self._bit_depth = manifest.bit_depth
-        self._schema = manifest.schema(rung)
-        self._digest = manifest.digest
 
     def data(self, row: int, check: bool = True) -> bytes:
         """The data of a record.
 
         Args:
           row: of the index.
-          check: hold the data against its CRC.
+          check: compare the data with the CRC that the index holds, so that it is the record that was indexed.
 
         Raises:
           CorruptError: the CRC does not match, or the file has become shorter.
           DatasetError: the file cannot be read.
         """
         index = self.index
-        offset, length = int(index.offset[row]), int(index.length[row])
+        path, shard = index.paths[index.shard[row]], index.shards[index.shard[row]]
+        length = int(index.length[row])
         try:
-            file = open_shard(index.paths[index.shard[row]], self._digest)
-            data = os.pread(file.descriptor, length, offset)
-            footer = os.pread(file.descriptor, FOOTER_BYTES, offset + length)
+            file = open_shard(path, shard.blake3)  # held: it closes when nobody refers to it
+            data = os.pread(file.descriptor, length, int(index.offset[row]))
         except OSError as error:
-            raise DatasetError(f"cannot read the shard {index.paths[index.shard[row]]}: {error.strerror}") from error
-        if len(footer) != FOOTER_BYTES or len(data) != length:
-            raise self._corrupt(row, f"truncated: {len(data)} of {length} bytes are left; the file was changed")
-        fault = check_data(data, footer) if check else None
+            raise DatasetError(f"cannot read the shard {path}: {error.strerror}") from error
+        fault = check_data(data, length, int(index.crc[row])) if check or len(data) != length else None
         if fault is not None:
-            raise self._corrupt(row, fault)
+            raise index.corrupt(row, fault)
         return data
 
     def image(self, row: int) -> np.ndarray:
@@ -103,26 +97,5 @@ class RecordReader:
                 memoryview(data)[start:stop], encoding, (height, width, channels), self._bit_depth
             )
         except CxrError as error:
-            raise self._corrupt(row, str(error)) from error
+            raise self.index.corrupt(row, str(error)) from error
         return codec.match_channels(pixels, self.channels)
-
-    def facts(self, row: int) -> Record:
-        """A record with an empty image; unchecked, since the CRC needs all of it.
-
-        Raises:
-          CorruptError: the file has been changed.
-          DatasetError: it cannot be read.
-        """
-        index = self.index
-        try:
-            file = open_shard(index.paths[index.shard[row]], self._digest)
-            return scan_record(file.descriptor, int(index.offset[row]), int(index.length[row]), self._schema)[0]
-        except DatasetError as error:
-            raise self._corrupt(row, str(error)) from error
-        except OSError as error:
-            raise DatasetError(f"cannot read the shard {index.paths[index.shard[row]]}: {error.strerror}") from error
-
-    def _corrupt(self, row: int, fault: str) -> CorruptError:
-        index = self.index
-        frame = int(index.offset[row]) - HEADER_BYTES
-        return CorruptError(index.paths[index.shard[row]], int(index.number[row]), frame, fault)

@@ -5,33 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import blake3
 import numpy as np
 
 from cxr.errors import CorruptError, DatasetError
-from tfrecords.format.framing import FOOTER_BYTES, HEADER_BYTES, check_data, check_header
-from tfrecords.format.manifest import Manifest
-from tfrecords.format.rules import Rules
-from tfrecords.format.schema import ENCODINGS, Record
-from tfrecords.format.shards import is_shard_name
-from tfrecords.images.codec import wrong_raw_size
-from tfrecords.streaming.scan import scan_record
+from tfrecords.format.framing import FOOTER_BYTES, HEADER_BYTES, check_data
+from tfrecords.format.manifest import RUNG_ENCODINGS, Manifest, Shard
+from tfrecords.format.schema import ENCODINGS
+from tfrecords.format.shard_index import TextColumn, number_columns, read_numbers, read_texts
+from tfrecords.format.shards import index_path, is_shard_name
 
 OnCorrupt = Literal["error", "skip"]
-_Columns = dict[str, np.ndarray]
-_COLUMNS = ("shard", "number", "offset", "length", "image", "encoding", "shape", "label")
-_Scanned = tuple[_Columns, list[DatasetError]]
-_Row = tuple[int, int, int, tuple[int, int], Record]
-"""Number, offset, length and image as in `SplitIndex`, and the record without its image."""
+_COLUMNS = ("shard", "number", "offset", "length", "crc", "image", "encoding", "shape", "label")
 _LARGEST_SIDE = 1 << 20
-_SCANNERS = 8
-"""Shards scanned at the same time where the time goes into waiting for small reads, as on a network."""
+_THREADS = 8
+"""Shards that are opened at the same time: on a network most of the time is waiting."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,13 +33,15 @@ class SplitIndex:
 
     Attributes:
       paths: shard files.
-      faults: what was skipped, one for each record that cannot be read, and one for each file that is not
-        there or should not be; empty where faults are errors.
+      shards: what the manifest says of each of them.
+      faults: what was skipped: one for each record that cannot be read, and one for each file that is missing,
+        damaged, of the wrong size or not in the manifest; empty where faults are errors.
       lost: how many of the records that the manifest promises cannot be read.
       shard: int32 [n], index into `paths`.
       number: int32 [n], index of the record in its shard.
       offset: int64 [n], byte offset of the record's data in its shard.
       length: int64 [n], bytes of data.
+      crc: uint32 [n], masked CRC32C of the data.
       image: int64 [n, 2], where in the data the image begins and ends.
       encoding: uint8 [n], index into `schema.ENCODINGS`.
       shape: int32 [n, 3], height, width, channels.
@@ -54,12 +49,14 @@ class SplitIndex:
     """
 
     paths: tuple[Path, ...]
+    shards: tuple[Shard, ...]
     faults: tuple[DatasetError, ...]
     lost: int
     shard: np.ndarray
     number: np.ndarray
     offset: np.ndarray
     length: np.ndarray
+    crc: np.ndarray
     image: np.ndarray
     encoding: np.ndarray
     shape: np.ndarray
@@ -76,64 +73,60 @@ class SplitIndex:
             hasher.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return hasher.hexdigest()
 
+    def texts(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One of `shard_index.TEXTS` of the given rows: object [rows], UTF-8 bytes. Each shard's are read at first use.
+
+        Raises:
+          DatasetError: the index of a shard is damaged.
+        """
+        places = zip(self.shard[rows].tolist(), self.number[rows].tolist(), strict=True)
+        return np.array([*(self._texts(shard, name)[number] for shard, number in places), None], object)[:-1]
+
+    def _texts(self, shard: int, name: str) -> TextColumn:
+        if (shard, name) not in self._read:
+            self._read[shard, name] = read_texts(index_path(self.paths[shard]), self.shards[shard], name)
+        return self._read[shard, name]
+
+    @functools.cached_property
+    def _read(self) -> dict[tuple[int, str], TextColumn]:
+        return {}
+
+    def corrupt(self, row: int, fault: str) -> CorruptError:
+        """The error for a record that cannot be used."""
+        place = int(self.offset[row]) - HEADER_BYTES
+        return CorruptError(self.paths[self.shard[row]], int(self.number[row]), place, fault)
+
 
 def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrupt: OnCorrupt = "error") -> SplitIndex:
-    """Scans the shards of one split of one rung.
+    """Reads the indexes of the shards of one split of one rung.
 
     Args:
       root: the data set.
       manifest: of the data set.
       rung: name of the rung.
       split: name of the split.
-      on_corrupt: `error` raises at the first fault in framing, layout or the manifest's promises, and leaves
-        the CRC of the data to whoever reads it. `skip` leaves out what is faulty, and therefore reads
-        everything once and checks every CRC.
+      on_corrupt: `error` reads no shard; it raises at the first fault in files' sizes, indexes or the manifest's
+        promises, and leaves the CRC of the data to whoever reads it. `skip` leaves out what is faulty, and
+        therefore reads everything once and checks every CRC.
 
     Raises:
       CorruptError: names file, record and byte offset.
-      DatasetError: a shard is missing or one too many.
+      DatasetError: a shard or its index is missing, damaged, or one too many.
     """
-    paths = tuple(manifest.shard_paths(root, rung, split))
-    promised = [shard.records for shard in manifest.rungs[rung].shards[split]]
+    paths, shards = tuple(manifest.shard_paths(root, rung, split)), manifest.rungs[rung].shards[split]
     faults = list(_foreign_shards(root, manifest, rung, split))
-    _raise_first(faults, on_corrupt)
-    tasks = [
-        functools.partial(_scan_shard, position, path, records, manifest, rung, on_corrupt)
-        for position, (path, records) in enumerate(zip(paths, promised, strict=True))
-    ]
-    parts = [_to_columns([], 0, manifest)]  # a split may have no shard
-    for part, found in _run(tasks):
-        _raise_first(found, on_corrupt)
-        parts.append(part)
-        faults += found
+    parts = [_to_columns(_no_rows(manifest), np.empty(0, int), 0)]  # a split may have no shard
+    with ThreadPoolExecutor(_THREADS) as pool:
+        open_one = functools.partial(_open_shard, manifest, rung, on_corrupt == "skip")
+        for position, (rows, number, found) in enumerate(pool.map(open_one, paths, shards)):
+            faults += found
+            if faults and on_corrupt == "error":
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise faults[0]
+            parts.append(_to_columns(rows, number, position))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
-    return SplitIndex(paths, tuple(faults), lost=sum(promised) - len(columns["offset"]), **columns)
-
-
-def _run(tasks: Sequence[Callable[[], _Scanned]]) -> Iterator[_Scanned]:
-    """Results in order. After a first task that waited longer than it worked, the others run in threads."""
-    if not tasks:
-        return
-    wall, work = time.perf_counter(), time.thread_time()
-    yield tasks[0]()
-    worked = time.thread_time() - work
-    if time.perf_counter() - wall < 2 * worked:
-        for task in tasks[1:]:
-            yield task()
-        return
-    with ThreadPoolExecutor(_SCANNERS) as pool:
-        running = [pool.submit(task) for task in tasks[1:]]
-        try:
-            for future in running:
-                yield future.result()
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _raise_first(faults: list[DatasetError], on_corrupt: OnCorrupt) -> None:
-    if faults and on_corrupt == "error":
-        raise faults[0]
+    lost = sum(shard.records for shard in shards) - len(columns["offset"])
+    return SplitIndex(paths, shards, tuple(faults), lost, **columns)
 
 
 def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> Iterator[DatasetError]:
@@ -147,88 +140,93 @@ def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> It
             )
 
 
-def _scan_shard(
-    position: int, path: Path, promised: int, manifest: Manifest, rung: str, on_corrupt: OnCorrupt
-) -> _Scanned:
-    """(the columns of the index for one shard, what is wrong with it: the first fault, or all to be skipped)."""
-    rows: list[_Row] = []
-    faults: list[DatasetError] = []
-    for found in _walk_shard(path, promised, Rules.of(manifest, rung), check=on_corrupt == "skip"):
-        if not isinstance(found, DatasetError):
-            rows.append(found)
-            continue
-        faults.append(found)
-        if on_corrupt == "error":
-            break
-    return _to_columns(rows, position, manifest), faults
+def _no_rows(manifest: Manifest) -> np.ndarray:
+    return np.empty(0, number_columns(manifest.label_columns))
 
 
-def _to_columns(rows: list[_Row], position: int, manifest: Manifest) -> _Columns:
-    """The rows of one shard as columns of the index."""
-    records = [row[-1] for row in rows]
-    if manifest.multi_label:
-        label = np.zeros((len(rows), len(manifest.labels)), np.uint8)
-        for place, record in enumerate(records):
-            label[place, list(record.labels)] = 1
-    else:
-        label = np.array([record.label for record in records], np.int32)
-    return {
-        "shard": np.full(len(rows), position, np.int32),
-        "number": np.array([row[0] for row in rows], np.int32),
-        "offset": np.array([row[1] for row in rows], np.int64),
-        "length": np.array([row[2] for row in rows], np.int64),
-        "image": np.array([row[3] for row in rows], np.int64).reshape(-1, 2),
-        "encoding": np.array([ENCODINGS.index(record.encoding) for record in records], np.uint8),
-        "shape": np.array([(one.height, one.width, one.channels) for one in records], np.int32).reshape(-1, 3),
-        "label": label,
-    }
+def _to_columns(rows: np.ndarray, number: np.ndarray, position: int) -> dict[str, np.ndarray]:
+    """The columns of the index for the records `number` of one shard."""
+    own = {"shard": np.full(len(number), position, np.int32), "number": number.astype(np.int32)}
+    return own | {name: rows[name][number] for name in _COLUMNS if name not in own}
 
 
-def _walk_shard(path: Path, promised: int, rules: Rules, check: bool) -> Iterator[_Row | DatasetError]:
-    """Yields (number, offset, length, image, record) of each of the promised records, or what is wrong."""
-    descriptor = -1
+def _open_shard(
+    manifest: Manifest, rung: str, check: bool, path: Path, shard: Shard
+) -> tuple[np.ndarray, np.ndarray, list[DatasetError]]:
+    """(the rows of a shard's index, numbers of those that can be used, what is wrong with the others and the files)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        size = os.fstat(descriptor).st_size
-        start = 0
-        for number in range(promised):
-            if start >= size:
-                yield CorruptError(path, number, start, f"the file ends; the manifest says {promised} records")
-                return
-            fault, length = check_header(os.pread(descriptor, HEADER_BYTES, start), size - start)
-            if fault is not None:
-                yield CorruptError(path, number, start, fault)
-                return  # without a length nothing more can be found
-            offset = start + HEADER_BYTES
+        rows = read_numbers(index_path(path), shard, manifest.label_columns)
+        bad = _broken_rows(rows, shard, manifest, rung)
+        with open(path, "rb") as file:
+            faults: list[DatasetError] = list(_wrong_size(path, rows, shard, os.fstat(file.fileno()).st_size))
             if check:
-                fault = check_data(
-                    os.pread(descriptor, length, offset), os.pread(descriptor, FOOTER_BYTES, offset + length)
-                )
-            if fault is None:
-                try:
-                    record, image = scan_record(descriptor, offset, length, rules.schema)
-                    fault = rules.broken_by(record) or _wrong_size(record, image[1] - image[0])
-                except DatasetError as error:
-                    fault = str(error)
-            if fault is None:
-                yield number, offset, length, image, record
-            else:
-                yield CorruptError(path, number, start, fault)
-            start = offset + length + FOOTER_BYTES
-        if start < size:
-            yield CorruptError(
-                path, promised, start, f"{size - start} bytes more than the manifest's {promised} records"
-            )
+                bad |= _unreadable_rows(file, rows, np.delete(np.arange(len(rows)), list(bad)))
     except OSError as error:
-        yield DatasetError(f"cannot read the shard {path}: {error.strerror}")
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+        return _no_rows(manifest), np.empty(0, int), [DatasetError(f"cannot read the shard {path}: {error.strerror}")]
+    except DatasetError as error:
+        return _no_rows(manifest), np.empty(0, int), [error]
+    for number, fault in sorted(bad.items()):
+        faults.append(CorruptError(path, number, int(rows["offset"][number]) - HEADER_BYTES, fault))
+    return rows, np.delete(np.arange(len(rows)), list(bad)), faults
 
 
-def _wrong_size(record: Record, image_bytes: int) -> str | None:
-    """What is wrong with the shape of an image, or with the number of bytes of a raw one, or None."""
-    shape = (record.height, record.width, record.channels)
-    if not 1 <= min(shape) <= max(shape) <= _LARGEST_SIDE:
-        return f"shape {shape}; expected 1 to {_LARGEST_SIDE} pixels a side"
-    return wrong_raw_size(image_bytes, shape, record.bit_depth) if record.encoding == "raw" else None
+def _wrong_size(path: Path, rows: np.ndarray, shard: Shard, size: int) -> Iterator[CorruptError]:
+    """A shard that is shorter or longer than the manifest says, named with the first record that it concerns."""
+    if size > shard.bytes:
+        fault = f"{size - shard.bytes} bytes more than the manifest's {shard.records} records"
+        yield CorruptError(path, shard.records, shard.bytes, fault)
+    elif size < shard.bytes:
+        number = int(np.count_nonzero(rows["offset"] + rows["length"] + FOOTER_BYTES <= size))
+        begin = int(rows["offset"][number]) - HEADER_BYTES if number < len(rows) else size
+        yield CorruptError(path, number, begin, f"truncated: the file has {size} of {shard.bytes} bytes")
+
+
+def _broken_rows(rows: np.ndarray, shard: Shard, manifest: Manifest, rung: str) -> dict[int, str]:
+    """By number, what is wrong with records that the manifest does not allow or whose sizes contradict each other."""
+    content = manifest.rungs[rung]
+    length, shape, label, (begin, end) = rows["length"], rows["shape"], rows["label"], rows["image"].T
+    allowed = RUNG_ENCODINGS[content.encoding]
+    channels = (manifest.channels,) if manifest.channels else (1, 3)
+    needed = shape.astype(np.int64).prod(axis=1) * manifest.bit_depth // 8
+    outside = (rows["offset"] < HEADER_BYTES) | (rows["offset"] + length + FOOTER_BYTES > shard.bytes)
+    checks: list[tuple[Any, Callable[[int], str]]] = [
+        (
+            outside | (begin < 0) | (begin > end) | (end > length),
+            lambda at: f"the index places {length[at]} bytes at byte {rows['offset'][at]}, outside of the shard",
+        ),
+        (
+            (label < 0) | (label >= len(manifest.labels)) if label.ndim == 1 else (label > 1).any(axis=1),
+            lambda at: f"label {label[at]}; expected 0 to {len(manifest.labels) - 1 if label.ndim == 1 else 1}",
+        ),
+        (
+            ~np.isin(rows["encoding"], [ENCODINGS.index(name) for name in allowed]),
+            lambda at: f"encoding {ENCODINGS[rows['encoding'][at]]}; expected {' or '.join(allowed)}",
+        ),
+        (
+            ~np.isin(shape[:, 2], channels),
+            lambda at: f"{shape[at, 2]} channels; expected {' or '.join(map(str, channels))}",
+        ),
+        (
+            (shape.min(axis=1) < 1) | (shape.max(axis=1) > _LARGEST_SIDE),
+            lambda at: f"shape {tuple(shape[at].tolist())}; expected 1 to {_LARGEST_SIDE} pixels a side",
+        ),
+        (
+            (end - begin != needed) if content.encoding == "raw" else np.zeros(len(rows), bool),
+            lambda at: (
+                f"raw image of {end[at] - begin[at]} bytes; {tuple(shape[at].tolist())} at {manifest.bit_depth} bits "
+                f"needs {needed[at]}"
+            ),
+        ),
+    ]
+    return {at: say(at) for broken, say in reversed(checks) for at in np.flatnonzero(broken).tolist()}
+
+
+def _unreadable_rows(file: BinaryIO, rows: np.ndarray, numbers: np.ndarray) -> dict[int, str]:
+    """By number, what is wrong with records whose data is not what was written."""
+    faults = {}
+    for number in numbers.tolist():
+        file.seek(rows["offset"][number])
+        length = int(rows["length"][number])
+        if fault := check_data(file.read(length), length, int(rows["crc"][number])):
+            faults[number] = fault
+    return faults

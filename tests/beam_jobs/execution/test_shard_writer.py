@@ -27,7 +27,7 @@ from beam_jobs.sources.source import FolderSource
 from cxr.errors import InputError, OutputError
 from tfrecords.format.framing import read_records
 from tfrecords.format.schema import Record
-from tfrecords.format.shards import shard_path
+from tfrecords.format.shards import index_path, shard_path
 from tfrecords.images import codec
 
 RNG = np.random.default_rng(4)
@@ -85,7 +85,7 @@ def plan_of(source: FolderSource, *names: str) -> ShardPlan:
 def settings_of(tmp_path: Path, **changes: object) -> ShardSettings:
     (tmp_path / "results").mkdir(exist_ok=True)
     settings = ShardSettings(
-        str(tmp_path / "build"), str(tmp_path / "results"), "cxr", "source", SIZES, "raw", 8, False, 10**6
+        str(tmp_path / "build"), str(tmp_path / "results"), "cxr", "source", SIZES, "raw", 8, False, 3, 10**6
     )
     return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
 
@@ -194,10 +194,12 @@ def test_a_shard_of_another_plan_or_damaged_on_the_disk_is_not_finished(tmp_path
     touched = dataclasses.replace(plan.images[0], modified=plan.images[0].modified + 1)
     assert read_finished(settings, dataclasses.replace(plan, images=(touched, *plan.images[1:]))) is None
     assert read_finished(dataclasses.replace(settings, encoding="raw"), plan) is None
-    path = shard_paths(settings, plan)["full"]
-    path.write_bytes(bytes(path.stat().st_size))  # as a power cut leaves it: the size without the content
-    assert read_finished(settings, plan) == result
-    assert read_finished(settings, plan, every_byte=True) is None
+    for path in (shard_paths(settings, plan)["full"], index_path(shard_paths(settings, plan)["32"])):
+        content = path.read_bytes()
+        path.write_bytes(bytes(len(content)))  # as a power cut leaves it: the size without the content
+        assert read_finished(settings, plan) == result
+        assert read_finished(settings, plan, every_byte=True) is None
+        path.write_bytes(content)
 
 
 def test_a_shard_of_nothing_but_rejects_is_an_empty_file(tmp_path: Path, source: FolderSource):
@@ -244,10 +246,12 @@ def test_checksums_counts_and_json(tmp_path: Path, source: FolderSource):
         assert path.name == "cxr-train.tfrecord-00001-of-00003"
         assert shard.bytes == path.stat().st_size
         assert shard.blake3 == blake3.blake3(path.read_bytes()).hexdigest()
+        content = index_path(path).read_bytes()
+        assert (shard.index_bytes, shard.index_blake3) == (len(content), blake3.blake3(content).hexdigest())
         assert shard.records == len(read(settings, plan, rung)) == len(GOOD)
     assert ShardResult.from_json(result.to_json()) == result == read_finished(settings, plan)
     assert set(files_of(tmp_path)) == {
-        *(f"build/{rung}/cxr-train.tfrecord-00001-of-00003" for rung in ("full", "32", "16")),
+        *(f"build/{rung}/cxr-train.{kind}-00001-of-00003" for rung in settings.rungs for kind in ("tfrecord", "index")),
         "results/train-00001.json",
     }
 
@@ -282,7 +286,7 @@ def lengthen(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [remove, shorten, lengthen])
-@pytest.mark.parametrize("where", ["full", "16", "result"])
+@pytest.mark.parametrize("where", ["full", "16", "index", "result"])
 def test_a_shard_that_is_not_whole_is_written_again(tmp_path: Path, source: FolderSource, where: str, harm):
     settings, plan = settings_of(tmp_path), plan_of(source, *GOOD, "text.png")
     result = write_shard(settings, plan, source, silent)
@@ -290,8 +294,9 @@ def test_a_shard_that_is_not_whole_is_written_again(tmp_path: Path, source: Fold
     target = (
         result_path(settings, plan)
         if where == "result"
-        else shard_path(Path(settings.build), where, "cxr", "train", 1, 3)
+        else shard_path(Path(settings.build), "full" if where == "index" else where, "cxr", "train", 1, 3)
     )
+    target = index_path(target) if where == "index" else target
     harm(target)
     assert read_finished(settings, plan) is None
     assert write_shard(settings, plan, source, silent) == result

@@ -26,6 +26,7 @@ from tfrecords.format.manifest import (
 )
 from tfrecords.format.schema import SCHEMA_VERSION, RecordSchema
 
+SHARD = Shard(1, 99, "cc", 50, "ad")
 MANIFEST = Manifest(
     name="chest_xray",
     labels=("NORMAL", "Ödem"),
@@ -35,9 +36,11 @@ MANIFEST = Manifest(
     splits={"train": Split(3, 2, {"NORMAL": 1, "Ödem": 2}), "val": Split(1, 1, {"NORMAL": 1, "Ödem": 0})},
     rungs={
         "full": Rung(
-            None, "source", {"train": (Shard(2, 640, "aa"), Shard(1, 320, "bb")), "val": (Shard(1, 99, "cc"),)}
+            None,
+            "source",
+            {"train": (Shard(2, 640, "aa", 70, "ab"), Shard(1, 320, "bb", 60, "ac")), "val": (SHARD,)},
         ),
-        "512": Rung(512, "raw", {"train": (Shard(2, 64, "dd"), Shard(1, 32, "ee")), "val": (Shard(1, 9, "ff"),)}),
+        "512": Rung(512, "raw", {"train": (SHARD, SHARD), "val": (SHARD,)}),
     },
     sizes={"step": 64, "counts": [[1, 2, 4]], "height": {"min": 64, "mean": 80.5, "max": 99}},
     pixels={"mean": 0.481923, "std": 0.233},
@@ -119,6 +122,7 @@ def test_each_missing_entry_is_named(field):
         ("rungs/512/shards", None, "'shards'"),
         ("rungs/full/shards/train/1/surprise", 1, "'surprise'"),
         ("rungs/full/shards/train/1/blake3", None, "'blake3'"),
+        ("rungs/full/shards/train/1/index_bytes", None, "'index_bytes'"),
         ("rungs", [1], "'list'"),
         ("sidecars", ["audit.json"], "'list'"),
         ("source", "folder", "'str'"),

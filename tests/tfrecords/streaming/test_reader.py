@@ -14,6 +14,7 @@ import pytest
 
 from cxr.errors import CorruptError, DatasetError
 from tfrecords.format.framing import read_records
+from tfrecords.format.manifest import read_manifest
 from tfrecords.streaming import reader as reader_module
 from tfrecords.streaming.reader import RecordReader
 from tfrecords.streaming.split_index import build_index
@@ -29,8 +30,8 @@ KINDS = [
 
 
 def open_reader(made, channels: int, rung: str = "full", split: str = "train") -> RecordReader:
-    index = build_index(made.root, made.manifest, rung, split)
-    return RecordReader(index, made.manifest, rung, channels)
+    manifest = read_manifest(made.root)
+    return RecordReader(build_index(made.root, manifest, rung, split), manifest, channels)
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -57,7 +58,6 @@ def test_every_pixel_of_every_record(make, tmp_path, kind, channels):
                 difference = np.abs(image.astype(np.float64) - with_channels(pixels, channels))
                 # OpenCV's luma is in fixed point: one level, and 65535 / 2**14 of one at 16 bits
                 assert difference.max() <= (1 if pixels.shape[2] > channels else 0)
-                assert reader.facts(row) == dataclasses.replace(record, image=b"")
                 assert made.manifest.schema(rung).parse(reader.data(row)) == record
 
 
@@ -83,13 +83,14 @@ def test_many_threads_read_the_same(make, tmp_path, monkeypatch):
     reader = open_reader(made, 3)
     rows = np.random.default_rng(1).integers(0, 7, 600).tolist()
     expected = [with_channels(pixels, 3) for _, pixels in made.expected["full"]["train"]]
+    paths = [record.path.encode() for record, _ in made.expected["full"]["train"]]
     start = threading.Barrier(8)
 
     def read(part: int) -> int:
         start.wait()
         for row in rows[part::8]:
             np.testing.assert_array_equal(reader.image(row), expected[row])
-            assert reader.facts(row).path == made.expected["full"]["train"][row][0].path
+            assert reader.index.texts("path", np.array([row])) == [paths[row]]
         return len(rows[part::8])
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -138,18 +139,24 @@ def test_damage_after_opening_is_named(dataset):
     begin, after = [frame.offset for frame in read_records(path)][1:]
     reader = open_reader(dataset, 1)
     where = f"^{path}: record 1 at byte {begin}: "
-    for place in (begin + 12, begin + 300, after - 5, after - 1):
+    for place in (begin + 12, begin + 300, after - 5):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(CorruptError, match=rf"{where}the data \(\d+ bytes\) does not match its CRC$") as raised:
             reader.image(1)
         assert (raised.value.path, raised.value.record, raised.value.offset) == (str(path), 1, begin)
         reader.image(0), reader.image(2), reader.image(3)
     length = after - begin - 16
-    for size in (after - 1, after - 5, begin + 13, begin + 12, begin, 0):
+    for size in (after - 5, begin + 13, begin + 12, begin, 0):
         path.write_bytes(whole[:size])
         left = max(0, min(length, size - begin - 12))
         with pytest.raises(CorruptError, match=rf"{where}truncated: {left} of {length} bytes are left; "):
             reader.image(1)
+    for framing in (
+        whole[:begin] + bytes(12) + whole[begin + 12 :],
+        whole[: after - 4] + bytes(len(whole) - after + 4),
+    ):
+        path.write_bytes(framing)  # the index knows place, length and CRC, so this record can still be read
+        np.testing.assert_array_equal(reader.image(1), dataset.expected["full"]["train"][1][1])
     path.write_bytes(whole)
     np.testing.assert_array_equal(reader.image(1), dataset.expected["full"]["train"][1][1])
 
@@ -159,20 +166,20 @@ def test_a_shard_that_goes_before_it_is_read(dataset):
     dataset.shard().unlink()
     with pytest.raises(DatasetError, match=f"cannot read the shard {dataset.shard()}: No such file"):
         reader.image(0)
-    with pytest.raises(DatasetError, match=f"cannot read the shard {dataset.shard()}: No such file"):
-        reader.facts(0)
     reader.image(3)
 
 
-def test_facts_of_a_damaged_record_name_it(dataset):
-    reader = open_reader(dataset, 1)
-    path = dataset.shard()
-    whole = path.read_bytes()
-    begin = [frame.offset for frame in read_records(path)][1]
-    for damaged in (whole[: begin + 20], whole.replace("肺1".encode(), b"\xff\xff\xff\xff")):
-        path.write_bytes(damaged)
-        with pytest.raises(DatasetError, match=f"^{path}: record 1 at byte {begin}: "):
-            reader.facts(1)
+def test_another_shard_of_the_same_size_is_not_taken_for_the_one_that_was_indexed(make, tmp_path):
+    """Every CRC of the file is right, and so are its name and size: the index holds the CRC of each record."""
+    made = make(tmp_path / "set", encoding="raw", shards={"train": (2, 2), "val": (1,)}, shape=lambda number: (30, 40))
+    first, second = made.shard("train", 0), made.shard("train", 1)
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    reader = open_reader(made, 1)
+    for row, path in enumerate((first, first, second, second)):
+        with pytest.raises(CorruptError, match=rf"^{path}: record {row % 2} at byte \d+: .* does not match its CRC"):
+            reader.image(row)
 
 
 @pytest.mark.parametrize("encoding", ["source", "png"])
