@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cxr.errors import DatasetError, InputError, OutputError
-from tfrecords.dataset import check_split, choose_rung, class_weights
+from tfrecords.format.choices import check_split, choose_rung, class_weights
 from tfrecords.format.manifest import Manifest, read_manifest
 from tfrecords.images.fit import fit
 from tfrecords.streaming.buckets import assign_buckets, choose_buckets
@@ -43,7 +43,7 @@ class Loader:
         """
         self.manifest = manifest
         self.options = options
-        self.rung = choose_rung(manifest, options)
+        self.rung = choose_rung(manifest, options.rung, None if options.image_size is None else options.size)
         check_split(manifest, options.split)
         self.channels = options.channels or manifest.channels or 3
         self.index = _index(root, manifest.digest, self.rung, options.split, options.on_corrupt)
