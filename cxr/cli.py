@@ -24,7 +24,6 @@ COMMANDS = {
     "tune": ("tuner.tune", "search for the best model and recipe, in many processes"),
     "tune-report": ("tuner.tune_report", "rank what a search found, and say what mattered"),
     "board": ("trainer.board", "TensorBoard over all data sets, runs and searches below a folder"),
-    "data-service": ("tfrecords.data_service", "run a host that loads batches for a training host"),
 }
 """Subcommand: the module whose `main(argv)` it calls, and what it does."""
 

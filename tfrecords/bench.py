@@ -246,7 +246,7 @@ def _advice(loader: Loader, bottleneck: str, stages: Sequence[Stage], cached: Se
     if options.thread_count < usable_cores():
         advice.append(f"use more threads: {options.thread_count} of {usable_cores()} cores")
     if not advice:
-        advice.append("nothing simple: this is what these cores do; more cores, or a data service on other hosts")
+        advice.append("nothing simple: this is what these cores do; more cores would help")
     return advice
 
 

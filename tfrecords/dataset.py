@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cxr.errors import InputError, MissingExtraError
+from cxr.errors import MissingExtraError
+from tfrecords.format.choices import check_split, class_weights
 from tfrecords.format.manifest import Manifest, Split, read_manifest
-from tfrecords.format.shards import FULL_RUNG, rung_name
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -151,53 +150,3 @@ def _needing_extra(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingExtraError("streaming", error.name or "tensorflow", "train") from error
-
-
-def check_split(manifest: Manifest, split: str, may_be_empty: bool = False) -> None:
-    """Raises InputError unless the data set has the split, with examples in it or allowed to be empty."""
-    if split not in manifest.splits:
-        raise InputError(f"no split '{split}'; the data set has {', '.join(manifest.splits)}")
-    if manifest.splits[split].images == 0 and not may_be_empty:
-        raise InputError(f"split '{split}' is empty")
-
-
-def choose_rung(manifest: Manifest, options: StreamOptions) -> str:
-    """The rung to read: the one asked for, else the smallest that is not smaller than the images wanted.
-
-    Raises:
-      InputError: no such rung.
-    """
-    if options.rung is not None:
-        if options.rung not in manifest.rungs:
-            raise InputError(f"no rung '{options.rung}'; the data set has {', '.join(manifest.rungs)}")
-        return options.rung
-    if options.image_size is None:
-        return FULL_RUNG
-    sizes = [rung.size for rung in manifest.rungs.values() if rung.size is not None]
-    return rung_name(smallest_sufficient(sizes, options.size))
-
-
-def smallest_sufficient(sizes: Iterable[int], wanted: tuple[int, int]) -> int | None:
-    """The smallest short side of a rung that is not smaller than (height, width); None is full resolution."""
-    return min((size for size in sizes if size >= max(wanted)), default=None)
-
-
-def class_weights(manifest: Manifest, split: str) -> dict[int, float]:
-    """Weights that make each class count the same: images / (classes * images of the class), by label index.
-
-    That is scikit-learn's "balanced" (King and Zeng, "Logistic regression in rare events data", 2001). Classes
-    without an image have weight 0.
-
-    Raises:
-      InputError: no such split, or a multi-label data set, whose images have no one class.
-    """
-    check_split(manifest, split)
-    if manifest.multi_label:
-        raise InputError("class weights need exactly one label an image; this data set is multi-label")
-    counts = manifest.splits[split].labels
-    present = sum(count > 0 for count in counts.values())
-    images = sum(counts.values())
-    return {
-        index: images / (present * counts[label]) if counts[label] else 0.0
-        for index, label in enumerate(manifest.labels)
-    }

@@ -110,7 +110,7 @@ def evaluate(
     """
     from cxr.errors import OutputError
     from cxr.files import write_atomically
-    from tfrecords.dataset import check_split
+    from tfrecords.format.choices import check_split
     from trainer.evaluation.metrics import evaluate_predictions
     from trainer.facts import VALIDATION
     from trainer.report import write_report

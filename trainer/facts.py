@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr.errors import InputError
-from tfrecords.dataset import XrayDataset, check_split
+from tfrecords.dataset import XrayDataset
+from tfrecords.format.choices import check_split
 from tfrecords.format.labels import is_normal
 from trainer.evaluation.predictions import Task, task_of
 

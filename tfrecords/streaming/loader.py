@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cxr.errors import DatasetError, InputError, OutputError
-from tfrecords.dataset import check_split, choose_rung, class_weights
+from tfrecords.format.choices import check_split, choose_rung, class_weights
 from tfrecords.format.manifest import Manifest, read_manifest
 from tfrecords.images.fit import fit
 from tfrecords.streaming.buckets import assign_buckets, choose_buckets
@@ -43,7 +43,7 @@ class Loader:
         """
         self.manifest = manifest
         self.options = options
-        self.rung = choose_rung(manifest, options)
+        self.rung = choose_rung(manifest, options.rung, None if options.image_size is None else options.size)
         check_split(manifest, options.split)
         self.channels = options.channels or manifest.channels or 3
         self.index = _index(root, manifest.digest, self.rung, options.split, options.on_corrupt)
@@ -65,7 +65,7 @@ class Loader:
             self._bucket = assign_buckets(self.index.shape, self.buckets)
         self.plan = Plan(self.index, options.sampling, self._bucket)
         largest = options.size if self.buckets is None else self.buckets[-1].tolist()
-        pixels = min(options.batch_size, len(self.plan.rows)) * math.prod(largest)
+        pixels = min(options.batch_size, len(self.index)) * math.prod(largest)
         self._buffers = BufferPool(pixels * self.channels * self.reader.dtype.itemsize)
         self.cache = self._open_cache(root)
         self.class_weights = None
@@ -78,8 +78,8 @@ class Loader:
         shapes = self.index.shape[:, :2].astype(np.int64) if options.image_size is None else options.size
         pixels_each = np.broadcast_to(np.prod(shapes, axis=-1), len(self.index))
         bytes_each = pixels_each * (self.channels * self.reader.dtype.itemsize)
-        self.fitted_bytes = int(bytes_each[self.plan.rows].sum())
-        """What this replica's images take once they are decoded and fitted."""
+        self.fitted_bytes = int(bytes_each.sum())
+        """Bytes that all images take once they are decoded and fitted."""
         if options.cache == "none":
             return NoCache()
         about = {
@@ -95,7 +95,7 @@ class Loader:
         starts = np.concatenate([[0], np.cumsum(bytes_each)])
         arguments = (key, starts, options.cache_folder, {"data_set": str(root), **about})
         if kind == "auto":
-            stored = int(self.index.length[self.plan.rows].sum())
+            stored = int(self.index.length.sum())
             decoding = manifest.rungs[self.rung].encoding != "raw"
             kind = choose_cache(self.fitted_bytes, stored, decoding, options.epochs, key, options.cache_folder)
             try:

@@ -13,7 +13,6 @@ image five times and resize it at a tenth of the rate (`benchmarks/stream.py`).
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import re
 import threading
 import time
@@ -29,12 +28,9 @@ import tensorflow as tf
 from cxr import errors
 from cxr.errors import CorruptError, DatasetError, InputError, OutputError
 from tfrecords.streaming.cache import MemoryCache
-from tfrecords.streaming.loader import Loader, loader_of, open_loader, recipe_of
+from tfrecords.streaming.loader import Loader, open_loader
 from tfrecords.streaming.stream_options import StreamOptions
 
-SERVICE_TOKEN = "pyfunc_0"
-"""The name under which a tf.data service worker knows `_load_step`: TensorFlow numbers the Python functions of a
-process, and `cxr data-service worker` makes this its first."""
 _EXIT_SECONDS = 30.0
 """How long the end of a process waits for batches that are being loaded."""
 
@@ -77,12 +73,6 @@ class _Calls:
 _CALLS = _Calls()
 
 
-def _load_step(recipe: bytes, step: np.int64) -> tuple[np.ndarray, ...]:
-    """What the graph of a data service calls: all it needs is in its arguments, so that any worker can run it."""
-    with _CALLS:
-        return loader_of(recipe).load(int(step))
-
-
 def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Dataset:
     """The batches of a split.
 
@@ -94,18 +84,11 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
     Raises:
       CxrError: the data set cannot be read, or the options do not fit it.
     """
-    # where other processes load, this one only needs to know what comes
-    loader = open_loader(root, digest, dataclasses.replace(options, cache="none") if options.data_service else options)
-    recipe = recipe_of(root, digest, options)
+    loader = open_loader(root, digest, options)
     specs = _specs(loader)
     types = [spec.dtype for spec in specs]
     # TensorFlow keeps Python functions for good; the loader goes when the stream does, which holds `load` below
     kept = weakref.ref(loader)
-
-    def call(step: tf.Tensor) -> list[tf.Tensor]:
-        if options.data_service:
-            return tf.raw_ops.PyFuncStateless(input=[recipe, step], token=SERVICE_TOKEN, Tout=types)
-        return tf.numpy_function(load_here, [step], types, stateful=False)
 
     def load_here(step: np.int64) -> tuple[np.ndarray, ...]:
         with _CALLS:
@@ -113,7 +96,7 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes long
     def load(step: tf.Tensor) -> tuple:
-        arrays = list(call(step))
+        arrays = tf.numpy_function(load_here, [step], types, stateful=False)
         for array, spec in zip(arrays, specs, strict=True):
             array.set_shape(spec.shape)
         return loader.structure(arrays)
@@ -122,11 +105,6 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
     if options.first_step > steps:
         raise InputError(f"first_step={options.first_step}: the stream has {steps} batches")
     dataset = tf.data.Dataset.range(options.first_step, steps)
-    if options.data_service:
-        service = tf.data.experimental.service
-        dataset = dataset.map(load, num_parallel_calls=options.threads or tf.data.AUTOTUNE)  # on each worker
-        dataset = dataset.apply(service.distribute(service.ShardingPolicy.DYNAMIC, options.data_service))
-        return dataset.prefetch(options.prefetch)
     if isinstance(loader.cache, MemoryCache) and loader.buckets is None and not options.metadata:
         dataset = _from_memory(loader, load)
     else:
@@ -199,23 +177,6 @@ def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.
         last, count = options.epochs, options.epochs * plan.steps_per_epoch - options.first_step
     dataset = tf.data.Dataset.range(options.first_step // plan.steps_per_epoch, last).flat_map(epoch)
     return dataset.apply(tf.data.experimental.assert_cardinality(count))
-
-
-def register_loader() -> tf.Graph:
-    """Makes `_load_step` the function that streams with a data service call in this process.
-
-    Returns:
-      a graph that must be kept as long as the process serves.
-
-    Raises:
-      RuntimeError: another Python function was registered before.
-    """
-    with tf.Graph().as_default() as graph:
-        result = tf.numpy_function(_load_step, [b"", tf.constant(0, tf.int64)], [tf.uint8], stateful=False)
-    token = result[0].op.get_attr("token").decode()
-    if token != SERVICE_TOKEN:
-        raise RuntimeError(f"register_loader() must come first in a process; the function became '{token}'")
-    return graph
 
 
 _NAMED_ERROR = re.compile(r"\b(?P<name>[A-Za-z]+Error): (?P<message>[^\n]+)")

@@ -51,13 +51,9 @@ class StreamOptions:
       cache_dir: folder of disk caches; None is $CXR_CACHE_DIR or the user's cache folder.
       on_corrupt: `error` stops at damage; `skip` first reads the split and checks its CRCs, and warns with a
         count of what is lost.
-      replica, replicas: this process reads part `replica` of `replicas`; each example is in exactly one part,
-        and all parts take the same number of steps (but for batches of 1, and at native size).
       threads: batches loaded at the same time; None is one for each usable core.
       prefetch: finished batches to hold ready. About `threads + prefetch + 3` batches are in memory at most.
       max_buckets: number of batch shapes at native size.
-      data_service: address of a tf.data service (`grpc://host:port`) that loads the batches, in no particular
-        order and, should a worker fail, at most once an epoch; see `cxr data-service`.
     """
 
     split: str
@@ -78,12 +74,9 @@ class StreamOptions:
     cache: CacheMode = "auto"
     cache_dir: str | None = None
     on_corrupt: OnCorrupt = "error"
-    replica: int = 0
-    replicas: int = 1
     threads: int | None = None
     prefetch: int = 2
     max_buckets: int = 8
-    data_service: str | None = None
 
     def __post_init__(self):
         for name, given, stored in (
@@ -111,7 +104,7 @@ class StreamOptions:
         for name in ("training", "balanced", "drop_remainder", "sample_weights", "metadata"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r}: expected True or False")
-        for name in ("split", "rung", "cache_dir", "data_service"):
+        for name in ("split", "rung", "cache_dir"):
             value = getattr(self, name)
             if not isinstance(value, str) and (value is not None or name == "split"):
                 raise InputError(f"{name}={value!r}: expected text" + ("" if name == "split" else " or None"))
@@ -119,11 +112,6 @@ class StreamOptions:
             raise InputError(f"channels={self.channels!r}: expected 1, 3 or None")
         if self.balanced and self.sample_weights:
             raise InputError("balanced=True and sample_weights=True would balance the classes twice; choose one")
-        if self.data_service is not None:
-            if not self.data_service.startswith("grpc://"):
-                raise InputError(f"data_service={self.data_service!r}: expected an address such as grpc://host:5050")
-            if not self.training:
-                raise InputError("data_service does not keep the order of batches; it is for training=True only")
         self.sampling  # noqa: B018 - checks the rest
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cxr.errors import CxrError, InputError
-from tfrecords.dataset import smallest_sufficient
+from tfrecords.format.choices import smallest_sufficient
 from tfrecords.format.shards import MANIFEST_NAME
 from tfrecords.images import codec
 from tfrecords.images.decode import DEFAULT_MAX_PIXELS, decode

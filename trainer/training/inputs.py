@@ -10,7 +10,7 @@ from trainer.facts import TRAIN, DataFacts
 from trainer.train_config import TrainConfig
 
 
-def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, replicas: int = 1, **others: Any) -> int:
+def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, devices: int = 1, **others: Any) -> int:
     """Training steps an epoch, at least 1; finds out by the way whether the options of the stream can be had.
 
     Raises:
@@ -20,19 +20,18 @@ def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, rep
         raise InputError(
             f"split '{TRAIN}' has {data.images(TRAIN)} images, fewer than a batch; lower batch_size={config.batch_size}"
         )
-    return data.steps_per_epoch(TRAIN, **stream_options(config, facts.multi_label, replicas, **others))
+    return data.steps_per_epoch(TRAIN, **stream_options(config, facts.multi_label, devices, **others))
 
 
-def stream_options(config: TrainConfig, multi_label: bool, replicas: int = 1, **others: Any) -> dict[str, Any]:
+def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **others: Any) -> dict[str, Any]:
     """Options of the training stream of a configuration.
 
     Raises:
-      InputError: the batch cannot be dealt out to so many replicas.
+      InputError: the batch size is not a multiple of the number of devices.
     """
-    if config.batch_size % replicas:
+    if config.batch_size % devices:
         raise InputError(
-            f"batch_size={config.batch_size} cannot be dealt out to {replicas} GPUs evenly; "
-            f"take a multiple of {replicas}"
+            f"batch_size={config.batch_size} cannot be dealt out to {devices} GPUs evenly; take a multiple of {devices}"
         )
     return {
         **pixels_of(config),

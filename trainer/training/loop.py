@@ -105,10 +105,10 @@ def train(
     resuming = resume and run.last_checkpoint.exists()
     if resume and not resuming and run.history.exists():
         raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
-    with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as replicas:
+    with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as used:
         model = build_classifier(config, facts, load_weights=not resuming)
-        options = stream_options(config, facts.multi_label, replicas, **stream)
-        steps = training_steps(data, config, facts, replicas, **stream)
+        options = stream_options(config, facts.multi_label, used, **stream)
+        steps = training_steps(data, config, facts, used, **stream)
         position = Position()
         if resuming:
             position = Position.from_json(read_state(run.last_checkpoint))
@@ -120,7 +120,7 @@ def train(
             set_trainable(model, phase.part)
             warmup = config.warmup_epochs if phase.first == 0 else 0.0
             compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
-            _run_phase(model, data, phase, position, keeper, validation, options, callbacks, replicas, quiet)
+            _run_phase(model, data, phase, position, keeper, validation, options, callbacks, used, quiet)
         keeper.finish()
     return position.history
 
@@ -134,7 +134,7 @@ def _run_phase(
     validation: Validation,
     options: dict[str, Any],
     callbacks: Sequence[keras.callbacks.Callback],
-    replicas: int,
+    devices: int,
     quiet: bool,
 ) -> None:
     """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
@@ -151,7 +151,7 @@ def _run_phase(
         count, last = (steps - position.step, position.epoch + 1) if partial else (steps, phase.last)
         stream = data.stream(TRAIN, first_step=first, **options)
         around: list[keras.callbacks.Callback] = [validation]
-        if replicas == 1:  # several GPUs make Keras read ahead, where no wait can be measured
+        if devices == 1:  # several GPUs make Keras read ahead, where no wait can be measured
             monitor = InputMonitor(run.tensorboard / "train", every=report_every(steps), first_step=first)
             stream = monitor.watch(stream)
             around.insert(0, monitor)

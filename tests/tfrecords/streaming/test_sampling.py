@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import re
@@ -17,8 +16,7 @@ from tfrecords.streaming.sampling import Plan, Sampling
 from tfrecords.streaming.split_index import SplitIndex
 
 MB = 1 << 20
-NEVER_CUT = 1 << 20
-"""Megabytes in which every drawn split fits."""
+PLAIN = {"balanced": False, "drop_remainder": False}
 
 
 def index_of(shard, length=None, label=None) -> SplitIndex:
@@ -55,14 +53,12 @@ class Case:
     def plan(self, bucket: np.ndarray | None = None, **changes) -> Plan:
         return Plan(self.index, dataclasses.replace(self.sampling, **changes), bucket)
 
-    def plans(self, bucket: np.ndarray | None = None, **changes) -> list[Plan]:
-        """One of each replica."""
-        replicas = changes.get("replicas", self.sampling.replicas)
-        return [self.plan(bucket, **changes, replica=replica) for replica in range(replicas)]
-
 
 def cases(count: int, **fixed) -> Iterator[Case]:
-    """Splits of 1 to 200 records in 1 to 12 shards, some dealt evenly and some with empty shards, and options."""
+    """Splits of 1 to 200 records in 1 to 12 shards, some of equal shards and some with empty ones, and options.
+
+    Where dropping the remainder would leave no batch, the refusal is checked and the case left out.
+    """
     for number in range(count):
         rng = np.random.default_rng([20, number])
         records, shards = int(rng.integers(1, 201)), int(rng.integers(1, 13))
@@ -82,18 +78,9 @@ def cases(count: int, **fixed) -> Iterator[Case]:
             "shuffle_mb": int(rng.choice([1, 3, 10, 40, 2048])),
             "balanced": training and bool(rng.random() < 0.3),
             "drop_remainder": bool(rng.random() < 0.3),
-            "replicas": int(rng.integers(1, min(7, records) + 1)),
         }
-        drawn |= fixed
-        if drawn["replicas"] <= records:
-            yield Case(number, index, Sampling(**drawn), records, shards)
-
-
-def workable(found: Iterator[Case]) -> Iterator[Case]:
-    """Without those where dropping the remainder leaves nothing, which must say so."""
-    for case in found:
-        parts = [len(plan.rows) for plan in case.plans(drop_remainder=False, balanced=False)]
-        if case.sampling.drop_remainder and min(parts) < case.sampling.batch_size:
+        case = Case(number, index, Sampling(**(drawn | fixed)), records, shards)
+        if case.sampling.drop_remainder and records < case.sampling.batch_size:
             with pytest.raises(InputError, match="drop_remainder=True leaves no batch"):
                 case.plan()
         else:
@@ -110,33 +97,27 @@ def flat(batches: list[list[int]]) -> list[int]:
     return list(itertools.chain.from_iterable(batches))
 
 
-def test_golden_order():
+GOLDEN = {
+    "epoch 0": ({}, 0, [[10, 3, 5, 4, 7], [8, 11, 1, 2, 9], [6, 0]]),
+    "epoch 1": ({}, 1, [[0, 3, 11, 5, 1], [9, 7, 8, 4, 2], [10, 6]]),
+    "windows": ({"shuffle_mb": 3}, 0, [[7, 8, 10, 11, 9], [5, 4, 6, 1, 2], [0, 3]]),
+    "balanced": ({"balanced": True}, 0, [[10, 3, 5, 5, 8], [9, 11, 2, 3, 10], [6, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_order(name):
     """A literal order: whoever changes the algorithm breaks every run that is to be resumed, and should know."""
     index = index_of([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2], label=[0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0])
-    options = {"batch_size": 5, "training": True, "seed": 7}
-    assert {
-        "epoch 0": epoch(Plan(index, Sampling(**options)), 0),
-        "epoch 1": epoch(Plan(index, Sampling(**options)), 1),
-        "windows": epoch(Plan(index, Sampling(**options, shuffle_mb=3)), 0),
-        "balanced": epoch(Plan(index, Sampling(**options, balanced=True)), 0),
-        "replica": epoch(Plan(index, Sampling(**options, replica=1, replicas=2)), 0),
-    } == GOLDEN
-
-
-GOLDEN = {
-    "epoch 0": [[10, 3, 5, 4, 7], [8, 11, 1, 2, 9], [6, 0]],
-    "epoch 1": [[0, 3, 11, 5, 1], [9, 7, 8, 4, 2], [10, 6]],
-    "windows": [[7, 8, 10, 11, 9], [5, 4, 6, 1, 2], [0, 3]],
-    "balanced": [[10, 3, 5, 5, 8], [9, 11, 2, 3, 10], [6, 1]],
-    "replica": [[5, 3, 7, 9, 1], [11]],
-}
+    options, number, expected = GOLDEN[name]
+    assert epoch(Plan(index, Sampling(5, training=True, seed=7, **options)), number) == expected
 
 
 def test_two_plans_are_equal_and_any_step_can_come_first():
     steps = 0
-    for case in workable(cases(300)):
-        going_on = case.plan()
-        whole = [going_on.batch(step).tolist() for step in range(3 * going_on.steps_per_epoch)]
+    for case in cases(300):
+        resumed = case.plan()
+        whole = [resumed.batch(step).tolist() for step in range(3 * resumed.steps_per_epoch)]
         rng = np.random.default_rng(case.number)
         for step in {0, len(whole) - 1, *rng.integers(0, len(whole), 6).tolist()}:
             stopped = case.plan()
@@ -149,68 +130,23 @@ def test_two_plans_are_equal_and_any_step_can_come_first():
     assert steps > 1000
 
 
-@pytest.mark.parametrize("replicas", range(1, 8))
-def test_every_example_is_used_once_an_epoch_over_all_replicas(replicas):
-    by_file = by_record = 0
-    for case in cases(150, replicas=replicas, balanced=False, drop_remainder=False):
-        plans = case.plans()
+def test_every_example_is_used_once_an_epoch():
+    for case in [*cases(150, **PLAIN), *cases(50, **PLAIN, batch_size=1)]:
+        plan = case.plan()
         for number in (0, 1, 5):
-            used = collections.Counter(flat([row for plan in plans for row in epoch(plan, number)]))
-            assert used == dict.fromkeys(range(case.records), 1), (case, number)
-        for plan in plans:
-            assert sorted(flat(epoch(plan, 0))) == plan.rows.tolist(), case
-        owners = [set(case.index.shard[plan.rows].tolist()) for plan in plans]
-        if sum(map(len, owners)) == len(set().union(*owners)):
-            by_file += 1
-        else:
-            by_record += 1
-            for replica, plan in enumerate(plans):
-                assert plan.rows.tolist() == list(range(replica, case.records, replicas)), case
-    if replicas == 1:
-        assert by_file > 100
-    else:
-        assert by_file > 10
-        assert by_record > 10
-
-
-@pytest.mark.parametrize("balanced", [False, True])
-@pytest.mark.parametrize("drop_remainder", [False, True])
-def test_all_replicas_take_the_same_number_of_steps(balanced, drop_remainder):
-    uneven = 0
-    for case in workable(cases(400, training=True, balanced=balanced, drop_remainder=drop_remainder)):
-        size = case.sampling.batch_size
-        if size == 1:
-            continue
-        plans = case.plans()
-        assert len({plan.steps_per_epoch for plan in plans}) == 1, case
-        uneven += len({len(plan.rows) for plan in plans}) > 1
-        least = min(len(plan.rows) for plan in plans)
-        most = max(len(plan.rows) for plan in plans)
-        assert plans[0].steps_per_epoch == (least // size if drop_remainder else -(-most // size)), case
-    assert uneven > 50
+            assert sorted(flat(epoch(plan, number))) == list(range(case.records)), (case, number)
 
 
 def test_batches_are_full_but_for_the_last():
-    halved = 0
-    for case in workable(cases(400)):
-        size = case.sampling.batch_size
-        for plan in case.plans():
-            lengths = [len(batch) for batch in epoch(plan, 1)]
-            if case.sampling.drop_remainder:
-                assert set(lengths) == {size}, case
-                assert sum(lengths) <= len(plan.rows), case
-            else:
-                assert sum(lengths) == len(plan.rows), case
-                assert min(lengths) >= 1, case
-                if len(lengths) == -(-len(plan.rows) // size):
-                    assert set(lengths[:-1]) <= {size}, case
-                else:  # a step more than its examples need, as many as the other replicas take
-                    halved += 1
-                    assert set(lengths[:-2]) <= {size}, case
-                    assert lengths[-2] + lengths[-1] == size, case
-                    assert lengths[-2] - lengths[-1] in (0, 1), case
-            assert plan.uniform == (set(lengths) == {size}), case
-    assert halved > 5
+    partial = 0
+    for case in cases(400):
+        size, drop, plan = case.sampling.batch_size, case.sampling.drop_remainder, case.plan()
+        lengths = [len(batch) for batch in epoch(plan, 1)]
+        rest = [] if drop or not case.records % size else [case.records % size]
+        assert lengths == [size] * (case.records // size) + rest, case
+        assert plan.uniform == (set(lengths) == {size}), case
+        partial += bool(rest)
+    assert partial > 100
 
 
 def test_a_dropped_remainder_is_another_one_in_each_epoch():
@@ -220,34 +156,16 @@ def test_a_dropped_remainder_is_another_one_in_each_epoch():
     assert set().union(*left_out) == set(range(23))
 
 
-def test_one_example_a_batch_loses_none_either():
-    for case in cases(200, batch_size=1, balanced=False, drop_remainder=False):
-        plans = case.plans()
-        assert sorted(flat([row for plan in plans for row in epoch(plan, 2)])) == list(range(case.records)), case
-        steps = [plan.steps_per_epoch for plan in plans]
-        assert max(steps) - min(steps) <= 1, case
-
-
-def test_evaluation_is_in_stored_order_and_keeps_the_last_batch():
-    partial = 0
-    for case in cases(300, training=False, balanced=False, drop_remainder=False):
-        for plan in case.plans():
-            order = flat(epoch(plan, 0))
-            assert order == sorted(order) == plan.rows.tolist(), case
-            assert epoch(plan, 1) == epoch(plan, 0), case
-            partial += not plan.uniform
-    assert partial > 100
-
-
-def test_the_seed_and_the_windows_say_nothing_about_evaluation():
-    for case in cases(60, training=False, balanced=False, drop_remainder=False):
+def test_evaluation_is_in_stored_order_whatever_seed_and_windows():
+    for case in cases(300, **PLAIN, training=False):
+        assert flat(epoch(case.plan(), 0)) == list(range(case.records)), case
         assert epoch(case.plan(seed=1, shuffle_mb=1), 0) == epoch(case.plan(seed=2, shuffle_mb=999), 3), case
 
 
 def test_epochs_and_seeds_differ():
     compared = 0
-    for case in workable(cases(300, training=True)):
-        if len(case.plan().rows) < 15 or case.records < 2 * case.shards:
+    for case in cases(300, training=True):
+        if case.records < max(15, 2 * case.shards):
             continue
         # windows that hold several records, so that chance alone seldom repeats an order
         plan = case.plan(shuffle_mb=40)
@@ -261,7 +179,7 @@ def test_epochs_and_seeds_differ():
 def walk_of(case: Case, number: int) -> list[int]:
     """The rows in the order in which they are read: windows of one record each shuffle nothing."""
     whole = dataclasses.replace(case.index, length=np.full(case.records, MB))
-    options = dataclasses.replace(case.sampling, shuffle_mb=1, balanced=False, drop_remainder=False)
+    options = dataclasses.replace(case.sampling, shuffle_mb=1, **PLAIN)
     return flat(epoch(Plan(whole, options), number))
 
 
@@ -272,7 +190,7 @@ def test_shards_are_read_one_after_another_in_an_order_that_changes():
         for number in range(4):
             walk = walk_of(case, number)
             shards = [shard for shard, _ in itertools.groupby(case.index.shard[walk].tolist())]
-            assert len(shards) == len(set(shards)), (case, "a shard is left and come back to")
+            assert len(shards) == len(set(shards)), (case, "a shard is left and read again")
             for shard in shards:
                 rows = [row for row in walk if case.index.shard[row] == shard]
                 assert rows == sorted(rows), case
@@ -281,13 +199,16 @@ def test_shards_are_read_one_after_another_in_an_order_that_changes():
     assert changed > 100
 
 
-def test_a_record_is_never_used_outside_its_window():
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_record_is_never_used_outside_its_window(balanced):
     several = moved = 0
-    for case in cases(250, training=True, balanced=False, drop_remainder=False):
+    for case in cases(250, training=True, balanced=balanced, drop_remainder=False):
         limit = case.sampling.shuffle_mb * MB
         plan = case.plan()
         for number in (0, 3):
-            walk, order = walk_of(case, number), flat(epoch(plan, number))
+            order = flat(epoch(plan, number))
+            place = {row: at for at, row in enumerate(walk_of(case, number))}
+            walk = sorted(order, key=place.__getitem__)
             window = (np.cumsum(case.index.length[walk]) // limit).tolist()
             begin = 0
             for _, members in itertools.groupby(window):
@@ -299,7 +220,7 @@ def test_a_record_is_never_used_outside_its_window():
                 begin = end
             assert begin == len(order)
     assert several > 500
-    assert moved > 0.7 * several
+    assert moved > 0.6 * several  # a window may be in stored order by chance, or hold repeats of one record
 
 
 def test_within_its_window_a_record_may_come_at_any_place():
@@ -315,22 +236,20 @@ def test_within_its_window_a_record_may_come_at_any_place():
 def test_balanced_classes_have_equal_shares_and_examples_equal_turns():
     unlike = 0
     for case in cases(200, training=True, balanced=True, drop_remainder=False):
-        for plan in case.plans():
-            labels = case.index.label
-            times: collections.Counter[int] = collections.Counter(dict.fromkeys(plan.rows.tolist(), 0))
-            for number in range(7):
-                rows = flat(epoch(plan, number))
-                assert len(rows) == len(plan.rows), case
-                shares = collections.Counter(labels[rows].tolist())
-                assert set(shares) == set(labels[plan.rows].tolist()), case
-                assert max(shares.values()) - min(shares.values()) <= 1, (case, number, shares)
-                times.update(rows)
-                assert set(times) == set(plan.rows.tolist()), (case, "a row of another replica")
-                for label in set(labels[plan.rows].tolist()):
-                    turns = [times[row] for row in plan.rows.tolist() if labels[row] == label]
-                    assert max(turns) - min(turns) <= 1, (case, number, label)
-            stored = collections.Counter(labels[plan.rows].tolist())
-            unlike += max(stored.values()) > 2 * min(stored.values())
+        plan, labels = case.plan(), case.index.label
+        times = np.zeros(case.records, int)
+        stored = np.bincount(labels)
+        present = stored > 0
+        for number in range(7):
+            rows = flat(epoch(plan, number))
+            assert len(rows) == case.records, case
+            shares = np.bincount(labels[rows], minlength=len(stored))
+            assert not shares[~present].any(), case
+            assert np.ptp(shares[present]) <= 1, (case, number, shares)
+            np.add.at(times, rows, 1)
+            for label in np.flatnonzero(present):
+                assert np.ptp(times[labels == label]) <= 1, (case, number, label)
+        unlike += stored.max() > 2 * stored[present].min()
     assert unlike > 50
 
 
@@ -340,67 +259,43 @@ def test_balanced_with_equal_classes_uses_each_example_once():
     assert [sorted(flat(epoch(plan, number))) for number in range(3)] == [list(range(30))] * 3
 
 
-def test_windows_hold_for_balanced_orders_too():
-    for case in cases(100, training=True, balanced=True, drop_remainder=False):
-        limit = case.sampling.shuffle_mb * MB
-        order = flat(epoch(case.plan(), 1))
-        place = {shard: at for at, shard in enumerate(dict.fromkeys(case.index.shard[walk_of(case, 1)].tolist()))}
-        walk = sorted(order, key=lambda row: (place[int(case.index.shard[row])], row))
-        window = (np.cumsum(case.index.length[walk]) // limit).tolist()
-        begin = 0
-        for _, members in itertools.groupby(window):
-            end = begin + len(list(members))
-            assert sorted(order[begin:end]) == sorted(walk[begin:end]), case
-            begin = end
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_batches_of_one_bucket_each_use_every_example_once(training):
     dropped = mixed = 0
     for case in cases(300, training=training, balanced=False):
         size, drop = case.sampling.batch_size, case.sampling.drop_remainder
         bucket = np.random.default_rng(case.number).integers(0, 5, case.records)
-        used: collections.Counter[int] = collections.Counter()
-        for replica in range(case.sampling.replicas):
-            rows = case.plan(drop_remainder=False, replica=replica).rows
-            counts = np.bincount(bucket[rows], minlength=5)
-            if drop and max(counts) < size:
-                with pytest.raises(InputError, match="drop_remainder=True leaves no batch"):
-                    case.plan(bucket, replica=replica)
-                continue
-            plan = case.plan(bucket, replica=replica)
-            batches = epoch(plan, 1)
-            lengths = [len(batch) for batch in batches]
-            assert all(len(set(bucket[batch].tolist())) == 1 for batch in batches), case
-            assert plan.uniform == (set(lengths) == {size}), case
-            found = np.bincount(bucket[flat(batches)], minlength=5)
-            if drop:
-                assert set(lengths) == {size}, case
-                np.testing.assert_array_equal(found, counts // size * size)
-                dropped += 1
-            else:
-                np.testing.assert_array_equal(found, counts)
-                per_bucket = collections.defaultdict(list)
-                for batch in batches:
-                    per_bucket[int(bucket[batch[0]])].append(len(batch))
-                assert all(set(sizes[:-1]) <= {size} for sizes in per_bucket.values()), case
-            if training:
-                in_a_row = len([key for key, _ in itertools.groupby(bucket[batch[0]] for batch in batches)])
-                mixed += in_a_row > len({int(bucket[batch[0]]) for batch in batches})
-            else:
-                assert batches == sorted(batches, key=lambda batch: (bucket[batch[0]], batch[0])), case
-                assert all(batch == sorted(batch) for batch in batches), case
-            used.update(flat(batches))
-        assert max(used.values(), default=1) == 1, case
-        assert drop or len(used) == case.records, case
+        counts = np.bincount(bucket, minlength=5)
+        if drop and max(counts) < size:
+            with pytest.raises(InputError, match="drop_remainder=True leaves no batch"):
+                case.plan(bucket)
+            continue
+        plan = case.plan(bucket)
+        batches = epoch(plan, 1)
+        lengths = [len(batch) for batch in batches]
+        assert all(len(set(bucket[batch].tolist())) == 1 for batch in batches), case
+        assert plan.uniform == (set(lengths) == {size}), case
+        assert len(set(flat(batches))) == len(flat(batches)), case
+        np.testing.assert_array_equal(
+            np.bincount(bucket[flat(batches)], minlength=5), counts // size * size if drop else counts
+        )
+        of_bucket = [int(bucket[batch[0]]) for batch in batches]
+        for one in set(of_bucket):
+            sizes = [length for length, other in zip(lengths, of_bucket, strict=True) if other == one]
+            assert set(sizes[:-1]) <= {size}, case
+        dropped += drop
+        if training:
+            mixed += len(list(itertools.groupby(of_bucket))) > len(set(of_bucket))
+        else:
+            assert batches == sorted(batches, key=lambda batch: (bucket[batch[0]], batch[0])), case
+            assert all(batch == sorted(batch) for batch in batches), case
     assert dropped > 20
     assert not training or mixed > 50
 
 
 def test_bucketed_training_uses_an_example_near_its_place_in_the_order():
     """A batch comes as soon as its last member would have: no bucket is kept for the end of the epoch."""
-    fixed = {"training": True, "balanced": False, "drop_remainder": False, "replicas": 1, "batch_size": 3}
-    case = next(case for case in cases(50, **fixed) if case.records > 100)
+    case = next(case for case in cases(50, **PLAIN, training=True, batch_size=3) if case.records > 100)
     bucket = np.arange(case.records) % 3
     place = {row: at for at, row in enumerate(flat(epoch(case.plan(), 0)))}
     last = [max(place[row] for row in batch) for batch in epoch(case.plan(bucket), 0)]
@@ -428,9 +323,6 @@ BAD = [
     ({"seed": -1}, "seed=-1: expected a whole number of at least 0"),
     ({"seed": None}, "seed=None: expected a whole number of at least 0"),
     ({"shuffle_mb": 0}, "shuffle_mb=0: expected a whole number of at least 1"),
-    ({"replicas": 0}, "replicas=0: expected a whole number of at least 1"),
-    ({"replica": -1, "replicas": 2}, "replica=-1: expected a whole number of at least 0"),
-    ({"replica": 2, "replicas": 2}, "replica=2 of replicas=2: expected 0 to 1"),
     ({"balanced": True}, "balanced=True repeats and leaves out examples; it is for training=True only"),
 ]
 
@@ -443,8 +335,6 @@ def test_a_bad_value_is_named(options, message):
 
 def test_what_does_not_go_together_is_refused():
     index = index_of([0, 0, 1])
-    with pytest.raises(InputError, match="4 replicas cannot share 3 examples"):
-        Plan(index, Sampling(replicas=4))
     with pytest.raises(InputError, match="drop_remainder=True leaves no batch: 3 examples in batches of 4"):
         Plan(index, Sampling(4, drop_remainder=True))
     with pytest.raises(InputError, match="needs a fixed image_size"):

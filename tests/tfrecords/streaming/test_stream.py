@@ -203,7 +203,6 @@ def drawn(number: int) -> dict:
         "seed": int(rng.integers(0, 2**33)),
         "epochs": 3,
         "drop_remainder": bool(number % 3 == 1),
-        "replicas": int(rng.integers(1, 4)),
         "cache": ("none", "memory", "auto")[number % 3],
         "metadata": True,
     }
@@ -237,22 +236,6 @@ def test_a_stream_is_a_pure_function_of_its_options(made, data, number):
                 np.testing.assert_array_equal(image[:height, :width], pixels)
             else:
                 np.testing.assert_array_equal(image, fitted(pixels, (options["image_size"],) * 2))
-
-
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("options", [{"training": True}, {}, {"training": True, "image_size": None}], ids=str)
-def test_replicas_share_out_the_examples(made, data, replicas, options):
-    options = {"image_size": 8, "batch_size": 4, "epochs": 2, "metadata": True, **options}
-    parts = [batches(data.stream("train", **options, replica=at, replicas=replicas)) for at in range(replicas)]
-    paths = [record.path for record, _ in made.expected["full"]["train"]]
-    seen = [path for part in parts for batch in part for path in batch.paths]
-    assert sorted(seen) == sorted(paths * 2)
-    if options["image_size"] is not None:
-        assert len({len(part) for part in parts}) == 1
-        for epoch in range(2):
-            half = len(parts[0]) // 2
-            once = [path for part in parts for batch in part[epoch * half :][:half] for path in batch.paths]
-            assert sorted(once) == sorted(paths)
 
 
 def test_the_order_of_a_seed_is_this_one(data):
@@ -346,8 +329,6 @@ def test_the_batch_dimension_is_static_where_every_batch_is_full(data):
         (11, {}, True),
         (10, {}, False),
         (10, {"drop_remainder": True}, True),
-        (8, {"replicas": 2}, False),
-        (8, {"replicas": 2, "drop_remainder": True}, True),
     ):
         spec = data.stream("train", image_size=8, batch_size=batch_size, **options).element_spec
         assert spec[0].shape.as_list() == [batch_size if static else None, 8, 8, 1]
@@ -573,7 +554,7 @@ def test_a_rung_is_chosen_for_the_job_s_own_data_sets(phantom_set):
 
 def test_a_preprocessed_set_streams_every_image_once(phantom_set):
     for split in phantom_set.splits:
-        for options in ({"image_size": 32}, {"image_size": None, "rung": "128"}, {"image_size": 16, "replicas": 1}):
+        for options in ({"image_size": 32}, {"image_size": None, "rung": "128"}, {"image_size": 16}):
             found = batches(phantom_set.stream(split, **options, training=True, epochs=1, metadata=True))
             paths = [path for batch in found for path in batch.paths]
             assert len(set(paths)) == len(paths) == phantom_set.images(split)

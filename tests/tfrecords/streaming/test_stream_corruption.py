@@ -220,15 +220,6 @@ def test_skipping_in_any_order_of_batches(dataset, options):
     assert sorted(paths_of(batches)) == sorted(everything(dataset)[1:])
 
 
-def test_two_replicas_skip_the_same(dataset):
-    flip(dataset.shard(), 400)
-    seen = []
-    for replica in range(2):
-        with pytest.warns(UserWarning, match="skipped 1 of 5 records"):
-            seen += paths_of(stream(dataset, on_corrupt="skip", replica=replica, replicas=2))
-    assert sorted(seen) == sorted(everything(dataset)[1:])
-
-
 def test_several_faults_are_all_counted_and_the_first_is_named(dataset):
     flip(dataset.shard(), 400)
     flip(dataset.shard(), frames_after_damage(dataset) + 300)

@@ -24,8 +24,6 @@ WHOLE = {
     "batch_size": 1,
     "seed": 0,
     "shuffle_mb": 1,
-    "replica": 0,
-    "replicas": 1,
 }
 """Options that are whole numbers, and the least they can be."""
 
@@ -73,7 +71,6 @@ def test_an_image_size_of_another_kind_is_refused(value):
         ("channels", 2, "expected 1, 3 or None"),
         ("channels", 0, "expected 1, 3 or None"),
         ("channels", "3", "expected 1, 3 or None"),
-        ("data_service", "host:5050", "expected an address such as grpc://host:5050"),
     ],
 )
 def test_a_value_that_is_none_of_the_allowed_is_named(name, value, expected):
@@ -88,7 +85,6 @@ def test_a_value_that_is_none_of_the_allowed_is_named(name, value, expected):
         *((name, value) for name in ("sample_weights", "metadata") for value in ("no", 1, None)),
         ("channels", 1.0),
         ("channels", True),
-        ("data_service", 5050),
         ("cache_dir", 5),
         ("rung", 25.6),
         ("split", None),
@@ -109,10 +105,6 @@ def test_a_cache_folder_may_be_a_path_object(tmp_path):
 def test_options_that_do_not_go_together():
     with pytest.raises(InputError, match=r"balanced=True .* training=True only"):
         StreamOptions("train", balanced=True)
-    with pytest.raises(InputError, match=r"data_service does not keep the order .* training=True only"):
-        StreamOptions("train", data_service="grpc://host:5050")
-    with pytest.raises(InputError, match=r"^replica=3 of replicas=3: expected 0 to 2$"):
-        StreamOptions("train", replica=3, replicas=3)
 
 
 def test_an_unknown_option_is_named_with_those_there_are():
@@ -150,7 +142,7 @@ def test_what_follows_from_options(monkeypatch):
     assert StreamOptions("train", cache_dir="/some/place").cache_folder == Path("/some/place")
     monkeypatch.setenv("CXR_CACHE_DIR", "/another/place")
     assert StreamOptions("train").cache_folder == Path("/another/place")
-    sampling = Sampling(7, True, 5, 9, True, True, 1, 2)
+    sampling = Sampling(7, True, 5, 9, True, True)
     options = StreamOptions(
         "train",
         batch_size=7,
@@ -159,8 +151,6 @@ def test_what_follows_from_options(monkeypatch):
         shuffle_mb=9,
         balanced=True,
         drop_remainder=True,
-        replica=1,
-        replicas=2,
     )
     assert options.sampling == sampling
 
@@ -182,11 +172,8 @@ def test_what_follows_from_options(monkeypatch):
             cache="disk",
             cache_dir="/tmp/somewhere",
             on_corrupt="skip",
-            replica=2,
-            replicas=3,
             threads=2,
             prefetch=9,
-            data_service="grpc://localhost:5050",
         ),
     ],
     ids=lambda options: options.split,
