@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import InputError, MissingExtraError
-from tfrecords.events import is_event_file
+from cxr.events import is_event_file
 from tfrecords.format.shards import MANIFEST_NAME
 
 FIRST_PORT = 6006
