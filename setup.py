@@ -16,6 +16,7 @@ BASE = [
     "pillow>=12.1.1,<13",
     "tqdm>=4.66",
     "tabulate>=0.9",
+    "jinja2>=3.1",
 ]
 EXTRAS = {
     # What runs the preprocessing job and its workers: no TensorFlow.
@@ -62,6 +63,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["cxr*", "tfrecords*", "beam_jobs*", "phantoms*", "trainer*", "tuner*"]),
+    package_data={"": ["*.html", "*.css"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cxr=cxr.cli:main"]},

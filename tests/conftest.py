@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,65 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Page(HTMLParser):
+    """A page of a report: fails unless tags close, ids are unique, and all it refers to is in the page.
+
+    Attributes:
+      tags: names of the elements, in order.
+      words: texts between tags; `text` joins them.
+    """
+
+    VOID = frozenset({"meta", "img", "br", "link", "hr", "input"})
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self._references: set[str] = set()
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self._open
+        assert len(self.ids) == len(set(self.ids))
+        assert self._references <= set(self.ids)
+        assert not re.search(r"(?<!xmlns=\")(?<!xmlns:xlink=\")https?://", self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href"):
+                assert value.startswith(("#", "data:image/jpeg;base64,"))
+            self._references |= {"".join(found) for found in re.findall(r"url\(#([^)]*)\)|^#([a-z].*)", value or "")}
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_data(self, data):
+        if self._open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="session")
+def read_page() -> type[Page]:
+    """`read_page(path)` reads and checks a page."""
+    return Page
 
 
 @pytest.fixture(scope="session")

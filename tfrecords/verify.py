@@ -31,7 +31,15 @@ from tfrecords.format.manifest import (
 )
 from tfrecords.format.rules import Rules
 from tfrecords.format.shard_index import MEND, TEXTS, IndexWriter, read_numbers, read_texts
-from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, REJECTS_NAME, index_path, is_rung_name, is_shard_name
+from tfrecords.format.shards import (
+    AUDIT_NAME,
+    AUDIT_PAGE_NAME,
+    FULL_RUNG,
+    REJECTS_NAME,
+    index_path,
+    is_rung_name,
+    is_shard_name,
+)
 from tfrecords.format.tfds_metadata import tfds_files
 from tfrecords.images import codec
 
@@ -224,11 +232,11 @@ def _run(tasks: list, manifest: Manifest, deep: bool, workers: int) -> Iterator[
 def _check_files(root: Path, manifest: Manifest) -> list[str]:
     """Files that are missing, damaged or too many, and TFDS metadata that says something else than the manifest."""
     faults: list[str] = []
-    for name in (AUDIT_NAME, REJECTS_NAME):
+    for name in (AUDIT_NAME, AUDIT_PAGE_NAME, REJECTS_NAME):
         try:
             data = (root / name).read_bytes()
             text = data.decode()
-            for part in [text] if name == AUDIT_NAME else text.splitlines():
+            for part in {AUDIT_NAME: [text], REJECTS_NAME: text.splitlines()}.get(name, []):
                 json.loads(part)
         except FileNotFoundError:
             faults.append(f"{root / name}: missing")

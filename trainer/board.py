@@ -19,9 +19,9 @@ from pathlib import Path
 from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import InputError, MissingExtraError
+from cxr.events import is_event_file
 from cxr.kinds import Flag, Text, Whole, directory
 from cxr.options import Options, option, options
-from tfrecords.events import is_event_file
 from tfrecords.format.shards import MANIFEST_NAME
 
 FIRST_PORT = 6006

@@ -108,7 +108,7 @@ def summarize(search: SearchResult, top: int = _TOP, importances: Importances | 
 
     from tuner.report.importance import hyperparameter_importance
     from tuner.report.search_words import comparable, described, headline, mattered, shorter_than_others, standing
-    from tuner.report.tables import IN_HEAD, NUMBERS, failures, ranking, shown_hyperparameters
+    from tuner.report.trial_rows import IN_HEAD, NUMBERS, failures, ranking, shown_hyperparameters
 
     importances = importances or hyperparameter_importance(search)
     head, rows = ranking(search, shown_hyperparameters(search, importances.names, _COLUMNS, IN_HEAD), top)

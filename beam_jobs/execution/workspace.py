@@ -30,7 +30,7 @@ import blake3
 from cxr.errors import DatasetError, OutputError
 from cxr.files import is_temporary, locked, read_json, remove_temporary, sync, write_atomically
 from tfrecords.format.manifest import Manifest, read_manifest
-from tfrecords.format.shards import AUDIT_NAME, MANIFEST_NAME, REJECTS_NAME
+from tfrecords.format.shards import AUDIT_NAME, AUDIT_PAGE_NAME, MANIFEST_NAME, REJECTS_NAME
 
 WORK_NAME = ".work"
 _OURS = "cxr-stream job"
@@ -192,7 +192,7 @@ class Workspace:
             if new.exists():  # else moved before an interruption
                 sync(new)
                 new.replace(place)
-        for name in (AUDIT_NAME, REJECTS_NAME, MANIFEST_NAME):
+        for name in (AUDIT_NAME, AUDIT_PAGE_NAME, REJECTS_NAME, MANIFEST_NAME):
             if (self.build / name).exists():
                 (self.build / name).replace(self.output / name)
         self.close()

@@ -40,6 +40,7 @@ def closing_report(summary: JobSummary, output: str) -> str:
         parts.append(
             f"done in {format_seconds(summary.seconds)}{speed}{kept}\n"
             f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}\n"
+            f"audit:       {output}/audit.html\n"
         )
         if summary.logged:
             parts[-1] += f"in pictures: cxr board {output}"

@@ -14,6 +14,7 @@ from beam_jobs.execution.shard_writer import ShardResult, ShardSettings, Written
 from beam_jobs.planning.headers import IndexRow
 from beam_jobs.planning.plan import Plan, PlannedImage
 from beam_jobs.results.audit import AuditImage, audit
+from beam_jobs.results.audit_page import audit_page
 from cxr.files import write_atomically
 from tfrecords.format.manifest import (
     ImageEntry,
@@ -25,7 +26,7 @@ from tfrecords.format.manifest import (
     fingerprint,
     size_histogram,
 )
-from tfrecords.format.shards import AUDIT_NAME, MANIFEST_NAME, REJECTS_NAME
+from tfrecords.format.shards import AUDIT_NAME, AUDIT_PAGE_NAME, MANIFEST_NAME, REJECTS_NAME
 from tfrecords.format.tfds_metadata import write_tfds_metadata
 
 
@@ -60,6 +61,7 @@ def finish(
     lines += [{"path": path, "kind": "duplicate", "reason": reason} for path, reason in sorted(dropped)]
     sidecars = {
         AUDIT_NAME: _write_sidecar(build / AUDIT_NAME, json.dumps(report, indent=2) + "\n"),
+        AUDIT_PAGE_NAME: _write_sidecar(build / AUDIT_PAGE_NAME, audit_page(settings.name, report)),
         REJECTS_NAME: _write_sidecar(build / REJECTS_NAME, "".join(json.dumps(line) + "\n" for line in lines)),
     }
     manifest = _make_manifest(job, kind, settings, plan, planned, results, written, sidecars)

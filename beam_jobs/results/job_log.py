@@ -23,7 +23,7 @@ from beam_jobs.execution.progress import read_progress
 from beam_jobs.execution.workspace import Workspace
 from beam_jobs.results.closing_report import audit_text
 from cxr.errors import CxrError, MissingExtraError
-from tfrecords.events import EventWriter, is_event_file
+from cxr.events import EventWriter, is_event_file
 from tfrecords.format.manifest import Manifest
 from tfrecords.inspect import contact_sheet
 from tfrecords.summary import manifest_tables

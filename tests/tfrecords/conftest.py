@@ -31,7 +31,15 @@ from tfrecords.format.manifest import (
 )
 from tfrecords.format.schema import Record
 from tfrecords.format.shard_index import IndexWriter
-from tfrecords.format.shards import AUDIT_NAME, FULL_RUNG, MANIFEST_NAME, REJECTS_NAME, index_path, rung_name
+from tfrecords.format.shards import (
+    AUDIT_NAME,
+    AUDIT_PAGE_NAME,
+    FULL_RUNG,
+    MANIFEST_NAME,
+    REJECTS_NAME,
+    index_path,
+    rung_name,
+)
 from tfrecords.format.tfds_metadata import write_tfds_metadata
 from tfrecords.images import codec
 
@@ -151,6 +159,7 @@ def make_dataset(
     full = expected[FULL_RUNG]
     sidecars = {
         AUDIT_NAME: json.dumps({"warnings": ["SHORTCUT: the label can be read off the encoding"]}),
+        AUDIT_PAGE_NAME: "<!DOCTYPE html><title>audit</title>",
         REJECTS_NAME: json.dumps({"path": "bad.jpeg", "kind": "unreadable", "reason": "empty"}) + "\n",
     }
     manifest = Manifest(

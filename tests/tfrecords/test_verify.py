@@ -411,7 +411,7 @@ def test_missing_and_damaged_reports(dataset, name, content, fault):
     only(verify(dataset.root), rf"{path}: {fault}")
 
 
-@pytest.mark.parametrize("name", ["audit.json", "rejects.jsonl"])
+@pytest.mark.parametrize("name", ["audit.json", "audit.html", "rejects.jsonl"])
 def test_a_report_that_was_edited(dataset, name):
     path = dataset.root / name
     path.write_bytes(path.read_bytes().replace(b"e", b"a"))
@@ -423,6 +423,7 @@ def test_a_report_that_the_manifest_does_not_name(dataset):
     only(
         verify(dataset.root),
         rf"{dataset.root}/audit.json: the checksum is .*; the manifest says nothing$",
+        rf"{dataset.root}/audit.html: the checksum is .*; the manifest says nothing$",
         rf"{dataset.root}/rejects.jsonl: the checksum is .*; the manifest says nothing$",
     )
 

@@ -84,7 +84,8 @@ class Manifest:
         of what is in it (`fingerprint`).
       options: the options of the job that change the result.
       versions: of the software that wrote it.
-      sidecars: BLAKE3 of the reports beside the manifest, by file name: `audit.json` and `rejects.jsonl`.
+      sidecars: BLAKE3 of the reports beside the manifest, by file name: `audit.json`, `audit.html`
+        and `rejects.jsonl`.
       schema_version: of the feature table.
     """
 

@@ -1,7 +1,7 @@
 """How the files of a data set are named and where they lie.
 
 DIR/manifest.json           written last: a directory without it is not a data set
-DIR/audit.json              what the audit found
+DIR/audit.json, audit.html  findings of the audit, for programs and as a page
 DIR/rejects.jsonl           one line for each image that is not in the data set, with the reason
 DIR/full/  DIR/512/ ...     one folder for each rung: TFDS metadata, the shards, and an index beside each shard
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 MANIFEST_NAME = "manifest.json"
 AUDIT_NAME = "audit.json"
+AUDIT_PAGE_NAME = "audit.html"
 REJECTS_NAME = "rejects.jsonl"
 FULL_RUNG = "full"
 

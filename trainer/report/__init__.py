@@ -1,10 +1,10 @@
 """The report of an evaluation: one page for a reader, pictures for slides, and the same in TensorBoard.
 
-plots, style     figures, drawn without any undefined value stopping them
-gallery          the images shown, and where the model looked
-words            what the figures say in sentences
-sections, markup the page
-board            TensorBoard
+evaluation_plots  figures, drawn whatever is undefined
+gallery           the images shown, and where the model looked (gradcam)
+evaluation_words  results in sentences
+evaluation_page   data of the page; its template is evaluation.html
+evaluation_log    TensorBoard
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from PIL import Image
 
 from cxr.errors import OutputError
 from cxr.files import write_atomically
+from cxr.page import DISCLAIMER, render
+from cxr.page.figures import to_pixels, to_svg
 from trainer.evaluation.metrics import classification_report
-from trainer.report import plots, sections
+from trainer.report import evaluation_plots as plots
 from trainer.report.evaluation_log import write_board
+from trainer.report.evaluation_page import gallery_data, page_data
 from trainer.report.gallery import choose_examples, contact_sheet, read_pictures
-from trainer.report.markup import Html, element, join, page, paragraph
-from trainer.report.markup import plots as beside
-from trainer.report.style import to_pixels, to_svg
 
 if TYPE_CHECKING:
     import keras
@@ -78,33 +78,24 @@ def write_report(
             slides[name] = sheet
     report = classification_report(predictions, point.apply(predictions))
 
-    svg = {name: to_svg(figures[name], name, _DESCRIPTIONS[name]) for name in figures if name not in _IN_PANELS}
-    causes = sections.causes_section(predictions, point, metrics)
-    content = [
-        ("What was evaluated", sections.what_was_evaluated(run, data, metrics)),
-        ("The result", sections.the_result(run, data, metrics)),
-        ("Metrics", sections.metrics_table(metrics)),
-        ("Right and wrong, counted", _confusion(metrics, report)),
-        ("Curves", beside(svg["roc"], svg["pr"], svg["calibration"], svg["scores"], captions=_CAPTIONS)),
-        ("Training", sections.history_section(_history(history, best_epoch), run)),
-        ("Under shifts of the images", sections.shifts_section(metrics, svg.get("shifts"))),
-        *([("By cause", causes)] if causes else []),
-        ("The worst mistakes", sections.gallery_section(groups, pictures, predictions, why_no_heat, True)),
-        ("Some right answers", sections.gallery_section(groups, pictures, predictions, why_no_heat, False)),
-        ("How it was made", sections.how_it_was_made(run, data, metrics)),
-    ]
-    title = f"{run.name} on {metrics['split']}"
+    text = render(
+        Path(__file__).with_name("evaluation.html"),
+        f"Evaluation of {run.name} on {metrics['split']}",
+        DISCLAIMER,
+        **page_data(run, data, predictions, point, metrics),
+        svg={name: to_svg(figures[name], name, _DESCRIPTIONS[name]) for name in figures if name not in _IN_PANELS},
+        confusion=_confusion_panels(metrics),
+        history=_history_panels(history, best_epoch),
+        classification_report=report,
+        mistakes=gallery_data(groups, pictures, predictions, True),
+        right_answers=gallery_data(groups, pictures, predictions, False),
+        why_no_heat=why_no_heat,
+    )
+    board = run.tensorboard / "evaluation" / metrics["split"]
     try:
-        write_atomically(folder / REPORT_NAME, page(f"Evaluation of {title}", sections.DISCLAIMER, content))
+        write_atomically(folder / REPORT_NAME, text)
         _save_slides(folder / PLOTS_NAME, slides)
-        write_board(
-            run.tensorboard / "evaluation" / metrics["split"],
-            predictions,
-            metrics,
-            report,
-            slides,
-            int(best_epoch or 0),
-        )
+        write_board(board, predictions, metrics, report, slides, int(best_epoch or 0))
     except OSError as error:
         raise OutputError(f"the report in {folder} cannot be written: {error.strerror or error}") from error
 
@@ -132,32 +123,25 @@ def draw(
     return figures
 
 
-def _confusion(metrics: Mapping[str, Any], report: str) -> Html:
-    """A panel a figure, so that they stand beside or below each other; and scikit-learn's table."""
-    parts = []
-    for number, (title, table) in enumerate(plots.confusion_tables(metrics).items()):
-        for kind in _cells(metrics):
-            figure = plots.confusion_figure({title: table}, (kind,))
-            parts.append(to_svg(figure, f"confusion{number}{kind}", f"confusion matrix {title} {kind}"))
-    return join(
-        [
-            paragraph("Each row is what is true, each column what the model said; what lies on the diagonal is right."),
-            beside(*parts, small=len(parts) > 2),
-            element("h3", "Classification report"),
-            paragraph("By scikit-learn, which writes 0 where a figure is undefined.", class_="muted"),
-            element("pre", report),
-        ]
-    )
+def _confusion_panels(metrics: Mapping[str, Any]) -> list[str]:
+    """A figure for each panel, so that the page can place them beside or below each other."""
+    return [
+        to_svg(
+            plots.confusion_figure({title: table}, (kind,)),
+            f"confusion{number}{kind}",
+            f"confusion matrix {title} {kind}",
+        )
+        for number, (title, table) in enumerate(plots.confusion_tables(metrics).items())
+        for kind in _cells(metrics)
+    ]
 
 
 def _cells(metrics: Mapping[str, Any]) -> tuple[plots.Cells, ...]:
     return ("both",) if isinstance(metrics["confusion"], Mapping) else ("images", "share")
 
 
-def _history(history: list[dict[str, float]], best_epoch: int | None) -> list[str]:
-    if not history:
-        return []
-    panels = {"loss": "loss by epoch", "auc": "AUC and accuracy by epoch"}
+def _history_panels(history: list[dict[str, float]], best_epoch: int | None) -> list[str]:
+    panels = {"loss": "loss by epoch", "auc": "AUC and accuracy by epoch"} if history else {}
     return [
         to_svg(plots.history_figure(history, best_epoch, [panel]), f"history{panel}", description)
         for panel, description in panels.items()
@@ -174,15 +158,9 @@ def _save_slides(folder: Path, slides: Mapping[str, np.ndarray]) -> None:
 
 
 _IN_PANELS = ("confusion", "history")
-"""Figures of several panels, which the page has one by one so that they fit a telephone."""
+"""Figures of several panels; the page shows the panels one by one, so that they fit a telephone."""
 _DESCRIPTIONS = {
     "roc": "ROC curve", "pr": "precision-recall curve", "confusion": "confusion matrix", "calibration": "calibration",
     "scores": "histogram of the probabilities", "history": "training history", "shifts": "metrics under shifts",
     "mistakes": "the worst mistakes", "gradcam": "where the model looked when it was right",
 }  # fmt: skip
-_CAPTIONS = (
-    "The further up and left, the better; the dotted line is guessing. The dot is where the threshold puts it.",
-    "How many of the alarms are right, against how many findings are found.",
-    "On the dotted line, of the images given 70 %, 70 % have it. Below: how many images get such a probability.",
-    "A good model keeps the two apart; what lies on the wrong side of the threshold is a mistake.",
-)

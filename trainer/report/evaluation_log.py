@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords.events import EventWriter, is_event_file
+from cxr.events import EventWriter, is_event_file
+from cxr.page import number
 from trainer.evaluation.predictions import Predictions
-from trainer.report.plots import SHIFT_METRICS, curve_labels
-from trainer.report.words import headline, interval, metric_name, number, rule_text, shift_sentence
+from trainer.report.evaluation_plots import SHIFT_METRICS, curve_labels
+from trainer.report.evaluation_words import headline, interval, metric_name, rule_text, shift_sentence
 
 SLIDES = ("roc", "pr", "confusion", "calibration", "scores", "shifts", "mistakes", "gradcam")
 """Pictures shown there, where they were drawn."""

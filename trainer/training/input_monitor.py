@@ -19,7 +19,6 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -27,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from cxr.errors import InputError
+from cxr.events import EventWriter
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Counter:
 class InputMonitor(keras.callbacks.Callback):
     """Logs how long training waits for input, and images/s, to TensorBoard and to the epoch's logs.
 
-        monitor = InputMonitor(log_dir)
+        monitor = InputMonitor(events)
         model.fit(monitor.watch(dataset), callbacks=[monitor])
 
     Scalars, each over the time since the last report and under the number of the training step:
@@ -133,7 +133,7 @@ class InputMonitor(keras.callbacks.Callback):
     of the steps, where no wait can be measured; put the weights in the dataset, as its third component.
 
     Args:
-      log_dir: folder of the TensorBoard event file; None writes none.
+      events: writer of the event file, which the caller closes; None writes none.
       every: training batches between two reports.
       first_step: training steps done before, by which reports are numbered; None asks the optimizer.
 
@@ -143,15 +143,14 @@ class InputMonitor(keras.callbacks.Callback):
 
     async_safe = True  # Keras awaits the results of each step for callbacks that do not say so
 
-    def __init__(self, log_dir: str | Path | None = None, every: int = 50, first_step: int | None = None):
+    def __init__(self, events: EventWriter | None = None, every: int = 50, first_step: int | None = None):
         super().__init__()
         if every < 1:
             raise ValueError(f"every must be at least 1 batch; received {every}")
-        self.log_dir = log_dir
+        self.events = events
         self.every = every
         self._given_step = first_step
         self._counter = _Counter()
-        self._writer: Any = None
         self._begin_fit()
 
     def _begin_fit(self) -> None:
@@ -167,8 +166,7 @@ class InputMonitor(keras.callbacks.Callback):
         self._before = self._asked_before = 0  # batches handed over and asked for before this epoch
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy starts without the model, and without a writer, which cannot be copied and which a failed fit leaves.
-        return {**self.__dict__, "_model": None, "_writer": None}
+        return {**self.__dict__, "_model": None, "events": None}  # a copy has neither: a writer cannot be copied
 
     def watch(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The same dataset, with this monitor at its end.
@@ -224,7 +222,7 @@ class InputMonitor(keras.callbacks.Callback):
         return self._last_epoch.images_per_second
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Opens the event file.
+        """Forgets the fit before.
 
         Raises:
           InputError: the monitor watches no dataset.
@@ -235,8 +233,6 @@ class InputMonitor(keras.callbacks.Callback):
                 "Train on what its watch method returns: model.fit(monitor.watch(dataset), callbacks=[monitor])."
             )
         self._begin_fit()
-        if self.log_dir is not None:
-            self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._step is None:  # not in on_train_begin, where a callback after this one may restore the optimizer
@@ -286,11 +282,6 @@ class InputMonitor(keras.callbacks.Callback):
             logs["input_wait_share"] = self.wait_share
             logs["images_per_second"] = self.images_per_second
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
     @property
     def _first_step(self) -> int:
         """Training steps done before this epoch."""
@@ -306,13 +297,9 @@ class InputMonitor(keras.callbacks.Callback):
 
     def _report(self, step: int) -> None:
         pending, self._pending = self._pending, Tally()
-        if self._writer is None or not pending.batches:
-            return
-        with self._writer.as_default(), tf.summary.record_if(True):  # Keras's TensorBoard may have set its own
-            tf.summary.scalar("input/wait_share", pending.wait_share, step)
-            tf.summary.scalar("input/images_per_second", pending.images_per_second, step)
-            tf.summary.scalar("input/step_milliseconds", pending.step_milliseconds, step)
-        self._writer.flush()
+        if self.events is not None and pending.batches:
+            names = ("wait_share", "images_per_second", "step_milliseconds")
+            self.events.scalars({f"input/{name}": getattr(pending, name) for name in names}, step)
 
     def _check_reader(self, done: int) -> None:
         """Raises InputError unless exactly the batches of the steps done were asked for."""

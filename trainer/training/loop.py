@@ -16,6 +16,7 @@ from typing import Any, Literal
 import keras
 
 from cxr.errors import DatasetError, TrainingError
+from cxr.events import EventWriter
 from tfrecords.dataset import XrayDataset
 from tfrecords.streaming.stream import plain_errors
 from trainer.facts import TRAIN, VALIDATION, check_trainable
@@ -114,13 +115,15 @@ def train(
             position = Position.from_json(read_state(run.last_checkpoint))
         keeper = Keeper(run, position, steps, StopRequest() if stop is None else stop, checkpoint_seconds)
         validation = Validation(data, VALIDATION, config, keeper, **stream)
-        for phase in phases_of(config):
-            if position.epoch >= phase.last or position.ended:
-                continue
-            set_trainable(model, phase.part)
-            warmup = config.warmup_epochs if phase.first == 0 else 0.0
-            compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
-            _run_phase(model, data, phase, position, keeper, validation, options, callbacks, used, quiet)
+        with EventWriter(run.tensorboard / "train") as log, EventWriter(run.tensorboard / "validation") as val_log:
+            for phase in phases_of(config):
+                if position.epoch >= phase.last or position.ended:
+                    continue
+                set_trainable(model, phase.part)
+                warmup = config.warmup_epochs if phase.first == 0 else 0.0
+                compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
+                logs = (log, val_log)
+                _run_phase(model, data, phase, position, keeper, validation, options, callbacks, used, quiet, logs)
         keeper.finish()
     return position.history
 
@@ -136,9 +139,10 @@ def _run_phase(
     callbacks: Sequence[keras.callbacks.Callback],
     devices: int,
     quiet: bool,
+    logs: tuple[EventWriter, EventWriter],
 ) -> None:
     """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
-    run, config, steps = keeper.run, keeper.run.config, keeper.steps
+    config, steps = keeper.run.config, keeper.steps
     keeper.phase_begin, keeper.last_phase = phase.first, phase.last == config.epochs
     if position.epoch == phase.first and not position.step:
         position.waited = position.stalled = 0
@@ -152,29 +156,26 @@ def _run_phase(
         stream = data.stream(TRAIN, first_step=first, **options)
         around: list[keras.callbacks.Callback] = [validation]
         if devices == 1:  # several GPUs make Keras read ahead, where no wait can be measured
-            monitor = InputMonitor(run.tensorboard / "train", every=report_every(steps), first_step=first)
+            monitor = InputMonitor(logs[0], every=report_every(steps), first_step=first)
             stream = monitor.watch(stream)
             around.insert(0, monitor)
-        log = RunLog(run.tensorboard, keeper, sample=None if first else (data, options))
+        log = RunLog(*logs, keeper, sample=None if first else (data, options))
         bar = [] if quiet else [EpochBar(keeper)]
         after = [*callbacks, log, *bar]
-        try:
-            if not count:  # stopped between an epoch's last step and the end of its validation
-                keeper.finish_epoch(model, [validation, *after])
-                continue
-            model.fit(
-                stream,
-                steps_per_epoch=count,
-                initial_epoch=position.epoch,
-                epochs=last,
-                callbacks=[*around, *after, keeper],
-                shuffle=False,
-                verbose=0,
-            )
-            # Keras leaves averaged weights behind where it averages; training goes on from those that the keeper saved
-            position.resumed = position.resumed or config.ema > 0
-        finally:
-            log.close()
+        if not count:  # stopped between an epoch's last step and the end of its validation
+            keeper.finish_epoch(model, [validation, *after])
+            continue
+        model.fit(
+            stream,
+            steps_per_epoch=count,
+            initial_epoch=position.epoch,
+            epochs=last,
+            callbacks=[*around, *after, keeper],
+            shuffle=False,
+            verbose=0,
+        )
+        # Keras leaves averaged weights behind where it averages; training continues from those that the keeper saved
+        position.resumed = position.resumed or config.ema > 0
 
 
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)

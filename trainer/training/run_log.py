@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
+from cxr.events import EventWriter
 from tfrecords.dataset import XrayDataset
-from tfrecords.events import EventWriter
 from trainer.training.classifier import augmented
 from trainer.training.keeper import Keeper, synchronize
 
@@ -29,22 +28,26 @@ class RunLog(keras.callbacks.Callback):
     Below `validation/`: `epoch/...` under the same names, so that both are in one chart.
 
     Args:
-      folder: of the event files.
+      train, validation: writers of the two event files, which the caller closes: a stop leaves Keras's `fit` without
+        its end.
       keeper: knows the step.
       sample: data set and stream options of the batch to show; None shows none.
     """
 
-    def __init__(self, folder: Path, keeper: Keeper, sample: tuple[XrayDataset, dict[str, Any]] | None = None):
+    def __init__(
+        self,
+        train: EventWriter,
+        validation: EventWriter,
+        keeper: Keeper,
+        sample: tuple[XrayDataset, dict[str, Any]] | None = None,
+    ):
         super().__init__()
-        self.folder, self.keeper, self.sample = folder, keeper, sample
+        self.train, self.validation, self.keeper, self.sample = train, validation, keeper, sample
         self.every = report_every(keeper.steps)
-        self._train: EventWriter | None = None
-        self._validation: EventWriter | None = None
         self._first_step = 0
         self._before = (0, {"loss": 0.0, "accuracy": 0.0})
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._open()
         if self.sample is not None:
             self._show_sample(*self.sample)
 
@@ -69,42 +72,30 @@ class RunLog(keras.callbacks.Callback):
             report["step/loss_scale"] = _number(optimizer.dynamic_scale)
             before_phase = self.keeper.phase_begin * self.keeper.steps
             report["step/skipped_steps"] = _number(self.model.steps) - before_phase - _number(optimizer.iterations)
-        self._open()[0].scalars(_finite(report), self.keeper.position.epoch * self.keeper.steps + done)
+        self.train.scalars(_finite(report), self.keeper.position.epoch * self.keeper.steps + done)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
-        train, validation = self._open()
         epoch += 1
-        train.scalars(_finite({f"epoch/{name}": value for name, value in values.items() if "val_" not in name}), epoch)
-        validation.scalars(
+        self.train.scalars(
+            _finite({f"epoch/{name}": value for name, value in values.items() if "val_" not in name}), epoch
+        )
+        self.validation.scalars(
             _finite({f"epoch/{name[4:]}": value for name, value in values.items() if name.startswith("val_")}), epoch
         )
-        train.flush()
-        validation.flush()
-
-    def close(self) -> None:
-        """Closes the event files; a stop leaves Keras's `fit` without its end."""
-        for writer in (self._train, self._validation):
-            if writer is not None:
-                writer.close()
-        self._train = self._validation = None
-
-    def _open(self) -> tuple[EventWriter, EventWriter]:
-        if self._train is None or self._validation is None:
-            self._train, self._validation = (EventWriter(self.folder / name) for name in ("train", "validation"))
-        return self._train, self._validation
+        self.train.flush()
+        self.validation.flush()
 
     def _show_sample(self, data: XrayDataset, options: dict[str, Any]) -> None:
         run = self.keeper.run
         stream = data.stream("train", **{**options, "cache": "none", "epochs": 1, "prefetch": 1, "threads": 1})
         images = next(iter(stream.take(1).as_numpy_iterator()))[0][:SHOWN_IMAGES]
-        train = self._open()[0]
         shown = augmented(self.model, images)
-        train.image("first_batch/as_stored", _bytes(images), 0, "as the stream yields them")
-        train.image("first_batch/as_trained_on", _bytes(shown), 0, "after augmentation and equalisation")
-        train.text("run/config", f"```json\n{json.dumps(run.config.to_json(), indent=2)}\n```", 0)
-        train.text("run/data", f"```json\n{json.dumps(run.facts.to_json(), indent=2)}\n```", 0)
-        train.flush()
+        self.train.image("first_batch/as_stored", _bytes(images), 0, "as the stream yields them")
+        self.train.image("first_batch/as_trained_on", _bytes(shown), 0, "after augmentation and equalisation")
+        self.train.text("run/config", f"```json\n{json.dumps(run.config.to_json(), indent=2)}\n```", 0)
+        self.train.text("run/data", f"```json\n{json.dumps(run.facts.to_json(), indent=2)}\n```", 0)
+        self.train.flush()
 
 
 def report_every(steps: int) -> int:

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams.api_pb2 import (
 )
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-from tfrecords.events import EventWriter
+from cxr.events import EventWriter
 from tuner.record import Record
 from tuner.search_config import SearchConfig
 from tuner.space.space import Space

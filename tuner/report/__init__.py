@@ -1,13 +1,10 @@
 """The report of a search: a page, a table, and the best configuration as a file that `cxr train --config` takes.
 
-importance  which hyperparameters mattered
-pareto      which trials are not beaten in both score and cost
-tables      the search as rows
-words       what was found, in sentences
-plots       figures
-sections    the page
-
-How it looks is the trainer's, see `trainer.report`.
+importance    importance of the hyperparameters
+trial_rows    the search as rows
+search_words  results in sentences
+search_plots  figures
+search_page   data of the page; its template is search.html
 """
 
 from __future__ import annotations
@@ -34,15 +31,15 @@ def write_report(
     finals: Mapping[str, Any] | None = None,
     top: int = 8,
 ) -> Path:
-    """Writes `index.html`, `trials.csv` and, where a trial has a score, `best.json`; replaces those that are there.
+    """Writes `index.html`, `trials.csv` and, if a trial has a score, `best.json`; replaces existing ones.
 
     The page needs no other file and no network.
 
     Args:
       search: finished or not, with any number of trials.
-      folder: made where it does not exist; None for PROJECT/report.
-      importances: of the hyperparameters, where they are known already.
-      finals: what training the best again gave, see `tuner.final_runs`; None where that was not done.
+      folder: created if it does not exist; None for PROJECT/report.
+      importances: of the hyperparameters, if already known.
+      finals: results of the final runs, see `tuner.final_runs`; None if there are none.
       top: trials whose curves stand out from the others, at most 8.
 
     Returns:
@@ -52,11 +49,12 @@ def write_report(
       InputError: the project was made by another version.
       OutputError: a file cannot be written.
     """
-    from tuner.report.tables import to_csv
+    from tuner.report.search_page import search_page
+    from tuner.report.trial_rows import to_csv
 
     folder = folder or search.project / "report"
     importances = importances or hyperparameter_importance(search)
-    text = _page(search, folder / BEST_NAME, importances, finals, top)
+    text = search_page(search, folder / BEST_NAME, importances, finals, top)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TABLE_NAME, to_csv(search))
@@ -70,27 +68,3 @@ def write_report(
             f"the report in {folder} cannot be written: {error.strerror or error}. Give another place by --output DIR"
         ) from error
     return folder
-
-
-def _page(
-    search: SearchResult, best_file: Path, importances: Importances, finals: Mapping[str, Any] | None, top: int
-) -> str:
-    from trainer.report.markup import page
-    from trainer.report.sections import DISCLAIMER
-    from tuner.report import search_sections as sections
-
-    content = [("The result", sections.summary_section(search, best_file))]
-    if finals:
-        from tuner.final_runs import final_rows
-
-        content.append(("The best, trained again", sections.finals_section(finals, *final_rows(finals))))
-    content += [
-        ("Ranking", sections.ranking_section(search, importances)),
-        ("Failed and pruned", sections.failures_section(search)),
-        ("How the search went", sections.course_section(search, top)),
-        ("What mattered", sections.hyperparameters_section(search, importances)),
-        ("What a score costs", sections.cost_section(search)),
-        ("What was searched", sections.space_section(search)),
-        ("The best configuration", sections.best_section(search)),
-    ]
-    return page(f"Search {search.project.resolve().name}", DISCLAIMER, content)

@@ -1,18 +1,16 @@
-"""Which hyperparameters mattered: permutation importance of a random forest (Breiman 2001) fitted to the scores.
+"""Importance of the hyperparameters: permutation importance of a random forest (Breiman 2001) fitted to the scores.
 
-What is fitted are ranks, not scores: one trial that diverged has a loss a thousand times that of the others, and would
-decide all splits; what is asked is what tells good trials from bad ones. A rank does not change with the scale.
-
-Trials of few epochs have low scores, and under Hyperband it is good configurations that get many. Of a configuration
-that was trained several times only the first trial counts, therefore, for its epochs were given before anything was
-known of it; epochs are a variable of the forest beside the hyperparameters, and what they explain alone counts for
-nothing. A trial that was pruned keeps its score: it was pruned because of what it was.
-
-Every row that the forest is asked about is a configuration that the search might have tried. A hyperparameter is
-shuffled among the trials in which it matters. Where others begin or cease to matter with it, those cease with it, or
-get the value of some trial in which they mattered; what matters before and after stays as it was. So the learning rate
-of SGD is not credited with the choice of SGD. The choice is with what it brings along, though: for a trial that had
-another optimizer, a good rate is lost with it.
+- The forest is fitted to ranks, not scores: one diverged trial has a loss a thousand times that of the others, and
+  would decide all splits. Ranks do not depend on the scale.
+- Importances are measured out of bag, by the trees that have not seen a configuration: what the forest merely
+  memorised counts for nothing.
+- Trials of few epochs have low scores, and under Hyperband good configurations get more epochs. Therefore only the
+  first trial of a configuration counts, because its epochs were chosen before anything was known of it. Epochs are a
+  variable of the forest beside the hyperparameters, and what they explain alone counts for nothing. A pruned trial
+  keeps its score: it was pruned because of what it was.
+- An inactive hyperparameter (such as the rate of SGD in a trial with Adam) gets a random one of the values that other
+  trials had. So it tells the forest nothing, every permuted row is a configuration that the search might have tried,
+  and the rate of SGD gets no credit for the choice of SGD.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ from tuner.space.parameter import Parameter
 from tuner.space.space import Space
 
 LEAST_CONFIGURATIONS = 10
-"""Below, no importances are given: any order would come of chance."""
+"""With fewer, no importances are given: any order would be chance."""
 LOW_R2 = 0.3
-"""Of the forest, below which its importances are said to mean little."""
+"""Below this R2 of the forest, its importances come with a warning."""
 _TREES = 200
 _SHUFFLES = 10
 
@@ -42,10 +40,10 @@ class Importance:
     """Of one hyperparameter.
 
     Attributes:
-      name: of it.
-      value: how much the forest's R2 falls when it is shuffled; about 0, or below, is none at all.
+      name: of the hyperparameter.
+      value: how much the forest's R2 falls when it is shuffled; 0 or below is no importance.
       spread: standard deviation of that over the shuffles.
-      trials: in which it mattered.
+      trials: number of trials in which it was active.
     """
 
     name: str
@@ -56,14 +54,14 @@ class Importance:
 
 @dataclasses.dataclass(frozen=True)
 class Importances:
-    """Of all hyperparameters that varied.
+    """Of all hyperparameters that differ between trials.
 
     Attributes:
-      ranked: the most important first; empty where nothing can be said.
-      r2: share of the variance of the ranks, among trials of as many epochs, that the forest foretells of trials that
-        it has not seen (out of bag); below 0 where it does worse than their mean. None where nothing was fitted.
-      configurations: that it was fitted to.
-      reason: why there are none, else empty.
+      ranked: the most important first; empty if unknown.
+      r2: share of the variance of the ranks, among trials of equal epochs, that the forest explains of trials that it
+        has not seen (out of bag); below 0 if it does worse than their mean. None if nothing was fitted.
+      configurations: number that the forest was fitted to.
+      reason: why there are no importances, else empty.
     """
 
     ranked: tuple[Importance, ...] = ()
@@ -73,30 +71,30 @@ class Importances:
 
     @property
     def names(self) -> list[str]:
-        """Hyperparameters that stand out from chance, the most important first: by twice their spread, and by 0.01."""
+        """Hyperparameters whose importance exceeds twice its spread, and 0.01; the most important first."""
         if self.r2 is None or self.r2 <= 0:
             return []
         return [one.name for one in self.ranked if one.value > max(2 * one.spread, 0.01)]
 
     @property
     def caution(self) -> str:
-        """How far to trust them, as a sentence; empty where there is nothing to warn of."""
+        """How far to trust them, as a sentence; empty if there is nothing to warn of."""
         if self.r2 is None or self.r2 >= LOW_R2:
             return ""
         what = "nothing" if self.r2 <= 0 else f"only {100 * self.r2:.0f} %"
         return (
-            f"From {self.configurations} configurations the forest foretells {what} of the order of trials that it has "
+            f"From {self.configurations} configurations the forest predicts {what} of the order of trials that it has "
             f"not seen (out-of-bag R2 {self.r2:.2f}), so these importances mean little. More trials would help"
         )
 
 
 def active_values(space: Space, trial: TrialResult) -> dict[str, Any]:
-    """Hyperparameters that the space varies and that matter to a trial, by name."""
+    """Active hyperparameters of a trial that the space varies, by name."""
     return {p.name: trial.values[p.name] for p in space.active(trial.values) if p.name in trial.values}
 
 
 def hyperparameter_importance(search: SearchResult, seed: int = 0) -> Importances:
-    """Which hyperparameters of a search mattered; see the module's text.
+    """Importance of the hyperparameters of a search; see the module's docstring.
 
     Args:
       search: as it stands.
@@ -108,7 +106,7 @@ def hyperparameter_importance(search: SearchResult, seed: int = 0) -> Importance
         if trial.scored:
             first.setdefault(json.dumps(active_values(space, trial), sort_keys=True), trial)
     trials = list(first.values())
-    given = [1 if "preset" in trial.values else trial.epochs for trial in trials]  # a recipe's epochs are a part of it
+    given = [1 if "preset" in trial.values else trial.epochs for trial in trials]  # a preset's epochs are part of it
     return importances(space, [trial.values for trial in trials], [trial.value for trial in trials], given, seed)
 
 
@@ -119,13 +117,13 @@ def importances(
     epochs: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Importances:
-    """Which hyperparameters decide over the scores.
+    """Importance of hyperparameters for scores.
 
     Args:
       space: that the values are of.
-      values: hyperparameters by name, one mapping a configuration; no two the same.
-      scores: one a configuration; finite. Which way they are better does not matter.
-      epochs: that each was given; None if the same.
+      values: hyperparameters by name, one mapping a configuration; all different.
+      scores: one a configuration; finite. The direction does not matter.
+      epochs: given to each; None if the same.
       seed: of the forest and the shuffles.
     """
     count = len(scores)
@@ -142,101 +140,94 @@ def importances(
     variance = float(((ranks - expected) ** 2).mean())
     if variance < 1e-12:
         return Importances(configurations=count, reason="all trials have the same score, so nothing made a difference")
-    codes = Codes(space, values)
-    if not codes.varied:
+    table = encode(space, values)
+    varied = [column for column, codes in enumerate(table.T) if len(np.unique(codes[np.isfinite(codes)])) > 1]
+    if not varied:
         return Importances(configurations=count, reason="no hyperparameter differs between the trials")
-    forest = _Forest(codes.encode(codes.table), ranks, budgets, seed)
-    error = forest.error(codes.encode(codes.table))
-    rng = np.random.default_rng(seed)
-    found = []
-    for column in codes.varied:
-        falls = [(forest.error(codes.encode(codes.shuffle(column, rng))) - error) / variance for _ in range(_SHUFFLES)]
-        mattered = int(np.isfinite(codes.table[:, column]).sum())
-        found.append(
-            Importance(space.parameters[column].name, float(np.mean(falls)), float(np.std(falls, ddof=1)), mattered)
-        )
-    found.sort(key=lambda one: -one.value)
-    return Importances(tuple(found), 1 - error / variance, count)
+    filled = fill_inactive(table[:, varied], np.random.default_rng(seed))
+    choices = [number for number, column in enumerate(varied) if _unordered(space.parameters[column])]
+    losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices, seed)
+    found = [
+        Importance(space.parameters[column].name, float(loss.mean()), float(loss.std(ddof=1)), int(active))
+        for column, loss, active in zip(varied, losses, np.isfinite(table[:, varied]).sum(axis=0), strict=False)
+    ]
+    return Importances(tuple(sorted(found, key=lambda one: -one.value)), r2, count)
 
 
-class Codes:
-    """Configurations as numbers: of a choice its place, of a range the value or its logarithm, NaN where inactive."""
+def encode(space: Space, values: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Configurations as numbers: the index of a choice, the value of a range or its logarithm, NaN if inactive.
 
-    def __init__(self, space: Space, values: Sequence[Mapping[str, Any]]):
-        self.parameters = space.parameters
-        self.places = {parameter.name: column for column, parameter in enumerate(space.parameters)}
-        self.table = np.full((len(values), len(space.parameters)), np.nan)
-        for row, chosen in enumerate(values):
-            for parameter in space.active(chosen):
-                if parameter.name in chosen:
-                    self.table[row, self.places[parameter.name]] = _code(parameter, chosen[parameter.name])
-        known = [column[np.isfinite(column)] for column in self.table.T]
-        self.varied = [number for number, codes in enumerate(known) if len(np.unique(codes)) > 1]
-        self._inactive = [2 * codes.min() - codes.max() - 1 if len(codes) else 0.0 for codes in known]
-
-    def encode(self, table: np.ndarray) -> np.ndarray:
-        """Variables for the forest, float32: what has an order as it is, else a variable a value; inactive is below all
-        values, or none of them."""
-        columns = []
-        for number, parameter in enumerate(self.parameters):
-            codes = table[:, number]
-            if _ordered(parameter):
-                columns.append(np.where(np.isnan(codes), self._inactive[number], codes)[:, None])
-            else:
-                columns.append(codes[:, None] == np.arange(len(parameter.values)))
-        return np.concatenate(columns, axis=1, dtype=np.float32)
-
-    def shuffle(self, column: int, rng: np.random.Generator) -> np.ndarray:
-        """The table with one hyperparameter shuffled among the rows that have it, and what depends on it made right."""
-        table = self.table.copy()
-        rows = np.flatnonzero(np.isfinite(table[:, column]))
-        table[rows, column] = table[rng.permutation(rows), column]
-        changed = {self.parameters[column].name}
-        for number, parameter in enumerate(self.parameters):
-            if not changed & {name for name, _ in parameter.when}:
-                continue
-            changed.add(parameter.name)
-            active = np.ones(len(table), bool)
-            for name, allowed in parameter.when:
-                parent = self.places[name]
-                active &= np.isin(table[:, parent], [_code(self.parameters[parent], value) for value in allowed])
-            own = self.table[:, number]
-            known = own[np.isfinite(own)]
-            if len(known):
-                drawn = rng.choice(known, len(table))
-                table[:, number] = np.where(active, np.where(np.isnan(own), drawn, own), np.nan)
-        return table
+    Returns:
+      float64 [configurations, parameters of the space].
+    """
+    table = np.full((len(values), len(space.parameters)), np.nan)
+    columns = {parameter.name: column for column, parameter in enumerate(space.parameters)}
+    for row, chosen in enumerate(values):
+        for parameter in space.active(chosen):
+            if parameter.name in chosen:
+                table[row, columns[parameter.name]] = _code(parameter, chosen[parameter.name])
+    return table
 
 
-class _Forest:
-    """A random forest that is asked about each trial only by the trees that were not shown it."""
-
-    def __init__(self, variables: np.ndarray, ranks: np.ndarray, budgets: np.ndarray, seed: int):
-        from sklearn.ensemble import RandomForestRegressor
-
-        self._ranks, self._budgets = ranks, np.log2(budgets)[:, None].astype(np.float32)
-        forest = RandomForestRegressor(_TREES, max_features=0.5, min_samples_leaf=2, random_state=seed)
-        forest.fit(np.hstack([variables, self._budgets]), ranks)
-        self._trees = []
-        for tree, shown in zip(forest.estimators_, forest.estimators_samples_, strict=True):
-            unseen = np.setdiff1d(np.arange(len(ranks)), shown)
-            if len(unseen):
-                self._trees.append((tree.tree_, unseen))
-
-    def error(self, variables: np.ndarray) -> float:
-        """Mean squared error out of bag; the epochs stay as they are."""
-        variables = np.hstack([variables, self._budgets])
-        total, count = np.zeros(len(self._ranks)), np.zeros(len(self._ranks))
-        for tree, unseen in self._trees:
-            total[unseen] += tree.predict(variables[unseen])[:, 0]
-            count[unseen] += 1
-        asked = count > 0
-        return float(((total[asked] / count[asked] - self._ranks[asked]) ** 2).mean())
+def fill_inactive(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The table with each NaN replaced by a random value of its column."""
+    filled = table.copy()
+    for column in filled.T:
+        inactive = np.isnan(column)
+        column[inactive] = rng.choice(column[~inactive], inactive.sum())
+    return filled
 
 
-def _ordered(parameter: Parameter) -> bool:
-    """Whether more and less have a meaning; what has two values at most needs no variable for each."""
-    return not parameter.values or len(parameter.values) == 2 or not isinstance(parameter.values[0], (str, bool))
+def _permutation_losses(
+    variables: np.ndarray, ranks: np.ndarray, variance: float, choices: Sequence[int], seed: int
+) -> tuple[np.ndarray, float]:
+    """Loss of out-of-bag R2 by variable and shuffle, float [variables, shuffles]; and that R2.
+
+    Args:
+      variables: float [configurations, variables].
+      ranks: float [configurations].
+      variance: of the ranks that is to be explained.
+      choices: columns without an order, which the forest sees as one column of 0 and 1 for each value.
+      seed: of the forest and the shuffles.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    values = {column: np.unique(variables[:, column]) for column in choices}
+
+    def expand(table: np.ndarray) -> np.ndarray:
+        columns = np.split(table, table.shape[1], axis=1)
+        parts = [column == values[number] if number in values else column for number, column in enumerate(columns)]
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    class OutOfBag(RandomForestRegressor):
+        """Predicts each row of the training data by the trees that have not seen it."""
+
+        def fit(self, variables: np.ndarray, ranks: np.ndarray) -> OutOfBag:
+            super().fit(expand(variables), ranks)
+            rows = np.arange(len(ranks))
+            self.unseen = [np.setdiff1d(rows, seen) for seen in self.estimators_samples_]
+            return self
+
+        def predict(self, variables: np.ndarray) -> np.ndarray:
+            variables = expand(variables)
+            total, count = np.zeros(len(variables)), np.zeros(len(variables))
+            for tree, unseen in zip(self.estimators_, self.unseen, strict=True):
+                total[unseen] += tree.tree_.predict(variables[unseen])[:, 0]
+                count[unseen] += 1
+            return total / np.maximum(count, 1)
+
+    def r2(forest: OutOfBag, variables: np.ndarray, ranks: np.ndarray) -> float:
+        return 1 - float(((forest.predict(variables) - ranks) ** 2).mean()) / variance
+
+    forest = OutOfBag(_TREES, max_features=0.5, min_samples_leaf=2, random_state=seed).fit(variables, ranks)
+    found = permutation_importance(forest, variables, ranks, scoring=r2, n_repeats=_SHUFFLES, random_state=seed)
+    return found.importances, r2(forest, variables, ranks)
+
+
+def _unordered(parameter: Parameter) -> bool:
+    """Whether its values have no order; two values need none."""
+    return len(parameter.values) > 2 and isinstance(parameter.values[0], str)
 
 
 def _code(parameter: Parameter, value: Any) -> float:
@@ -247,6 +238,6 @@ def _code(parameter: Parameter, value: Any) -> float:
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
-    """In (0, 1); the same scores have the same rank, the middle of theirs."""
+    """In (0, 1); equal scores have the middle of their ranks."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     return ((np.cumsum(counts) - counts / 2) / len(scores))[inverse]

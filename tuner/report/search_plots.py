@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from trainer.report.style import (
+from cxr.page.figures import (
     COLOURS,
     MARKERS,
     MUTED,
@@ -106,7 +106,7 @@ def importance_figure(importances: Importances) -> Figure:
     shown = importances.ranked[:_MOST_BARS]
     figure = new_figure(1.1 + 0.24 * max(4, len(shown)))
     axes = figure.add_subplot()
-    axes.set_title("What mattered")
+    axes.set_title("Importance")
     if not shown:
         note(axes, importances.reason)
         axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""What a search has found, and how far it can be trusted, in sentences."""
+"""The results of a search, and how far they can be trusted, in sentences."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tuner.report.importance import Importances
-from tuner.report.tables import counts, model_of, number, size_of
+from tuner.report.trial_rows import counts, model_of, number, size_of
 from tuner.results import SearchResult, TrialResult
 from tuner.space.translation import plain
 
-LUCK = (
-    "The best of many scores is better than it would be again, for luck was chosen too, and validation chose the best "
-    "epoch besides. Train the best over several seeds, and measure it on images that no trial has seen."
-)
-
 
 def standing(search: SearchResult) -> str:
-    """How many trials there are of each status, and whether more are to come."""
+    """Number of trials of each status, and the state of the search."""
     found = counts(search)
     trials = len(search.trials)
     said = f"{trials} trial{'s' * (trials != 1)}: " + ", ".join(f"{count} {status}" for status, count in found.items())
@@ -26,7 +21,7 @@ def standing(search: SearchResult) -> str:
 
 
 def _state(search: SearchResult) -> str:
-    resume = f"`{resume_command(search)}` goes on with it"
+    resume = f"`{resume_command(search)}` resumes it"
     if search.state == "running":
         return f"The search is running, or was killed: then {resume}."
     if search.state == "complete":
@@ -36,18 +31,18 @@ def _state(search: SearchResult) -> str:
 
 
 def resume_command(search: SearchResult) -> str:
-    """How to go on with the search."""
+    """The command that resumes the search."""
     return shlex.join(["cxr", "tune", "--project", str(search.project), "--resume"])
 
 
 def train_command(search: SearchResult, best: TrialResult, file: Path, between: str = " ") -> str:
-    """How to train the best configuration.
+    """The command that trains the best configuration.
 
     Args:
       search: of the trial.
       best: trial.
       file: its configuration.
-      between: what stands between two options.
+      between: separates two options.
     """
     settings = search.settings
     run = Path("runs") / f"{search.project.resolve().name}-{best.id}"
@@ -60,14 +55,14 @@ def headline(search: SearchResult) -> str:
     """The best trial and its score, or that there is none."""
     best = search.best
     if best is None:
-        return "No trial has a score yet, so there is no best one."
+        return "No trial has a score yet."
     among = len(search.ranked)
     of = f"the best of {among} with a score" if among > 1 else "the only one with a score"
     return f"Trial {best.id} is {of}: {search.objective} {number(best.score)}."
 
 
 def described(trial: TrialResult) -> str:
-    """What it is, as a sentence: model, size, weights and epochs."""
+    """A trial in a sentence: model, image size, weights and epochs."""
     weights = "" if trial.parameters is None else f", {trial.parameters:,} weights"
     size = size_of(trial)
     pixels = f"{size} x {size}" if size.isdigit() else size.replace("x", " x ")
@@ -83,32 +78,32 @@ def chosen(trial: TrialResult) -> str:
 
 
 def shorter_than_others(search: SearchResult) -> str:
-    """That the best trial had fewer epochs than others may have; empty where it had as many."""
+    """A sentence if the best trial was given fewer epochs than the maximum; else empty."""
     best, most = search.best, int(search.settings.get("epochs") or 0)
     if best is None or "preset" in best.values or best.epochs >= most:
         return ""
     return (
-        f"The best trial was given {best.epochs} of at most {most} epochs, and best.json says so too; "
-        f"add --epochs {most} to train it for as long as others."
+        f"The best trial was given {best.epochs} of at most {most} epochs, which best.json repeats; "
+        f"add --epochs {most} to train it for the maximum."
     )
 
 
 def mattered(importances: Importances, most: int = 5) -> str:
-    """The most important hyperparameters in a line, or why none can be named; with what is to be said against it."""
+    """The most important hyperparameters in a line, or why they are unknown; with a caution if needed."""
     if not importances.ranked:
         reason = importances.reason
-        return f"What mattered cannot be said: {reason}."
+        return f"The importance of the hyperparameters is unknown: {reason}."
     shown = importances.ranked[:most]
     said = (
-        "What mattered most: "
+        "Most important: "
         + ", ".join(f"{one.name} {one.value:.2f}" for one in shown)
-        + (f" (loss of R2 when shuffled; the forest's is {importances.r2:.2f} on trials that it has not seen).")
+        + (f" (loss of R2 when shuffled; the forest's own is {importances.r2:.2f} on unseen trials).")
     )
     return said + (f"\n{importances.caution}." if importances.caution else "")
 
 
 def comparable(search: SearchResult) -> str:
-    """Why scores of the ranking do not compare as they stand; empty where they do."""
+    """Why scores of the ranking are not comparable; empty if they are."""
     ranked: list[Any] = search.ranked
     parts = []
     if len({trial.epochs for trial in ranked}) > 1:
@@ -117,4 +112,4 @@ def comparable(search: SearchResult) -> str:
         parts.append("were pruned, and scored by the best epoch until then")
     if not parts:
         return ""
-    return f"Scores do not compare as they stand: some trials {', and some '.join(parts)}."
+    return f"Scores are not directly comparable: some trials {', and some '.join(parts)}."

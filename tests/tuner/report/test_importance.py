@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cxr.errors import InputError
-from tuner.report.importance import LEAST_CONFIGURATIONS, LOW_R2, Codes, importances
+from tuner.report.importance import LEAST_CONFIGURATIONS, LOW_R2, encode, fill_inactive, importances
 from tuner.report.pareto import pareto_front
 from tuner.space.parameter import Parameter
 from tuner.space.space import Space
@@ -102,19 +102,14 @@ def test_one_that_matters_in_few_trials_counts_for_less():
     assert by_name["learning_rate"] < 0.02 < by_name["optimizer"]
 
 
-def test_only_what_might_have_been_tried_is_asked_about():
+def test_inactive_values_are_replaced_by_values_of_other_trials():
     values = draw(60)
-    codes, rng = Codes(SPACE, values), np.random.default_rng(0)
-    rate, sgd_rate = codes.places["learning_rate"], codes.places["sgd_learning_rate"]
-    for column in codes.varied:
-        table = codes.shuffle(column, rng)
-        sgd = table[:, 0] == SPACE.parameters[0].values.index("sgd")
-        np.testing.assert_array_equal(np.isnan(table[:, rate]), sgd)
-        np.testing.assert_array_equal(np.isnan(table[:, sgd_rate]), ~sgd)
-        for other in codes.varied:
-            assert set(table[np.isfinite(table[:, other]), other]) <= set(codes.table[:, other])
-        changed = {other for other in codes.varied if not np.array_equal(table[:, other], codes.table[:, other], True)}
-        assert changed == ({0, rate, sgd_rate} if column == 0 else {column})
+    table = encode(SPACE, values)
+    filled = fill_inactive(table, np.random.default_rng(0))
+    active = np.isfinite(table)
+    np.testing.assert_array_equal(active[:, 1], [v["optimizer"] != "sgd" for v in values])
+    np.testing.assert_array_equal(filled[active], table[active])
+    assert all(set(new) == set(old[np.isfinite(old)]) for new, old in zip(filled.T, table.T, strict=True))
 
 
 def test_noise_is_called_noise():

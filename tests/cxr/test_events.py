@@ -14,26 +14,22 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.util import tensor_util
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from cxr.errors import InputError, MissingExtraError
-from tfrecords.events import EventWriter, is_event_file
-from tfrecords.format.framing import read_records
+from cxr.events import EventWriter, _load_tensorboard, is_event_file
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
 SCORES = np.array([0.0, 0.35, 0.29, 0.8, 0.8, 1.0, 0.145, 0.995])
 WEIGHTS = np.array([1, 2, 1, 3, 1, 1, 4, 1])  # whole: TensorBoard serves whole counts
 
 
-def values_of(path) -> dict[str, list]:
-    """(step, value) of every tag of an event file, in order."""
-    found: dict[str, list] = {}
-    for record in read_records(path):
-        event = Event.FromString(record.data)
-        for value in event.summary.value:
-            found.setdefault(value.tag, []).append((event.step, value))
-    return found
+def values_of(folder) -> dict[str, list]:
+    """(step, tensor) of every tag in a folder, in order."""
+    found = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return {tag: [(one.step, make_ndarray(one.tensor_proto)) for one in found.Tensors(tag)]
+            for tag in found.Tags()["tensors"]}  # fmt: skip
 
 
 def write_everything(folder) -> None:
@@ -137,16 +133,15 @@ def test_curves_are_served_with_the_counts_of_each_threshold(ask):
 def test_scores_on_a_threshold_count_as_positive(tmp_path):
     with EventWriter(tmp_path) as events:
         events.pr_curve("x", [True] * 201, np.arange(201) / 200, 0)
-    table = tensor_util.make_ndarray(values_of(events.path)["x"][0][1].tensor)
-    np.testing.assert_array_equal(table[0], np.arange(201, 0, -1))
+    np.testing.assert_array_equal(values_of(tmp_path)["x"][0][1][0], np.arange(201, 0, -1))
 
 
 def test_a_curve_without_examples_or_positives_divides_by_nothing(tmp_path):
     with EventWriter(tmp_path) as events, np.errstate(all="raise"):
         events.pr_curve("none", np.zeros(0), np.zeros(0), 0)
         events.pr_curve("negative", [0, 0], [0.1, 0.9], 0)
-    for [(_, value)] in values_of(events.path).values():
-        assert not tensor_util.make_ndarray(value.tensor)[4:].any()
+    for [(_, table)] in values_of(tmp_path).values():
+        assert not table[4:].any()
 
 
 @pytest.mark.parametrize(
@@ -177,8 +172,7 @@ def test_what_is_no_picture(tmp_path, images):
 def test_a_histogram_of_nothing_or_of_one_number(tmp_path, values):
     with EventWriter(tmp_path) as events:
         events.histogram("x", values, 0)
-    [(_, value)] = values_of(events.path)["x"]
-    buckets = tensor_util.make_ndarray(value.tensor)
+    [(_, buckets)] = values_of(tmp_path)["x"]
     assert buckets.shape == (30, 3)
     assert buckets[:, 2].sum() == np.isfinite(values).sum()
 
@@ -186,8 +180,8 @@ def test_a_histogram_of_nothing_or_of_one_number(tmp_path, values):
 def test_edges_of_a_histogram(tmp_path):
     with EventWriter(tmp_path) as events:
         events.histogram("x", [0.5, 1.5, 1.6], 0, np.array([0.0, 1.0, 2.0]))
-    [(_, value)] = values_of(events.path)["x"]
-    np.testing.assert_array_equal(tensor_util.make_ndarray(value.tensor), [[0, 1, 1], [1, 2, 2]])
+    [(_, buckets)] = values_of(tmp_path)["x"]
+    np.testing.assert_array_equal(buckets, [[0, 1, 1], [1, 2, 2]])
 
 
 def test_threads_write_whole_records(tmp_path):
@@ -202,7 +196,7 @@ def test_threads_write_whole_records(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-    found = values_of(events.path)
+    found = values_of(tmp_path)
     assert {tag: [step for step, _ in points] for tag, points in found.items()} == {
         f"thread/{name}": list(range(200)) for name in range(4)
     }
@@ -211,9 +205,8 @@ def test_threads_write_whole_records(tmp_path):
 def test_what_was_flushed_is_on_the_disk_before_the_end(tmp_path):
     events = EventWriter(tmp_path / "new" / "folder")
     events.scalar("x", float("nan"), 3)
-    assert values_of(events.path) == {}
     events.flush()
-    assert np.isnan(tensor_util.make_ndarray(values_of(events.path)["x"][0][1].tensor))
+    assert np.isnan(values_of(events.folder)["x"][0][1])
     events.close()
     events.close()
 
@@ -228,18 +221,40 @@ def test_two_writers_of_a_folder_have_files_of_their_own(tmp_path):
 
 def test_nothing_loads_tensorflow(tmp_path):
     code = (
-        "import sys, tfrecords.events as events\n"
+        "import sys, cxr.events as events\n"
         "assert not any(name.split('.')[0] in ('tensorboard', 'tensorflow') for name in sys.modules)\n"
-        "sys.path.insert(0, 'tests/tfrecords')\n"
-        "import test_events\n"
-        f"test_events.write_everything({str(tmp_path)!r})\n"
+        f"with events.EventWriter({str(tmp_path)!r}) as writer:\n"
+        "    writer.scalar('x', 1.5, 2)\n"
         "assert not {'tensorflow', 'keras', 'numba'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert len(values_of(next(tmp_path.iterdir()))) == 8
+    assert values_of(tmp_path) == {"x": [(2, 1.5)]}
+
+
+def test_tensorflow_and_keras_keep_their_own_summaries(tmp_path):
+    """In one process, after ours: `tf.summary`, Keras's callback and what KerasTuner imports."""
+    code = f"""
+from cxr.events import EventWriter
+with EventWriter({str(tmp_path / "ours")!r}) as events:
+    events.scalar("x", 1.0, 1)
+import keras, tensorflow as tf
+from tensorboard.plugins.hparams import api
+with tf.summary.create_file_writer({str(tmp_path / "theirs")!r}).as_default():
+    tf.summary.scalar("y", 2.0, 3)
+    api.hparams({{"rate": 0.1}})
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+x = tf.ones((4, 1))
+model.fit(x, x, verbose=0, callbacks=[keras.callbacks.TensorBoard({str(tmp_path / "keras")!r}, write_graph=False)])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert values_of(tmp_path / "ours") == {"x": [(1, 1.0)]}
+    assert values_of(tmp_path / "theirs")["y"] == [(3, 2.0)]
+    assert "epoch_loss" in values_of(tmp_path / "keras" / "train")
 
 
 def test_without_tensorboard(tmp_path, monkeypatch):
+    _load_tensorboard.cache_clear()
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(MissingExtraError, match=r"writing TensorBoard logs needs .*cxr-stream\[train\]"):
         EventWriter(tmp_path)

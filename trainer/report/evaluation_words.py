@@ -1,11 +1,9 @@
-"""What an evaluation says in plain words."""
+"""The results of an evaluation in sentences, for the page, the terminal and TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from trainer.evaluation.operating_point import parse_rule
 
@@ -31,11 +29,6 @@ DROP_TO_WARN_OF = 0.05
 def metric_name(name: str) -> str:
     """A metric as it is written in text."""
     return NAMES.get(name, name.replace("_", " "))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Of so many digits; "-" where undefined."""
-    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def interval(values: Mapping[str, float | None], digits: int = 3) -> str:
@@ -91,7 +84,7 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
             f"it wrongly reports a finding on {of_hundred(1 - specificity['value'])} of 100 images without it"
             f"{_between(specificity, level, other_way=True)}"
         )
-    sentence = "; ".join(lines) or "no label is both present and absent in this split, so nothing can be said"
+    sentence = "; ".join(lines) or "no label is both present and absent in this split, so no figure is defined"
     return [sentence[0].upper() + sentence[1:] + "."]
 
 
@@ -99,11 +92,11 @@ def _binary_headline(metrics: Mapping[str, Any]) -> list[str]:
     level, values, label = percent(metrics), metrics["metrics"], metrics["positive"]
     recall, specificity, precision = (values[name] for name in ("recall", "specificity", "precision"))
     if recall["value"] is None:
-        first = f"No image of this split has {label}, so how many it finds cannot be said."
+        first = f"No image of this split has {label}, so its recall is undefined."
     else:
         first = f"Of 100 images with {label} it finds {of_hundred(recall['value'])}{_between(recall, level)}."
     if specificity["value"] is None:
-        first += f" Every image of this split has {label}, so how often it raises a false alarm cannot be said."
+        first += f" Every image of this split has {label}, so its rate of false alarms is undefined."
     else:
         first += (
             f" Of 100 images without, it wrongly calls {of_hundred(1 - specificity['value'])}"

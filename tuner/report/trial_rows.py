@@ -101,7 +101,7 @@ def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) 
     """
     rows = [
         [str(rank), trial.id, number(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
-         model_of(trial), size_of(trial), "-" if trial.parameters is None else f"{trial.parameters:,}", speed(trial),
+         model_of(trial), size_of(trial), weights_of(trial), speed(trial),
          *(value_of(trial, name) for name in names)]
         for rank, trial in enumerate(search.ranked[:top], 1)
     ]  # fmt: skip
@@ -124,6 +124,11 @@ def size_of(trial: TrialResult) -> str:
     """Pixels of a trial's images: a side, or height x width."""
     size = trial.config.get("image_size", "-")
     return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+
+
+def weights_of(trial: TrialResult) -> str:
+    """Number of weights."""
+    return "-" if trial.parameters is None else f"{trial.parameters:,}"
 
 
 def speed(trial: TrialResult) -> str:

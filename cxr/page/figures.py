@@ -1,4 +1,4 @@
-"""How the figures of a report look, and how they become SVG, PNG and pixels."""
+"""The style of all figures, and their encoding as SVG and pixels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of labels and curves, in this order; told apart with any colour vision (Okabe and Ito, 2008)."""
+"""Of labels and curves, in this order; distinguishable with any colour vision (Okabe and Ito, 2008)."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
 MUTED = "#8a8f98"
 WIDTH = 4.4
-"""Inches; about 420 px in a browser, so that two stand side by side and one fits a telephone."""
+"""Inches; about 420 px in a browser: two fit side by side, one fits a telephone."""
 PNG_DPI = 200
 
 STYLE: Any = {
@@ -57,7 +58,7 @@ STYLE: Any = {
 }
 
 styled = matplotlib.rc_context(STYLE)
-"""Decorates what draws or renders a figure."""
+"""Decorator of functions that draw or render a figure."""
 
 
 def line_style(number: int, curves: int = 1) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def line_style(number: int, curves: int = 1) -> dict[str, Any]:
 
 
 def short(text: str, length: int = 18) -> str:
-    """A label as it fits beside an axis."""
+    """A label cut to fit beside an axis."""
     return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
@@ -85,7 +86,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def note(axes: Axes, text: str) -> None:
-    """Says in an empty plot why it is empty."""
+    """Writes into an empty plot why it is empty."""
     axes.text(
         0.5,
         0.5,
@@ -99,7 +100,7 @@ def note(axes: Axes, text: str) -> None:
 
 
 def unit_square(axes: Axes, x: str, y: str) -> None:
-    """Both axes from 0 to 1, equally long."""
+    """Both axes from 0 to 1."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y)
     ticks = np.linspace(0, 1, 6)
     axes.set_xticks(ticks)
@@ -107,12 +108,12 @@ def unit_square(axes: Axes, x: str, y: str) -> None:
 
 
 def whole_ticks(axes: Axes) -> None:
-    """Marks only whole numbers on the horizontal axis."""
+    """Whole numbers only on the horizontal axis."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
 def log_counts(axes: Axes) -> None:
-    """The vertical axis counts on a logarithmic scale, from below 1; in plain numbers."""
+    """A logarithmic vertical axis for counts, from below 1, in plain numbers."""
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.8)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -123,9 +124,9 @@ def legend_below(axes: Axes, count: int, longest: int) -> None:
     """A legend under the plot, in two columns where they fit.
 
     Args:
-      axes: to describe.
-      count: of its entries.
-      longest: letters of the longest of them.
+      axes: that the legend is of.
+      count: number of entries.
+      longest: number of letters of the longest entry.
     """
     columns = 2 if count > 2 and longest <= 26 else 1
     axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
@@ -133,20 +134,20 @@ def legend_below(axes: Axes, count: int, longest: int) -> None:
 
 @contextmanager
 def _any_letters() -> Iterator[None]:
-    """Lets a label have letters that the font does not: a browser finds them elsewhere, a PNG shows boxes."""
+    """Silences the warning about letters missing from the font: a browser has other fonts, a PNG shows boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
 
 
 @styled
-def to_svg(figure: Figure, name: str, description: str) -> str:
-    """An `<svg>` element to stand inside HTML, the same for the same figure.
+def to_svg(figure: Figure, name: str, description: str) -> Markup:
+    """An `<svg>` element for a page; equal figures give equal bytes.
 
     Args:
       figure: to render.
       name: of letters and digits, unique in the page; ids begin with it.
-      description: for those who cannot see it.
+      description: for readers who cannot see it.
     """
     text = io.StringIO()
     with _any_letters():
@@ -159,7 +160,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     box = re.search(r'viewBox="[^"]*"', tag)
     width = figure.get_size_inches()[0] * 96
     head = f'<svg class="plot" role="img" aria-label="{html.escape(description)}" style="max-width:{width:.0f}px"'
-    return f"{head} {box[0] if box else ''}>{body}"
+    return Markup(f"{head} {box[0] if box else ''}>{body}")
 
 
 @styled

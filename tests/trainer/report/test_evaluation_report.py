@@ -6,7 +6,6 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cxr.page.figures import to_pixels, to_svg
 from tfrecords.dataset import XrayDataset
 from tfrecords.images.fit import fit
 from trainer.evaluation.metrics import evaluate_predictions
@@ -22,59 +22,22 @@ from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.shifts import suite_summary
 from trainer.facts import DataFacts
 from trainer.report import write_report
+from trainer.report.evaluation_plots import roc_figure
+from trainer.report.evaluation_words import (
+    headline,
+    of_hundred,
+    predictive_value,
+    rule_text,
+    shift_sentence,
+    split_cautions,
+)
 from trainer.report.gallery import MISTAKES, choose_examples, place_heat
-from trainer.report.plots import roc_figure
-from trainer.report.style import to_pixels, to_svg
-from trainer.report.words import headline, of_hundred, predictive_value, rule_text, shift_sentence, split_cautions
 from trainer.run import Run, open_run
 from trainer.training.classifier import build_classifier
 from trainer.training.trained import load_model
 from trainer.training.validation import predict_split
 
-VOID = {"meta", "img", "br", "link", "hr", "input"}
 SLIDES = {"roc", "pr", "confusion", "calibration", "scores", "history", "shifts", "mistakes", "gradcam"}
-
-
-class Page(HTMLParser):
-    """A page taken apart; raises where a tag is left open or closed twice."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.targets: list[str] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value)
-            if name in ("href", "src", "xlink:href"):
-                self.targets.append(value)
-            self.references += re.findall(r"url\(#([^)]*)\)|^#(.*)", value or "")
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag, tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def evaluated(predictions: Predictions, point: OperatingPoint, split: str = "val", shifts: bool = True) -> dict:
@@ -140,16 +103,12 @@ def scalars(run: Run, split: str = "val") -> EventAccumulator:
     return board
 
 
-def test_page_of_a_trained_run(run, data, predicted, folder):
+def test_page_of_a_trained_run(run, data, predicted, folder, read_page):
     point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
     metrics = evaluated(predicted, point)
     write_report(folder, run, data, load_model(run), predicted, point, metrics)
 
-    page = Page(folder / "report.html")
-    assert len(page.ids) == len(set(page.ids))
-    assert {"".join(pair) for pair in page.references} <= set(page.ids)
-    assert all(target.startswith(("#", "data:image/jpeg;base64,")) for target in page.targets)
-    assert not re.search(r"(?<!xmlns=\")(?<!xmlns:xlink=\")https?://", page.source)
+    page = read_page(folder / "report.html")
     assert "not a medical device" in page.text
     assert f"{metrics['images']} of {metrics['patients']} patients" in page.text
     assert headline(metrics)[0] in page.text
@@ -197,7 +156,7 @@ def test_a_second_evaluation_replaces_the_first_and_is_the_same(run, data, folde
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_more_labels(run, cause_data, multi_label, folder):
+def test_more_labels(run, cause_data, multi_label, folder, read_page):
     labels = ("normal", "bacterial", "viral", "none has it") if multi_label else ("normal", "bacterial", "viral")
     predictions = mixed(labels, 14, multi_label)
     point = OperatingPoint("threshold=0.4", dict.fromkeys(labels, 0.4), "val") if multi_label else None
@@ -205,8 +164,7 @@ def test_more_labels(run, cause_data, multi_label, folder):
     metrics = evaluated(predictions, point)
     write_report(folder, run, cause_data, model_for(run, cause_data, predictions), predictions, point, metrics)
 
-    page = Page(folder / "report.html")
-    assert len(page.ids) == len(set(page.ids))
+    page = read_page(folder / "report.html")
     matrices = [name for name in page.ids if re.fullmatch(r"confusion\d+\w+-figure_1", name)]
     assert len(matrices) == (len(labels) if multi_label else 2)
     assert all(f"{metrics['per_label'][label]['accuracy']['value']:.3f}" in page.text for label in labels)
@@ -218,7 +176,7 @@ def test_more_labels(run, cause_data, multi_label, folder):
         assert "None" not in page.text and "nan" not in page.text.split()
 
 
-def test_text_of_the_data_stays_text(run, data, folder):
+def test_text_of_the_data_stays_text(run, data, folder, read_page):
     labels = ("<b>x</b> & \"y'", "$a$ 肺")
     evil = np.array(["</title><script>alert(1)</script>"] * 10)
     causes = np.array(["<i>c</i>"] * 10)
@@ -227,7 +185,7 @@ def test_text_of_the_data_stays_text(run, data, folder):
     metrics = {**evaluated(predictions, point), "run": "<u>run</u>", "data": "<s>data</s>"}
     write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
 
-    page = Page(folder / "report.html")
+    page = read_page(folder / "report.html")
     assert not {"b", "script", "i", "u", "s"} & set(page.tags)
     assert page.tags.count("title") == 1
     for text in (labels[0], labels[1], evil[0], causes[0], "<s>data</s>"):
@@ -235,20 +193,20 @@ def test_text_of_the_data_stays_text(run, data, folder):
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_images_of_one_class_only(run, data, folder, label):
+def test_images_of_one_class_only(run, data, folder, label, read_page):
     predictions = mixed(("NORMAL", "PNEUMONIA"), 12)
     predictions = dataclasses.replace(predictions, truth=np.full(12, label, np.int32))
     point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
     metrics = evaluated(predictions, point)
     write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
 
-    page = Page(folder / "report.html")
+    page = read_page(folder / "report.html")
     assert metrics["metrics"]["roc_auc"]["value"] is None
     assert "ROC AUC - -" in page.text
-    assert "cannot be said" in page.text
+    assert "its rate of false alarms is undefined" in page.text or "its recall is undefined" in page.text
 
 
-def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path, folder):
+def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path, folder, read_page):
     run = start(tmp_path / "new", data, model="mlp", model_options={})
     truth = np.array([0, 1] * 3, np.int32)
     blank = np.full(6, "")
@@ -258,7 +216,7 @@ def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path,
     metrics = evaluated(predictions, point, shifts=False)
     write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
 
-    page = Page(folder / "report.html")
+    page = read_page(folder / "report.html")
     assert "no history" in page.text and "There are none." in page.text and "dense layers" not in page.text
     assert "Grad-CAM cannot say" in page.text
     assert "By cause" not in page.text

@@ -9,10 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.evaluation.metrics import CALIBRATION_BINS, calibration_curve, pr_curve, roc_curve
-from trainer.evaluation.operating_point import OperatingPoint
-from trainer.evaluation.predictions import Predictions
-from trainer.report.style import (
+from cxr.page.figures import (
     COLOURS,
     MARKERS,
     MUTED,
@@ -27,6 +24,9 @@ from trainer.report.style import (
     unit_square,
     whole_ticks,
 )
+from trainer.evaluation.metrics import CALIBRATION_BINS, calibration_curve, pr_curve, roc_curve
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions
 
 SHIFT_METRICS = {"recall": "recall", "specificity": "specificity", "roc_auc": "ROC AUC"}
 """What the chart of the shifts shows, and how it is named there."""
@@ -262,7 +262,7 @@ def shift_figure(metrics: Mapping[str, Any]) -> Figure:
     shifts = metrics["shifts"]
     figure = new_figure(1.4 + 0.27 * (len(shifts) + 1))
     axes = figure.add_subplot()
-    rows = ["(as it is)", *shifts]
+    rows = ["(unchanged)", *shifts]
     lowest = 1.0
     for number, (name, title) in enumerate(SHIFT_METRICS.items()):
         before = metrics["metrics"][name]["value"]
@@ -286,7 +286,7 @@ def shift_figure(metrics: Mapping[str, Any]) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(np.floor(10 * lowest) / 10 - 0.02, 1.01)
     axes.set_title("Under shifts of the images")
-    axes.set_xlabel("ringed: the worst; dotted: the images as they are")
+    axes.set_xlabel("ringed: the worst; dotted: the unchanged images")
     figure.legend(loc="outside lower center", ncols=len(SHIFT_METRICS))
     return figure
 

@@ -1,0 +1,227 @@
+"""The data of the evaluation page: numbers, rows and figures; `evaluation.html` has the markup and sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cxr.page import Cell, number, picture
+from tfrecords.dataset import XrayDataset
+from tfrecords.format.shards import AUDIT_NAME
+from trainer.evaluation.metrics import ERROR_METRICS, METRICS, evaluate_predictions
+from trainer.evaluation.operating_point import OperatingPoint
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.shifts import SHIFTS
+from trainer.report.evaluation_words import (
+    DROP_TO_WARN_OF,
+    EXPLANATIONS,
+    headline,
+    interval,
+    metric_name,
+    percent,
+    prevalence,
+    rule_text,
+    shift_sentence,
+    split_cautions,
+)
+from trainer.report.gallery import Example, Group, Picture
+from trainer.run import Run
+
+_SHIFT_COLUMNS = ("accuracy", "recall", "specificity", "roc_auc", "calibration_error")
+
+
+def page_data(
+    run: Run, data: XrayDataset, predictions: Predictions, point: OperatingPoint, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything on the page that is no figure and no image, by the template's names."""
+    same = data.manifest.digest == run.facts.digest
+    shown = [name for name in METRICS if name in metrics["metrics"]]
+    values = {name: metrics["metrics"][name] for name in shown}
+    return {
+        "subject": _subject(run, metrics, same),
+        "audit_warnings": audit_warnings(data),
+        "headline": headline(metrics),
+        "cautions": split_cautions(metrics, same),
+        "positive": metrics["positive"],
+        "level": percent(metrics),
+        "metric_rows": [
+            [metric_name(name), number(one["value"]), interval(one), EXPLANATIONS[name]] for name, one in values.items()
+        ],
+        "by_label": None if metrics["positive"] else _by_label(metrics),
+        "shifts": _shifts(metrics) if metrics["shifts"] else None,
+        "causes": _causes(predictions, point, metrics),
+        "outcome": {"best_epoch": None, "epochs": None, **run.read_outcome()},
+        "monitor": run.config.monitor,
+        "origin": _origin(run, data, metrics),
+        "config": [[name, _plain(value)] for name, value in run.config.to_json().items()],
+    }
+
+
+def gallery_data(
+    groups: Sequence[Group], pictures: Sequence[Sequence[Picture]], predictions: Predictions, mistakes: bool
+) -> list[dict[str, Any]]:
+    """Groups of mistakes, or of right answers, each with its images."""
+    return [
+        {
+            "title": group.title,
+            "total": group.total,
+            "shown": [_shown(*pair, predictions) for pair in zip(group.examples, found, strict=True)],
+        }
+        for group, found in zip(groups, pictures, strict=True)
+        if group.mistakes == mistakes
+    ]
+
+
+def _shown(example: Example, pixels: Picture, predictions: Predictions) -> dict[str, Any]:
+    path = str(predictions.paths[example.index])
+    cause = str(predictions.causes[example.index])
+    heat = f"the same, with what speaks for {predictions.labels[example.label]}"
+    return {
+        "image": picture(pixels.image, f"chest X-ray {path}"),
+        "heat": "" if pixels.heat is None else picture(pixels.heat, heat),
+        "text": example.text,
+        "patient": str(predictions.patients[example.index]),
+        "cause": "" if cause.casefold() in example.text.casefold() else cause,
+        "path": path,
+    }
+
+
+def audit_warnings(data: XrayDataset) -> list[str]:
+    """Warnings of the data set's audit about what makes figures better than they should be."""
+    try:
+        found = json.loads((data.root / AUDIT_NAME).read_text(encoding="utf-8"))["warnings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(text) for text in found if str(text).startswith(("SHORTCUT", "PATIENTS"))]
+
+
+def _subject(run: Run, metrics: Mapping[str, Any], same: bool) -> list[list[Any]]:
+    images, shares = metrics["images"], prevalence(metrics)
+    height, width = run.config.size
+    weights = f", pretrained weights: {run.config.weights}" if run.config.weights != "none" else ""
+    return [
+        ["run", run.name],
+        ["model", f"{run.config.model} at {height} x {width} pixels{weights}"],
+        ["trained", f"{run.made.get('started', '-')} on {'the same' if same else 'another'} data set"
+                    f"{'' if same else f', {run.facts.path}'}"],
+        ["data", f"{metrics['data']}, split '{metrics['split']}'"],
+        ["images", f"{images} of {metrics['patients']} patients"],
+        ["labels", ", ".join(f"{round(part * images)} {label} ({100 * part:.1f} %)" for label, part in shares.items())],
+        ["evaluated", time.strftime("%Y-%m-%d %H:%M")],
+        ["code", run.made.get("git_commit") or "-"],
+    ]  # fmt: skip
+
+
+def _with_interval(values: Mapping[str, float | None], digits: int = 2) -> Cell:
+    return Cell(number(values["value"]), interval(values, digits))
+
+
+def _by_label(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in METRICS if name not in ("brier", "calibration_error")]
+    shares = prevalence(metrics)
+    return {
+        "head": ["label", "images", *map(metric_name, names)],
+        "rows": [
+            [label, round(shares[label] * metrics["images"]), *(_with_interval(values[name]) for name in names)]
+            for label, values in metrics["per_label"].items()
+        ],
+    }
+
+
+def _shifts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """How each shift changes the metrics."""
+    sentence, warn = shift_sentence(metrics)
+    columns = [name for name in _SHIFT_COLUMNS if name in metrics["metrics"]]
+    rows = [
+        [Cell("(unchanged)", "the images as they are stored"),
+         *(number(metrics["metrics"][name]["value"]) for name in columns)]
+    ]  # fmt: skip
+    for shift, values in metrics["shifts"].items():
+        about = SHIFTS[shift].description if shift in SHIFTS else ""
+        cells = (_shifted(metrics, shift, name, values["metrics"].get(name)) for name in columns)
+        rows.append([Cell(shift, about), *cells])
+    return {
+        "sentence": sentence,
+        "warn": warn,
+        "points": f"{100 * DROP_TO_WARN_OF:.0f}",
+        "head": ["shift", *map(metric_name, columns)],
+        "rows": rows,
+    }
+
+
+def _shifted(metrics: Mapping[str, Any], shift: str, name: str, found: Any) -> Cell | str:
+    value = found["value"] if isinstance(found, Mapping) else found
+    before = metrics["metrics"][name]["value"]
+    if value is None or before is None:
+        return number(value)
+    worse = (value - before) if name in ERROR_METRICS else (before - value)
+    worst = (metrics["worst"] or {}).get(name, {}).get("shift") == shift and worse > 0
+    return Cell(number(value), kind=" ".join(["bad"] * (worse > DROP_TO_WARN_OF) + ["worst"] * worst))
+
+
+def _causes(predictions: Predictions, point: OperatingPoint, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Results by cause of the finding; None if the data name no cause, or if the causes are the labels."""
+    chosen = predictions.causes != ""
+    positive = metrics["positive"]
+    if positive:
+        truth = predictions.truth == predictions.label_index(positive)
+        chosen = chosen & truth
+    causes = sorted(set(predictions.causes[chosen].tolist()))
+    if metrics["task"] == "multi-class":
+        pairs = set(zip(predictions.causes.tolist(), predictions.truth.tolist(), strict=True))
+        causes = causes if len(pairs) > len(set(predictions.truth.tolist())) else []
+    if not causes:
+        return None
+    right = (point.apply(predictions) == predictions.truth).reshape(len(predictions), -1).all(axis=1)
+    rows = []
+    for cause in causes:
+        of_cause = chosen & (predictions.causes == cause)
+        patients = len(np.unique(predictions.groups()[of_cause]))
+        row: list[Any] = [cause, int(of_cause.sum()), patients, int(right[of_cause].sum())]
+        if positive:
+            found = _against_negatives(predictions, of_cause | ~truth, point, metrics)
+            row += [_with_interval(found["recall"], 3), _with_interval(found["roc_auc"], 3)]
+        else:
+            row.append(number(float(right[of_cause].mean())))
+        rows.append(row)
+    last = ["found", "recall", "ROC AUC"] if positive else ["decided rightly", "share"]
+    return {"head": ["cause", "images", "patients", *last], "rows": rows}
+
+
+def _against_negatives(
+    predictions: Predictions, chosen: np.ndarray, point: OperatingPoint, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    arrays = ("probabilities", "truth", "rows", "patients", "paths", "causes")
+    subset = dataclasses.replace(predictions, **{name: getattr(predictions, name)[chosen] for name in arrays})
+    bootstrap, seed, level = metrics.get("bootstrap", 1000), metrics.get("seed", 0), metrics.get("level", 0.95)
+    return evaluate_predictions(subset, point, metrics["positive"], bootstrap, seed, level)["metrics"]
+
+
+def _origin(run: Run, data: XrayDataset, metrics: Mapping[str, Any]) -> list[list[str]]:
+    """What is needed to make it again."""
+    point, made = metrics["operating_point"], run.made
+    intervals = "none"
+    if metrics.get("bootstrap"):
+        intervals = f"{metrics['bootstrap']} bootstrap replicates by patient, seed {metrics.get('seed', 0)}"
+    return [
+        ["operating point", f"rule {point['rule']}. {rule_text(metrics)}"],
+        ["chosen on", f"split '{point['chosen_on']}' of the run's training data"],
+        ["intervals", intervals],
+        ["data set", f"{metrics['data']}, fingerprint {data.manifest.digest}"],
+        ["trained on", f"{run.facts.path}, fingerprint {run.facts.digest}"],
+        ["trained by", " ".join(map(str, made.get("command") or "-"))],
+        ["started", made.get("started", "-")],
+        ["commit", made.get("git_commit") or "-"],
+        ["machine", f"{made.get('machine', '-')}, Python {made.get('python', '-')}"],
+        ["versions", ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()) or "-"],
+        ["preset", run.preset or "-"],
+    ]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
