@@ -75,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--fine-tune-layers", type=int, metavar="N", help="pretrained layers that train after that (all)"
     )
     images = parser.add_argument_group("images")
-    images.add_argument("--image-size", type=image_size, metavar="N|HxW", help="pixels (224)")
+    images.add_argument(
+        "--image-size", type=image_size, metavar="N|HxW|native", help="pixels, or each image's own size (224)"
+    )
     images.add_argument("--fit", metavar="squash|pad|crop", help="how other shapes come to that size (squash)")
     images.add_argument(
         "--equalize", action=argparse.BooleanOptionalAction, help="equalise each image's histogram (no)"
@@ -258,8 +260,10 @@ def _read_config(file: str) -> tuple[dict[str, Any], str | None]:
     return read["config"], (read.get("data") or {}).get("positive")
 
 
-def image_size(text: str) -> int | tuple[int, int]:
-    """`224`, or `256x320` as (height, width)."""
+def image_size(text: str) -> int | tuple[int, int] | str:
+    """`224`, `256x320` as (height, width), or `native`."""
+    if text == "native":
+        return text
     sides = [int(side) for side in text.lower().split("x")]
     if len(sides) not in (1, 2):
         raise ValueError(text)
@@ -315,10 +319,9 @@ def _introduction(run: Any) -> str:
     from trainer.training.precision import accelerators, choose_precision
 
     config, facts = run.config, run.facts
-    height, width = config.size
     gpus = accelerators()
     return (
-        f"{config.model} on {height} x {width} pixels, {choose_precision(config.mixed_precision)} on "
+        f"{config.model} on {config.size_text}, {choose_precision(config.mixed_precision)} on "
         f"{f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'CPU'}; {facts.task}: {', '.join(facts.labels)}\n"
         f"{facts.images.get('train', 0)} images to train on, {facts.images.get('val', 0)} to validate; "
         f"seed {config.seed}; all of it in {run.root}"

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from cxr.errors import InputError
 from trainer.augmentation import Augmentation, Strength
-from trainer.models import check_model, model_options
+from trainer.models import check_model, check_native, model_options
 
 MixedPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Xla = Literal["auto", "on", "off"]
@@ -30,8 +30,8 @@ class TrainConfig:
       model: name of an architecture, see `trainer.models.MODELS`.
       model_options: what differs from that architecture's own options.
       weights: `none`, `imagenet`, or the path of a Keras weights file.
-      image_size: side in pixels, or (height, width).
-      fit: how images of another shape come to that size: `squash`, `pad`, `crop`.
+      image_size: side in pixels, or (height, width); `native` is each image's own size, for models that can take it.
+      fit: how images of another shape come to that size: `squash`, `pad`, `crop`; not for `native`.
       equalize: equalise each image's histogram, in the model.
       normalize: subtract the mean and divide by the standard deviation of the training pixels (`dataset`), of the
         image (`image`), or not (`none`).
@@ -63,7 +63,7 @@ class TrainConfig:
     model: str = "cnn-separable"
     model_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = "none"
-    image_size: int | tuple[int, int] = 224
+    image_size: int | tuple[int, int] | Literal["native"] = 224
     fit: str = "squash"
     equalize: bool = False
     normalize: Normalization = "dataset"
@@ -91,6 +91,7 @@ class TrainConfig:
 
     def __post_init__(self):
         from tfrecords.images.fit import FITS
+        from tfrecords.streaming.stream_options import LARGEST_SIZE
 
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -99,8 +100,12 @@ class TrainConfig:
             options = {option: list(value) if isinstance(value, tuple) else value for option, value in given}
             object.__setattr__(self, name, options)
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
-        if len(sides) != 2 or not all(type(side) is int and 16 <= side <= 4096 for side in sides):
-            raise InputError(f"image_size={self.image_size!r}: expected a side of 16 to 4096 pixels, or HEIGHTxWIDTH")
+        whole = len(sides) == 2 and all(type(side) is int and 16 <= side <= LARGEST_SIZE for side in sides)
+        if not whole and not self.native:
+            raise InputError(
+                f"image_size={self.image_size!r}: expected a side of 16 to {LARGEST_SIZE} pixels, HEIGHTxWIDTH, or "
+                "'native' for each image's own size"
+            )
         for name, allowed in (
             ("fit", FITS),
             ("normalize", get_args(Normalization)),
@@ -133,12 +138,31 @@ class TrainConfig:
         if self.freeze_epochs and self.weights == "none":
             raise InputError("freeze_epochs freezes pretrained layers; without --weights there are none")
         check_model(self.model, self.model_options)
+        if self.native:
+            check_native(self.model, self.model_options)
+            if self.class_weights == "balanced":
+                raise InputError(
+                    "class_weights='balanced' draws classes equally often, which needs images of one size; with "
+                    "image_size=native take class_weights=auto, which weighs them equally in the loss"
+                )
         Augmentation.of(self.augment, **self.augment_options)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+    def native(self) -> bool:
+        """Whether each image keeps its own size."""
+        return self.image_size == "native"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels; None where each image keeps its own."""
+        if isinstance(self.image_size, str):
+            return None
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def size_text(self) -> str:
+        """The size for people, such as "224 x 224 pixels"."""
+        return f"{self.size[0]} x {self.size[1]} pixels" if self.size else "images at their own size"
 
     def resolved(self) -> TrainConfig:
         """The same with every option of model and augmentation written out, so that no later default changes it."""

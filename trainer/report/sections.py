@@ -46,7 +46,7 @@ def what_was_evaluated(run: Run, data: XrayDataset, metrics: Mapping[str, Any]) 
     trained = "the same data set" if same else f"another data set, {run.facts.path}"
     rows = [
         ["run", run.name],
-        ["model", f"{run.config.model} at {run.config.size[0]} x {run.config.size[1]} pixels"
+        ["model", f"{run.config.model} on {run.config.size_text}"
          + (f", pretrained weights: {run.config.weights}" if run.config.weights != "none" else "")],
         ["trained", f"{run.made.get('started', '-')} on {trained}"],
         ["data", f"{metrics['data']}, split '{metrics['split']}'"],

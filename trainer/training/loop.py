@@ -188,9 +188,8 @@ def _memory_errors(config: TrainConfig) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, MemoryError) and not _MEMORY.search(f"{type(error)} {error}"):
             raise
-        height, width = config.size
         raise TrainingError(
-            f"out of memory with {config.model}, batches of {config.batch_size} at {height} x {width} pixels: "
+            f"out of memory with {config.model}, batches of {config.batch_size}, {config.size_text}: "
             f"lower --batch-size (try {max(1, config.batch_size // 2)}) or --image-size, or on a GPU try "
             "--mixed-precision bfloat16; the last checkpoint is kept"
         ) from error
