@@ -29,6 +29,7 @@ from trainer.training.epoch_bar import EpochBar
 from trainer.training.input_monitor import InputMonitor
 from trainer.training.inputs import stream_options, training_steps
 from trainer.training.keeper import Keeper, Position
+from trainer.training.memory import check_memory
 from trainer.training.run_log import RunLog, report_every
 from trainer.training.stopping import StopRequest
 from trainer.training.validation import Validation
@@ -106,8 +107,9 @@ def train(
     if resume and not resuming and run.history.exists():
         raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
     with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as replicas:
-        model = build_classifier(config, facts, load_weights=not resuming)
         options = stream_options(config, facts.multi_label, replicas, **stream)
+        check_memory(config, facts, data, options)
+        model = build_classifier(config, facts, load_weights=not resuming)
         steps = training_steps(data, config, facts, replicas, **stream)
         position = Position()
         if resuming:
