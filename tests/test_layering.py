@@ -31,7 +31,7 @@ WINGS = {
     "beam_jobs.planning": ("beam_jobs.sources",),
     "beam_jobs.execution": ("beam_jobs.sources", "beam_jobs.planning"),
     "beam_jobs.results": ("beam_jobs.sources", "beam_jobs.planning", "beam_jobs.execution"),
-    "trainer.augmentation": (),
+    "trainer.augmentation": ("trainer.models",),
     "trainer.models": (),
     "trainer.evaluation": (),
     "trainer.serving": (),

@@ -36,7 +36,8 @@ The export is asked about some images, and removed if it does not say what `cxr 
 _EPILOG = """\
 signatures:
   serving_default  images: uint8 (uint16 for a run of 16 bits) [batch, height, width, channels], fitted to the model's
-                   size -> probabilities: float32 [batch, labels]
+                   size -> probabilities: float32 [batch, labels]. A run at native size takes images of any size,
+                   padded at the bottom and right, and mask: bool [batch, height, width, 1], true on the image.
   from_files       files: string [batch], the bytes of JPEG or PNG files of any size -> the same. EXIF orientation is
                    not applied, and the other formats of `cxr predict` are errors.
 DIR/cxr.json has the labels, the operating point and the run's configuration. Whatever backend trained the run, the
@@ -156,11 +157,23 @@ def _save(run: Run, model: Classifier, folder: Path) -> None:
 
     size, channels, bit_depth = run.config.size, run.facts.channels, run.facts.bit_depth
     dtype = tf.uint16 if bit_depth == 16 else tf.uint8
+    shape = [None, *(size or (None, None))]
+    arrays = [tf.TensorSpec([*shape, channels], dtype, "images")]
+    if size is None:
+        arrays.append(tf.TensorSpec([*shape, 1], tf.bool, "mask"))
 
-    def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": model(images, training=False)}
+    def predict(images: tf.Tensor, mask: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        inputs = images if mask is None else {"image": images, "mask": mask}
+        return {"probabilities": model(inputs, training=False)}
+
+    def predict_file(file: tf.Tensor) -> tf.Tensor:
+        image = decode_and_fit(file, size, channels, bit_depth, run.config.fit)[None]  # type: ignore[arg-type]
+        return predict(image, tf.ones_like(image[..., :1], tf.bool))["probabilities"][0]
 
     def predict_files(files: tf.Tensor) -> dict[str, tf.Tensor]:
+        if size is None:  # one after the other, as their sizes differ
+            labels = tf.TensorSpec([len(run.facts.labels)], tf.float32)
+            return {"probabilities": tf.map_fn(predict_file, files, 1, fn_output_signature=labels)}
         images = tf.map_fn(
             lambda file: decode_and_fit(file, size, channels, bit_depth, run.config.fit),  # type: ignore[arg-type]
             files,
@@ -170,7 +183,7 @@ def _save(run: Run, model: Classifier, folder: Path) -> None:
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serving_default", predict, [tf.TensorSpec([None, *size, channels], dtype, "images")])
+    archive.add_endpoint("serving_default", predict, arrays)
     archive.add_endpoint("from_files", predict_files, [tf.TensorSpec([None], tf.string, "files")])
     archive.write_out(str(folder), verbose=False)
 
@@ -188,11 +201,11 @@ def _facts(run: Run) -> dict[str, Any]:
         "positive": facts.positive,
         "operating_point": point.to_json() if point else None,
         "image": {
-            "height": run.config.size[0],
-            "width": run.config.size[1],
+            "height": run.config.size and run.config.size[0],
+            "width": run.config.size and run.config.size[1],
             "channels": facts.channels,
             "bit_depth": facts.bit_depth,
-            "fit": run.config.fit,
+            "fit": run.config.size and run.config.fit,
         },
         "config": run.config.to_json(),
         "data_digest": facts.digest,
@@ -216,15 +229,26 @@ def check_export(run: Run, model: Classifier, folder: Path, count: int) -> Expor
     import tensorflow as tf
 
     from trainer.serving.image_files import FileLoader
-    from trainer.training.validation import predict_images
+    from trainer.training.inputs import native_batch
+    from trainer.training.validation import predict_arrays
 
     source, files = _some_files(run, count)
     loader = FileLoader(run.config, run.facts, through_rung=False)  # as the graph does
-    images = np.stack([loader.decode(file) for file in files])
-    expected = predict_images(model, images)
+    images = [loader.decode(file) for file in files]
+    expected = predict_arrays(model, images)
     served = tf.saved_model.load(str(folder)).signatures
+    if run.config.native:
+        batches = [{"images": batch["image"], "mask": batch["mask"]} for batch in map(native_batch, images)]
+    else:
+        batches = [{"images": np.stack(images)}]
+    answers = [
+        served["serving_default"](**{name: tf.constant(value) for name, value in batch.items()})[
+            "probabilities"
+        ].numpy()
+        for batch in batches
+    ]
     found = {
-        "pixels": served["serving_default"](images=tf.constant(images))["probabilities"].numpy(),
+        "pixels": np.concatenate(answers),
         "files": served["from_files"](files=tf.constant(files))["probabilities"].numpy(),
     }
     differences = {name: float(np.abs(values - expected).max()) for name, values in found.items()}
@@ -255,7 +279,7 @@ def _some_files(run: Run, count: int) -> tuple[str, list[bytes]]:
     full = 2**run.facts.bit_depth - 1
     images = []
     for _ in range(count):
-        height, width = (math.ceil(side * rng.uniform(0.8, 2.5)) for side in run.config.size)
+        height, width = (math.ceil(side * rng.uniform(0.8, 2.5)) for side in run.config.size or (256, 256))
         grid = rng.integers(0, full + 1, (8, 8, run.facts.channels))
         blocks = grid.repeat(math.ceil(height / 8), axis=0).repeat(math.ceil(width / 8), axis=1)[:height, :width]
         noisy = np.clip(blocks + rng.integers(-full // 8, full // 8, blocks.shape), 0, full)

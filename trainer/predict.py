@@ -149,10 +149,9 @@ def predict_files(
     Raises:
       InputError: the model's probabilities are not finite.
     """
-    import numpy as np
 
     from trainer.serving.image_files import read_ahead
-    from trainer.training.validation import PREDICT_BATCH, predict_images
+    from trainer.training.validation import PREDICT_BATCH, predict_arrays
 
     loaded = read_ahead(files, loader.read, threads or usable_cores(), ahead=2 * PREDICT_BATCH)
     with contextlib.closing(loaded):
@@ -164,7 +163,7 @@ def predict_files(
             images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
             decided: Iterator[tuple[tuple[str, ...], np.ndarray]] = iter(())
             if images:
-                decided = iter(_decide(predict_images(model, np.stack(images)), loader.facts, point))
+                decided = iter(_decide(predict_arrays(model, images), loader.facts, point))
             for file, pixels in batch:
                 if isinstance(pixels, str):
                     yield FilePrediction(file.name, error=pixels)

@@ -225,10 +225,9 @@ def _introduction(run: Any) -> str:
     from trainer.training.precision import accelerators, choose_precision
 
     config, facts = run.config, run.facts
-    height, width = config.size
     gpus = accelerators()
     return (
-        f"{config.model} on {height} x {width} pixels, {choose_precision(config.mixed_precision)} on "
+        f"{config.model} on {config.size_text}, {choose_precision(config.mixed_precision)} on "
         f"{f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'CPU'}; {facts.task}: {', '.join(facts.labels)}\n"
         f"{facts.images.get('train', 0)} images to train on, {facts.images.get('val', 0)} to validate; "
         f"seed {config.seed}; all of it in {run.root}"

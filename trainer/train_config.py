@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, get_args
 from cxr.errors import InputError
 from cxr.kinds import Choice, Flag, Pairs, Parsed, Real, Text, Whole
 from cxr.options import Options, option, options
-from tfrecords.images.fit_modes import FITS
+from tfrecords.images.fit_modes import FITS, LARGEST_SIZE
 from trainer.augmentation import STRENGTHS, Augmentation, Strength
-from trainer.models import MODELS, check_model, model_options
+from trainer.models import MODELS, check_model, check_native, model_options
 
 MixedPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Xla = Literal["auto", "on", "off"]
@@ -21,22 +21,28 @@ OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 Normalization = Literal["dataset", "image", "none"]
 MONITORS = {"val_auc": "max", "val_pr_auc": "max", "val_accuracy": "max", "val_loss": "min"}
 """Metrics that the best epoch may be chosen by, and which way is better."""
-SIDES = (16, 4096)
-"""The smallest and the largest side of an image, pixels."""
+SMALLEST_SIZE = 16
+"""The smallest side of an image, pixels."""
 
 
-def _read_size(value: Any) -> int | tuple[int, int]:
-    """An image size: a side, (height, width), or as text `224` or `256x320`."""
+def _read_size(value: Any) -> int | tuple[int, int] | str:
+    """An image size: a side, (height, width), as text `224` or `256x320`, or `native`."""
+    if value == "native":
+        return "native"
     if isinstance(value, str):
         value = [int(side) for side in value.lower().split("x")]
     sides = tuple(value) if isinstance(value, list | tuple) else (value,)
-    low, high = SIDES
-    if len(sides) not in (1, 2) or not all(type(side) is int and low <= side <= high for side in sides):
+    whole = all(type(side) is int and SMALLEST_SIZE <= side <= LARGEST_SIZE for side in sides)
+    if len(sides) not in (1, 2) or not whole:
         raise ValueError(value)
     return sides[0] if len(sides) == 1 else sides
 
 
-IMAGE_SIZE = Parsed(_read_size, f"a side of {SIDES[0]} to {SIDES[1]} pixels, or HEIGHTxWIDTH", "N|HxW")
+IMAGE_SIZE = Parsed(
+    _read_size,
+    f"a side of {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, HEIGHTxWIDTH, or 'native' for each image's own size",
+    "N|HxW|native",
+)
 
 
 @options
@@ -59,7 +65,9 @@ class TrainConfig(Options):
         Text("none, imagenet, or the path of a Keras weights file", "imagenet|PATH|none"), "weights to begin with",
         default="none", group="model",
     )  # fmt: skip
-    image_size: int | tuple[int, int] = option(IMAGE_SIZE, "pixels", default=224, group="images")
+    image_size: int | tuple[int, int] | Literal["native"] = option(
+        IMAGE_SIZE, "pixels, or each image's own size", default=224, group="images"
+    )
     fit: str = option(Choice(FITS), "how images of another shape come to that size", default="squash", group="images")
     equalize: bool = option(
         Flag(negated=True), "equalise each image's histogram, in the model", default=False, group="images"
@@ -145,12 +153,31 @@ class TrainConfig(Options):
         if self.freeze_epochs and self.weights == "none":
             raise InputError("freeze_epochs freezes pretrained layers; without --weights there are none")
         check_model(self.model, self.model_options)
+        if self.native:
+            check_native(self.model, self.model_options)
+            if self.class_weights == "balanced":
+                raise InputError(
+                    "class_weights='balanced' draws classes equally often, which needs images of one size; with "
+                    "image_size=native take class_weights=auto, which weighs them equally in the loss"
+                )
         Augmentation.of(self.augment, **self.augment_options)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+    def native(self) -> bool:
+        """Whether each image keeps its own size."""
+        return self.image_size == "native"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels; None where each image keeps its own."""
+        if isinstance(self.image_size, str):
+            return None
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def size_text(self) -> str:
+        """The size for people, such as "224 x 224 pixels"."""
+        return f"{self.size[0]} x {self.size[1]} pixels" if self.size else "images at their own size"
 
     def resolved(self) -> TrainConfig:
         """The same with every option of model and augmentation written out, so that no later default changes it."""

@@ -10,7 +10,7 @@ from keras import ops
 
 from cxr.kinds import Real
 from cxr.options import checked
-from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.layer import RandomImageLayer, sides
 
 
 @keras.saving.register_keras_serializable("cxr")
@@ -32,13 +32,15 @@ class RandomAffine(RandomImageLayer):
         self.rotation_degrees = checked("rotation_degrees", Real(0, 180), rotation_degrees)
         self.zoom = checked("zoom", Real(0, 1), zoom)
 
-    def change(self, images: Any) -> Any:
-        height, width = images.shape[1:3]
+    def change(self, images: Any, sizes: Any) -> Any:
+        height, width = sides(images, sizes)
         limit = math.radians(self.rotation_degrees)
         angle = self.per_image(images, -limit, limit)[:, 0, 0, 0]
         scale = self.factors(images, self.zoom)[:, 0, 0, 0]
         right = self.per_image(images, -self.shift * width, self.shift * width)[:, 0, 0, 0]
         down = self.per_image(images, -self.shift * height, self.shift * height)[:, 0, 0, 0]
+        if sizes is not None:
+            height, width = height[:, 0, 0, 0], width[:, 0, 0, 0]
         return resample(images, inverse_affine((height, width), angle, scale, right, down))
 
     def get_config(self) -> dict[str, Any]:
@@ -56,15 +58,19 @@ class RandomFlip(RandomImageLayer):
     def __init__(self, *, probability: float = 0.5, **options: Any):
         super().__init__(probability=probability, **options)
 
-    def change(self, images: Any) -> Any:
-        return ops.flip(images, axis=2)
+    def change(self, images: Any, sizes: Any) -> Any:
+        if sizes is None:
+            return ops.flip(images, axis=2)
+        last = ops.cast(sizes[:, 1] - 1, "float32")
+        zero, one = ops.zeros_like(last), ops.ones_like(last)
+        return resample(images, ops.stack([-one, zero, last, zero, one, zero], axis=1))  # x = last - x'
 
 
-def inverse_affine(size: tuple[int, int], angle: Any, scale: Any, right: Any, down: Any) -> Any:
+def inverse_affine(size: tuple[Any, Any], angle: Any, scale: Any, right: Any, down: Any) -> Any:
     """Where each pixel of the output comes from, float32 `[count, 6]`: x = a x' + b y' + c, y = d x' + e y' + f.
 
     Args:
-      size: height and width, pixels.
+      size: height and width, pixels, one for all or `[count]`.
       angle: counter-clockwise as seen on screen, radians, `[count]`.
       scale: above 1 enlarges, `[count]`.
       right, down: the shift that follows, pixels, `[count]`.
@@ -104,7 +110,7 @@ def resample(images: Any, transforms: Any) -> Any:
 
 def resample_by_gather(images: Any, transforms: Any) -> Any:
     """The same by four look-ups: what XLA compiles well, where Keras's own needs a TensorFlow kernel or is slow."""
-    height, width, channels = images.shape[1:]
+    count, height, width, channels = ops.shape(images)
     across = ops.arange(width, dtype="float32")[None, None, :]
     along = ops.arange(height, dtype="float32")[None, :, None]
     a, b, c, d, e, f = (transforms[:, index, None, None] for index in range(6))
@@ -112,7 +118,7 @@ def resample_by_gather(images: Any, transforms: Any) -> Any:
     y = ops.clip(d * across + e * along + f, 0, height - 1)
     left, top = ops.clip(ops.floor(x), 0, width - 2), ops.clip(ops.floor(y), 0, height - 2)
     x, y = (x - left)[..., None], (y - top)[..., None]
-    first = ops.arange(ops.shape(images)[0], dtype="int32")[:, None, None] * (height * width)
+    first = ops.arange(count, dtype="int32")[:, None, None] * (height * width)
     corner = first + ops.cast(top, "int32") * width + ops.cast(left, "int32")
     pixels = ops.reshape(images, (-1, channels))
 

@@ -11,7 +11,8 @@ from keras import ops
 
 from cxr.kinds import Real
 from cxr.options import checked
-from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.layer import RandomImageLayer, sides
+from trainer.models.pixels import image_mean
 
 DARKEST = 1e-6
 """Where the logarithm of a pixel is cut off."""
@@ -38,7 +39,7 @@ class RandomTone(RandomImageLayer):
         self.contrast = checked("contrast", Real(0, 4), contrast)
         self.gamma = checked("gamma", Real(0, 4), gamma)
 
-    def change(self, images: Any) -> Any:
+    def change(self, images: Any, sizes: Any) -> Any:
         extents = np.log1p([self.brightness, self.contrast, self.gamma]).astype("float32")
         draws = self.uniform(ops.shape(images)[0], 3, low=-1)
         used = draws * (extents > 0).astype("float32")
@@ -47,7 +48,7 @@ class RandomTone(RandomImageLayer):
         brightness, contrast, gamma = factors[:, 0], factors[:, 1], factors[:, 2]
         if self.gamma:  # not power(), which is several times slower on CPUs
             images = ops.exp(ops.log(ops.maximum(images, DARKEST)) * gamma)
-        mean = ops.mean(images, axis=(1, 2, 3), keepdims=True) if self.contrast else 0.0
+        mean = image_mean(images, sizes) if self.contrast else 0.0
         return ops.clip(images * (brightness * contrast) + brightness * (1 - contrast) * mean, 0, 1)
 
     def get_config(self) -> dict[str, Any]:
@@ -67,15 +68,15 @@ class RandomNoise(RandomImageLayer):
         super().__init__(**options)
         self.max_sigma = checked("max_sigma", Real(0, 1), max_sigma)
 
-    def change(self, images: Any) -> Any:
+    def change(self, images: Any, sizes: Any) -> Any:
         sigma = self.per_image(images, 0, self.max_sigma)
         return ops.clip(images + sigma * self._normal(images), 0, 1)
 
     def _normal(self, images: Any) -> Any:
         """Normal draws `[count, height, width, 1]` by Box and Muller (1958): half the time of keras.random.normal."""
-        height, width = images.shape[1:3]
+        count, height, width, _ = ops.shape(images)
         half = -(-height * width // 2)
-        radius, angle = ops.unstack(self.uniform(2, ops.shape(images)[0], half))
+        radius, angle = ops.unstack(self.uniform(2, count, half))
         radius, angle = ops.sqrt(-2 * ops.log(1 - radius)), 2 * math.pi * angle
         draws = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=1)
         return ops.reshape(draws[:, : height * width], (-1, height, width, 1))
@@ -105,19 +106,20 @@ class RandomErasing(RandomImageLayer):
         self.max_area = checked("max_area", Real(above=0, high=1), max_area)
         self.min_area = checked("min_area", Real(0, max_area), min_area)
 
-    def change(self, images: Any) -> Any:
-        height, width = images.shape[1:3]
+    def change(self, images: Any, sizes: Any) -> Any:
+        height, width = sides(images, sizes)
         root = ops.sqrt(self.per_image(images, self.min_area, self.max_area) * (height * width))
         stretch = ops.exp(self.per_image(images, -math.log(self.ASPECT) / 2, math.log(self.ASPECT) / 2))
-        rows = self._span(images, height, root * stretch)[:, :, None, None]
-        columns = self._span(images, width, root / stretch)[:, None, :, None]
+        rows = self._span(images, 1, height, root * stretch)[:, :, None, None]
+        columns = self._span(images, 2, width, root / stretch)[:, None, :, None]
         return ops.where(ops.logical_and(rows, columns), self.per_image(images, 0, 1), images)
 
-    def _span(self, images: Any, side: int, length: Any) -> Any:
-        """Which of `side` pixels lie in a stretch of `length` `[count, 1, 1, 1]`, bool `[count, side]`."""
+    def _span(self, images: Any, axis: int, side: Any, length: Any) -> Any:
+        """Which pixels of an axis lie in a stretch of `length` of the first `side`, bool `[count, pixels]`."""
         length = ops.minimum(ops.round(length), side)[:, :, 0, 0]
+        side = side if isinstance(side, int) else side[:, :, 0, 0]
         start = ops.floor(self.per_image(images, 0, 1)[:, :, 0, 0] * (side - length + 1))
-        positions = ops.arange(side, dtype="float32")[None]
+        positions = ops.arange(ops.shape(images)[axis], dtype="float32")[None]
         return ops.logical_and(positions >= start, positions < start + length)
 
     def get_config(self) -> dict[str, Any]:

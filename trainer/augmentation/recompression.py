@@ -59,7 +59,7 @@ class RandomRecompression(RandomImageLayer):
             raise InputError(f"quality must be the lowest and the highest, in that order; received {quality!r}")
         self.quality = tuple(checked("quality", Real(1, 100), value) for value in quality)
 
-    def change(self, images: Any) -> Any:
+    def change(self, images: Any, sizes: Any) -> Any:
         low, high = self.quality
         return recompress(images, ops.floor(self.per_image(images, low, high + 1)[:, 0, 0, 0]))
 
@@ -77,9 +77,9 @@ def recompress(images: Any, quality: Any) -> Any:
     Returns:
       The same shape, in [0, 1], multiples of 1/255.
     """
-    height, width, channels = images.shape[1:]
+    height, width, channels = ops.shape(images)[1:]
     padded = _pad(_pad(images, 1), 2)
-    down, across = padded.shape[1] // BLOCK, padded.shape[2] // BLOCK
+    down, across = (side // BLOCK for side in ops.shape(padded)[1:3])
     blocks = ops.reshape(padded, (-1, down, BLOCK, across, BLOCK, channels))
     blocks = ops.reshape(ops.transpose(blocks, (0, 1, 3, 5, 2, 4)), (-1, down * across * channels, BLOCK * BLOCK))
 
@@ -89,7 +89,7 @@ def recompress(images: Any, quality: Any) -> Any:
     levels = ops.round(ops.clip(ops.matmul(coefficients, COSINES) + 128, 0, 255))
 
     blocks = ops.reshape(levels / 255, (-1, down, across, channels, BLOCK, BLOCK))
-    pixels = ops.reshape(ops.transpose(blocks, (0, 1, 4, 2, 5, 3)), (-1, *padded.shape[1:]))
+    pixels = ops.reshape(ops.transpose(blocks, (0, 1, 4, 2, 5, 3)), (-1, *ops.shape(padded)[1:]))
     return pixels[:, :height, :width]
 
 
@@ -100,8 +100,8 @@ def quantisation_steps(quality: Any) -> Any:
 
 
 def _pad(images: Any, axis: int) -> Any:
-    """Repeats the last pixels of an axis until it is a multiple of a block."""
-    missing = -images.shape[axis] % BLOCK
+    """Repeats the last pixels of an axis until it is a multiple of a block, as a side that varies always is."""
+    missing = -(images.shape[axis] or 0) % BLOCK
     if not missing:
         return images
     last = images[:, -1:] if axis == 1 else images[:, :, -1:]

@@ -15,7 +15,7 @@ from keras import ops
 
 from cxr.kinds import Real
 from cxr.options import checked
-from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.layer import RandomImageLayer, sides
 
 REFERENCE_SIDE = 224
 SHARPEST = 1e-3
@@ -35,8 +35,9 @@ class RandomBlur(RandomImageLayer):
         super().__init__(**options)
         self.max_sigma = checked("max_sigma", Real(0, 10), max_sigma)
 
-    def change(self, images: Any) -> Any:
-        side = min(images.shape[1:3])
+    def change(self, images: Any, sizes: Any) -> Any:
+        height, width = sides(images, sizes)
+        side = min(height, width) if sizes is None else ops.minimum(height, width)
         sigma = self.per_image(images, 0, self.max_sigma * side / REFERENCE_SIDE)[:, :, :, 0]
         return blur(images, sigma)
 
@@ -56,7 +57,7 @@ class RandomRescale(RandomImageLayer):
         super().__init__(**options)
         self.max_factor = checked("max_factor", Real(1, 8), max_factor)
 
-    def change(self, images: Any) -> Any:
+    def change(self, images: Any, sizes: Any) -> Any:
         return rescale(images, self.per_image(images, 1, self.max_factor)[:, :, :, 0])
 
     def get_config(self) -> dict[str, Any]:
@@ -79,8 +80,9 @@ def rescale(images: Any, factor: Any) -> Any:
     """Area-averages the sides down by a factor, `[count, 1, 1]`, and interpolates linearly back up."""
 
     def down_and_up(side: int) -> Any:
-        small = ops.maximum(ops.round(side / factor), 1)
-        step = side / small  # pixels in a cell
+        length = side if isinstance(side, int) else ops.cast(side, "float32")
+        small = ops.maximum(ops.round(length / factor), 1)
+        step = length / small  # pixels in a cell
         positions = ops.arange(side, dtype="float32")
         # Row k averages the pixels of cell k. Rows from `small` on have no pixels; they are not looked at.
         start = positions[:, None] * step
@@ -95,9 +97,9 @@ def rescale(images: Any, factor: Any) -> Any:
 
 def _apply(images: Any, operator: Callable[[int], Any]) -> Any:
     """The operator, `[count, side, side]` for a side, on rows and on columns; rounding errors are clipped."""
-    height, width, channels = images.shape[1:]
+    height, width, channels = ops.shape(images)[1:]
     rows = operator(height)
-    columns = rows if width == height else operator(width)
+    columns = rows if isinstance(width, int) and width == height else operator(width)
     images = ops.matmul(rows, ops.reshape(images, (-1, height, width * channels)))
     if channels == 1:
         images = ops.matmul(images, ops.transpose(columns, (0, 2, 1)))

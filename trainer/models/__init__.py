@@ -35,6 +35,7 @@ __all__ = [
     "build_head",
     "build_model",
     "check_model",
+    "check_native",
     "check_weights",
     "describe_options",
     "expected_pixels",
@@ -116,6 +117,20 @@ def check_model(name: str, options: Mapping[str, Any] | None = None) -> None:
     model_options(name, options)
 
 
+def check_native(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """Raises InputError unless the model, with these options, can take images at their own size."""
+    chosen = model_options(name, options)
+    if chosen.halvings is not None:
+        return
+    able = ", ".join(key for key, spec in MODELS.items() if spec.options.halvings is not None)
+    also = ", ".join(key for key, spec in MODELS.items() if isinstance(spec.options, ConvOptions) and key not in able)
+    final = f" final={chosen.final}" if isinstance(chosen, ConvOptions) else ""
+    raise InputError(
+        f"image_size=native: model '{name}'{final} takes images of one size only. Models that take images at their "
+        f"own size: {able}; {also} with --model-options final=average or final=max"
+    )
+
+
 def check_weights(name: str, weights: str) -> None:
     """Makes sure that a model can be given these weights: loads them, from ImageNet's download too.
 
@@ -143,7 +158,11 @@ def expected_pixels(weights: str) -> Literal["unit", "normalised"]:
 
 
 def build_backbone(
-    name: str, inputs: KerasTensor, options: Mapping[str, Any] | None = None, weights: str = "none"
+    name: str,
+    inputs: KerasTensor,
+    options: Mapping[str, Any] | None = None,
+    weights: str = "none",
+    sizes: KerasTensor | None = None,
 ) -> KerasTensor:
     """A model from pixels to features.
 
@@ -154,6 +173,7 @@ def build_backbone(
       weights: `none` for random ones, `imagenet`, the path of a Keras weights file, or `later` for the model that
         takes such weights with random ones in their place. Pretrained batch
         normalisation always runs in inference mode: it keeps all that it came with, also in fine-tuning.
+      sizes: int32 [batch, 2], height and width of the image at the top left of each input; None where images fill it.
 
     Returns:
       Features [batch, features], of the dtype that layers compute in.
@@ -162,11 +182,13 @@ def build_backbone(
       InputError: an unknown model or option; images that it cannot take; weights that do not fit.
     """
     chosen = model_options(name, options)
+    if sizes is not None:
+        check_native(name, options)
     if weights != "none" and not MODELS[name].pretrained:
         check_weights(name, weights)
     from trainer.models.heads import build_dense, wrap_backbone
 
-    return build_dense(wrap_backbone(name, inputs, chosen, weights), chosen)
+    return build_dense(wrap_backbone(name, inputs, chosen, weights, sizes), chosen)
 
 
 def build_head(features: KerasTensor, labels: int, *, multi_label: bool = False, dropout: float = 0.0) -> KerasTensor:
@@ -184,6 +206,7 @@ def build_model(
     multi_label: bool = False,
     options: Mapping[str, Any] | None = None,
     weights: str = "none",
+    sizes: KerasTensor | None = None,
 ) -> KerasTensor:
     """A model from pixels to probabilities: `build_backbone`, then `build_head` with the model's dropout.
 
@@ -193,7 +216,7 @@ def build_model(
       labels: how many, at least 2, or 1 where images may have several labels.
       multi_label: each label has a probability of its own; otherwise they sum to 1.
       options: what differs from the model's own options.
-      weights: as for `build_backbone`.
+      weights, sizes: as for `build_backbone`.
 
     Returns:
       Probabilities, float32 [batch, labels], whatever the mixed-precision policy.
@@ -201,7 +224,7 @@ def build_model(
     Raises:
       InputError: an unknown model or option; images that it cannot take; weights that do not fit.
     """
-    features = build_backbone(name, inputs, options, weights)
+    features = build_backbone(name, inputs, options, weights, sizes)
     return build_head(features, labels, multi_label=multi_label, dropout=model_options(name, options).dropout)
 
 

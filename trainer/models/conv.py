@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from keras import KerasTensor, layers
 
-from trainer.models.layers import initializer, normalize, pool_all
+from trainer.models.layers import initializer, normalize, pool, pool_all
 from trainer.models.model_options import ConvOptions, XceptionOptions
+from trainer.models.native import halve
 
 
-def build_conv(x: KerasTensor, options: ConvOptions) -> KerasTensor:
+def build_conv(x: KerasTensor, options: ConvOptions, sizes: KerasTensor | None = None) -> KerasTensor:
     """Blocks of convolutions: each convolves, halves the resolution and drops out.
 
     Args:
@@ -16,61 +17,68 @@ def build_conv(x: KerasTensor, options: ConvOptions) -> KerasTensor:
       options: a block is `plain`, `separable` (depthwise, then pointwise; Chollet 2017) or `residual` (its input
         is added to its output; He et al. 2015); the resolution is halved by max or average pooling, or by the
         stride of its first convolution.
+      sizes: of the images, see `trainer.models.native`; None where they fill `x`.
 
     Returns:
       Features [batch, features].
     """
     for filters, kind, convolutions in options.blocks:
         stride = 2 if options.pool == "stride" else 1
-        shortcut = x
+        shortcut, sizes = x, halve(sizes, stride)
         for number in range(convolutions):
             last = number == convolutions - 1
-            x = _convolve(x, filters, options, kind == "separable", stride if number == 0 else 1)
+            x = _convolve(x, filters, options, kind == "separable", stride if number == 0 else 1, sizes)
             if not (last and kind == "residual"):
                 x = layers.Activation(options.activation)(x)
         if kind == "residual":
-            x = layers.Add()([x, _project(shortcut, filters, stride, options)])
+            x = layers.Add()([x, _project(shortcut, filters, stride, options, sizes)])
             x = layers.Activation(options.activation)(x)
-        if options.pool == "max":
-            x = layers.MaxPooling2D(2, padding="same")(x)
-        elif options.pool == "average":
-            x = layers.AveragePooling2D(2, padding="same")(x)
+        if options.pool != "stride":
+            x, sizes = pool(x, options.pool, 2, sizes)
         if options.block_dropout:
             x = layers.Dropout(options.block_dropout)(x)
-    return pool_all(x, options.final)
+    return pool_all(x, options.final, sizes)
 
 
-def build_xception(x: KerasTensor, options: XceptionOptions) -> KerasTensor:
+def build_xception(x: KerasTensor, options: XceptionOptions, sizes: KerasTensor | None = None) -> KerasTensor:
     """A small Xception (Chollet 2017): its entry flow with few channels, then one wider separable convolution.
 
     Args:
       x: normalised pixels [batch, height, width, channels].
       options: a block of it activates and convolves `convolutions` times, pools, and adds its projected input.
+      sizes: of the images, see `trainer.models.native`; None where they fill `x`.
 
     Returns:
       Features [batch, features].
     """
     for filters, stride in ((32, 2), (64, 1)):
+        sizes = halve(sizes, stride)
         x = layers.Conv2D(
             filters, 3, stride, "same", use_bias=False, kernel_initializer=initializer(options.activation)
         )(x)
-        x = normalize(x, options.normalization)
+        x = normalize(x, options.normalization, sizes)
         x = layers.Activation(options.activation)(x)
     for filters in options.filters:
-        shortcut = _project(x, filters, 2, options)
+        shortcut = _project(x, filters, 2, options, halve(sizes))
         for _ in range(options.convolutions):
             x = layers.Activation(options.activation)(x)
-            x = _convolve(x, filters, options, separable=True)
-        x = layers.MaxPooling2D(3, 2, "same")(x)
+            x = _convolve(x, filters, options, separable=True, sizes=sizes)
+        x, sizes = pool(x, "max", 3, sizes)
         x = layers.Add()([x, shortcut])
-    x = _convolve(x, options.filters[-1] * 4 // 3, options, separable=True)
+    x = _convolve(x, options.filters[-1] * 4 // 3, options, separable=True, sizes=sizes)
     x = layers.Activation(options.activation)(x)
-    return pool_all(x, options.final)
+    return pool_all(x, options.final, sizes)
 
 
 def _convolve(
-    x: KerasTensor, filters: int, options: ConvOptions | XceptionOptions, separable: bool, stride: int = 1
+    x: KerasTensor,
+    filters: int,
+    options: ConvOptions | XceptionOptions,
+    separable: bool,
+    stride: int = 1,
+    sizes: KerasTensor | None = None,
 ) -> KerasTensor:
+    """Convolves and normalises; `sizes` are those of the result."""
     bias = options.normalization == "none"
     start = initializer(options.activation)
     if separable:
@@ -85,12 +93,14 @@ def _convolve(
         )(x)
     else:
         x = layers.Conv2D(filters, options.kernel, stride, "same", use_bias=bias, kernel_initializer=start)(x)
-    return normalize(x, options.normalization)
+    return normalize(x, options.normalization, sizes)
 
 
-def _project(x: KerasTensor, filters: int, stride: int, options: ConvOptions | XceptionOptions) -> KerasTensor:
+def _project(
+    x: KerasTensor, filters: int, stride: int, options: ConvOptions | XceptionOptions, sizes: KerasTensor | None
+) -> KerasTensor:
     """A shortcut in the shape of what it is added to."""
     if x.shape[-1] == filters and stride == 1:
         return x
     x = layers.Conv2D(filters, 1, stride, "same", use_bias=options.normalization == "none")(x)
-    return normalize(x, options.normalization)
+    return normalize(x, options.normalization, sizes)

@@ -18,6 +18,7 @@ from trainer.models.model_options import (
     ResNetOptions,
     XceptionOptions,
 )
+from trainer.models.native import Clear, Inside, PadToMultiple
 from trainer.models.resnet import build_resnet
 
 PIXELS = "backbone_pixels"
@@ -25,8 +26,12 @@ FEATURES = "backbone_features"
 """Layers that do nothing, on both sides of the backbone: Grad-CAM takes the model apart there."""
 
 
-def wrap_backbone(name: str, inputs: KerasTensor, options: ModelOptions, weights: str) -> KerasTensor:
+def wrap_backbone(
+    name: str, inputs: KerasTensor, options: ModelOptions, weights: str, sizes: KerasTensor | None = None
+) -> KerasTensor:
     """A family's own layers as one nested model, between the layers `PIXELS` and `FEATURES`.
+
+    At native size the nested model has two inputs: pixels, and the sizes of the images among them.
 
     Raises:
       InputError: images of other than 1 or 3 channels, or too small; weights that do not fit.
@@ -38,17 +43,24 @@ def wrap_backbone(name: str, inputs: KerasTensor, options: ModelOptions, weights
     else:
         pixels = layers.Identity(name=PIXELS)(inputs)
         x = keras.Input(pixels.shape[1:], dtype=pixels.dtype)
-        features = keras.Model(x, _build_own(x, options), name="backbone")(pixels)
+        if sizes is None:
+            features = keras.Model(x, _build_own(x, options), name="backbone")(pixels)
+        else:
+            own_sizes = keras.Input(sizes.shape[1:], dtype=sizes.dtype)
+            padded = PadToMultiple(2 ** (options.halvings or 0))(x)
+            padded = Clear()(padded, Inside()(padded, own_sizes))
+            backbone = keras.Model([x, own_sizes], _build_own(padded, options, own_sizes), name="backbone")
+            features = backbone([pixels, sizes])
     return layers.Identity(name=FEATURES)(features)
 
 
-def _build_own(x: KerasTensor, options: ModelOptions) -> KerasTensor:
+def _build_own(x: KerasTensor, options: ModelOptions, sizes: KerasTensor | None = None) -> KerasTensor:
     if isinstance(options, ConvOptions):
-        return build_conv(x, options)
+        return build_conv(x, options, sizes)
     if isinstance(options, XceptionOptions):
-        return build_xception(x, options)
+        return build_xception(x, options, sizes)
     if isinstance(options, ResNetOptions):
-        return build_resnet(x, options)
+        return build_resnet(x, options, sizes)
     return pool_all(x, "flatten")
 
 

@@ -8,6 +8,7 @@ import keras
 from keras import KerasTensor, layers
 
 from cxr.errors import InputError
+from trainer.models.native import Clear, Inside, MaskedGlobalPooling, MaskedGroupNormalization, MaskedPooling, halve
 
 MOMENTUM = 0.9
 """Of BatchNormalization. Keras's 0.99 needs hundreds of steps until its averages are of use in validation."""
@@ -21,29 +22,44 @@ def initializer(activation: str) -> str:
     return "glorot_uniform" if activation == "tanh" else "he_normal"
 
 
-def normalize(x: KerasTensor, kind: str) -> KerasTensor:
-    """Normalises features [batch, height, width, channels].
+def normalize(x: KerasTensor, kind: str, sizes: KerasTensor | None = None) -> KerasTensor:
+    """Normalises features [batch, height, width, channels], and clears them outside of the images.
 
     Args:
       x: features.
       kind: `batch`; `layer` over the channels of each pixel; `group` over at most 8 groups of channels (Wu and He
         2018); `none`.
+      sizes: of the images at this resolution, see `trainer.models.native`; None where they fill the features.
     """
+    inside = None if sizes is None else Inside()(x, sizes)
     if kind == "batch":
-        return layers.BatchNormalization(momentum=MOMENTUM)(x)
-    if kind == "layer":
-        return layers.LayerNormalization()(x)
-    if kind == "group":
-        return layers.GroupNormalization(groups=math.gcd(8, x.shape[-1]))(x)
-    return x
+        x = layers.BatchNormalization(momentum=MOMENTUM)(x, mask=inside)
+    elif kind == "layer":
+        x = layers.LayerNormalization()(x)
+    elif kind == "group":
+        groups = math.gcd(8, x.shape[-1])
+        x = layers.GroupNormalization(groups)(x) if inside is None else MaskedGroupNormalization(groups)(x, inside)
+    return x if inside is None else Clear()(x, inside)
 
 
-def pool_all(x: KerasTensor, kind: str) -> KerasTensor:
+def pool(
+    x: KerasTensor, kind: str, size: int, sizes: KerasTensor | None = None
+) -> tuple[KerasTensor, KerasTensor | None]:
+    """Features at half the resolution, by the `max` or `average` of windows of `size`, and `sizes` there."""
+    if sizes is not None:
+        return MaskedPooling(kind, size)(x, sizes), halve(sizes)
+    layer = layers.MaxPooling2D if kind == "max" else layers.AveragePooling2D
+    return layer(size, 2, "same")(x), None
+
+
+def pool_all(x: KerasTensor, kind: str, sizes: KerasTensor | None = None) -> KerasTensor:
     """Features [batch, height, width, channels] as [batch, features], by `average`, `max` or `flatten`.
 
     Raises:
       InputError: features of no fixed size cannot be flattened.
     """
+    if sizes is not None and kind != "flatten":
+        return MaskedGlobalPooling(kind)(x, sizes)
     if kind == "average":
         return layers.GlobalAveragePooling2D()(x)
     if kind == "max":

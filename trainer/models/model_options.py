@@ -123,6 +123,11 @@ class ModelOptions:
             except (ValueError, TypeError, OverflowError):
                 raise InputError(f"model option {field.name}={value!r}: expected {kind}") from None
 
+    @property
+    def halvings(self) -> int | None:
+        """How often the resolution is halved; None for a model that cannot take images at their own size."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MlpOptions(ModelOptions):
@@ -164,6 +169,10 @@ class ConvOptions(ModelOptions):
         convolutions = self.convolutions + self.convolutions[-1:] * (count - len(self.convolutions))
         return list(zip(self.filters, kinds, convolutions, strict=True))
 
+    @property
+    def halvings(self) -> int | None:
+        return None if self.final == "flatten" else len(self.filters)
+
     def with_filters(self, filters: Any) -> ConvOptions:
         """With as many blocks as there are filters; what is given for blocks that there are no more is dropped."""
         count = len(ConvOptions(filters=filters).filters)
@@ -182,6 +191,10 @@ class XceptionOptions(ModelOptions):
     normalization: str = _option("batch", Choice(NORMALIZATIONS), "after each convolution")
     final: str = _option("average", Choice(("average", "max")), "from the last block to features")
 
+    @property
+    def halvings(self) -> int:
+        return len(self.filters) + 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResNetOptions(ModelOptions):
@@ -191,6 +204,10 @@ class ResNetOptions(ModelOptions):
     filters: int = _option(64, Whole(8, 512), "channels of the first stage, doubled at each stage")
     normalization: str = _option("batch", Choice(NORMALIZATIONS), "after each convolution")
     final: str = _option("average", Choice(("average", "max")), "from the last stage to features")
+
+    @property
+    def halvings(self) -> int:
+        return len(self.depths) + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

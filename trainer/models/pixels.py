@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from cxr.errors import InputError
+from trainer.models.native import inside
 
 LEVELS = 256
 LEAST_DEVIATION = 1e-3
@@ -21,13 +22,26 @@ How = Literal["dataset", "image", "none"]
 
 
 class _PixelLayer(keras.layers.Layer):
-    """In and out: `[batch, height, width, channels]`; out is float32."""
+    """In and out: `[batch, height, width, channels]`; out is float32.
+
+    Those that look at a whole image take `sizes` besides, where images do not fill the batch: int32 `[batch, 2]`, the
+    height and width of each. What they make of the pixels outside of an image means nothing.
+    """
 
     def __init__(self, **options: Any):
         super().__init__(**{"dtype": "float32"} | options)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return tuple(input_shape)
+
+
+def image_mean(images: Any, sizes: Any = None) -> Any:
+    """The mean of each image, float32 `[batch, 1, 1, 1]`; of the pixels inside `sizes`, where those are given."""
+    if sizes is None:
+        return ops.mean(images, axis=(1, 2, 3), keepdims=True)
+    weights = ops.cast(inside(images, sizes), images.dtype)[..., None]
+    count = ops.sum(weights, axis=(1, 2, 3), keepdims=True) * images.shape[-1]
+    return ops.sum(images * weights, axis=(1, 2, 3), keepdims=True) / ops.maximum(count, 1)
 
 
 @keras.saving.register_keras_serializable("cxr")
@@ -68,14 +82,18 @@ class Equalize(_PixelLayer):
     Keras's own Equalization does nothing inside a functional model (3.15).
     """
 
-    def call(self, images: Any) -> Any:
-        height, width, channels = images.shape[1:]
-        count, pixels = ops.shape(images)[0], height * width * channels
+    def call(self, images: Any, sizes: Any = None) -> Any:
+        count, height, width, channels = ops.shape(images)
+        pixels = height * width * channels
         levels = ops.cast(ops.round(ops.clip(images, 0, 1) * (LEVELS - 1)), "int32")
         bins = ops.reshape(levels, (-1, pixels)) + LEVELS * ops.arange(count, dtype="int32")[:, None]
         bins = ops.reshape(bins, (-1,))
-        histogram = ops.segment_sum(ops.ones_like(bins), bins, num_segments=count * LEVELS)
+        ones = ops.ones_like(bins)
+        if sizes is not None:
+            ones = ops.reshape(ops.repeat(ops.cast(inside(images, sizes), "int32")[..., None], channels, -1), (-1,))
+        histogram = ops.segment_sum(ones, bins, num_segments=count * LEVELS)
         cumulative = ops.cumsum(ops.reshape(histogram, (-1, LEVELS)), axis=1)
+        pixels = cumulative[:, -1:] if sizes is not None else pixels
         # Of each image: the pixels of its darkest level, the first that has any
         darkest = ops.min(ops.where(cumulative > 0, cumulative, pixels), axis=1, keepdims=True)
         above = ops.cast(ops.maximum(cumulative - darkest, 0), "float32")
@@ -107,13 +125,13 @@ class Normalize(_PixelLayer):
             raise InputError(f"std must be above 0; received {std!r}")
         self.how, self.mean, self.std = how, float(mean), float(std)
 
-    def call(self, images: Any) -> Any:
+    def call(self, images: Any, sizes: Any = None) -> Any:
         if self.how == "none":
             return images
         if self.how == "dataset":
             return (images - self.mean) / self.std
-        centred = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
-        deviation = ops.sqrt(ops.mean(ops.square(centred), axis=(1, 2, 3), keepdims=True))
+        centred = images - image_mean(images, sizes)
+        deviation = ops.sqrt(image_mean(ops.square(centred), sizes))
         return centred / ops.maximum(deviation, LEAST_DEVIATION)
 
     def get_config(self) -> dict[str, Any]:

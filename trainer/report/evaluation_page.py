@@ -102,11 +102,10 @@ def audit_warnings(data: XrayDataset) -> list[str]:
 
 def _subject(run: Run, metrics: Mapping[str, Any], same: bool) -> list[list[Any]]:
     images, shares = metrics["images"], prevalence(metrics)
-    height, width = run.config.size
     weights = f", pretrained weights: {run.config.weights}" if run.config.weights != "none" else ""
     return [
         ["run", run.name],
-        ["model", f"{run.config.model} at {height} x {width} pixels{weights}"],
+        ["model", f"{run.config.model} on {run.config.size_text}{weights}"],
         ["trained", f"{run.made.get('started', '-')} on {'the same' if same else 'another'} data set"
                     f"{'' if same else f', {run.facts.path}'}"],
         ["data", f"{metrics['data']}, split '{metrics['split']}'"],

@@ -19,6 +19,7 @@ from tfrecords.streaming.loader import open_loader
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions
 from trainer.train_config import TrainConfig
+from trainer.training.inputs import native_batch
 
 if TYPE_CHECKING:
     import keras
@@ -201,13 +202,20 @@ def read_pictures(
     heats: list[np.ndarray | None] = [None] * len(rows)
     why = _why_no_heat(model)
     if not why:
-        height, width, channels = model.input_shape[1:]
-        options = data.options(split, image_size=(height, width), fit=config.fit, channels=channels)
+        channels, labels = model.inputs[0].shape[-1], [example.label for example in examples]
+        options = data.options(split, image_size=config.size, fit=config.fit, channels=channels)
         loader = open_loader(data.root, data.manifest.digest, options)
-        fed = np.zeros((len(rows), height, width, channels), loader.reader.dtype)
-        for row, out in zip(rows, fed, strict=True):
-            fit(loader.reader.image(row), out, options.fit)
-        heat = gradcam(model, fed, np.array([example.label for example in examples]))
+        images = [loader.reader.image(row) for row in rows]
+        if config.size is None:
+            heat = [
+                gradcam(model, native_batch(image), label)[0, : image.shape[0], : image.shape[1]]
+                for image, label in zip(images, labels, strict=True)
+            ]
+        else:
+            fed = np.zeros((len(rows), *config.size, channels), loader.reader.dtype)
+            for image, out in zip(images, fed, strict=True):
+                fit(image, out, options.fit)
+            heat = list(gradcam(model, fed, np.array(labels)))
         for number, picture in enumerate(shown):
             placed = place_heat(heat[number], options.fit, picture.shape[0], picture.shape[1])
             heats[number] = overlay(picture[None], placed[None])[0]

@@ -16,6 +16,7 @@ from keras import layers
 
 from cxr.errors import InputError
 from trainer.models.heads import FEATURES, PIXELS, find_backbone
+from trainer.models.native import MaskedPooling, PadToMultiple
 
 GRADIENT_SCALE = 1024.0
 """Keeps small gradients above what float16 can hold. The heat is scaled to [0, 1] in the end, so nothing undoes it."""
@@ -24,6 +25,7 @@ _NOT_FEATURES = (
     layers.InputLayer,
     layers.MaxPooling2D,
     layers.AveragePooling2D,
+    MaskedPooling,
     layers.Dropout,
     layers.ZeroPadding2D,
 )
@@ -39,12 +41,13 @@ def has_feature_map(model: keras.Model) -> bool:
     return _last_map(find_backbone(model)) is not None
 
 
-def gradcam(model: keras.Model, images: np.ndarray, label_index: int | np.ndarray, batch_size: int = 32) -> np.ndarray:
+def gradcam(model: keras.Model, images: Any, label_index: int | np.ndarray, batch_size: int = 32) -> np.ndarray:
     """Heat maps of what speaks for a label.
 
     Args:
       model: a classifier built by `trainer.models`, from raw pixels to probabilities.
-      images: as the model takes them, uint8 or uint16 [n, height, width, channels].
+      images: as the model takes them, uint8 or uint16 [n, height, width, channels]; at native size
+        `{"image": ..., "mask": ...}`.
       label_index: of the label to look for, one for all images or int [n].
       batch_size: images at a time.
 
@@ -54,22 +57,29 @@ def gradcam(model: keras.Model, images: np.ndarray, label_index: int | np.ndarra
     Raises:
       InputError: the model has no map of features, or images or labels do not fit it.
     """
-    images = np.asarray(images)
-    indices = _check(model, images, label_index)
+    pixels = np.asarray(images["image"] if isinstance(images, dict) else images)
+    indices = _check(model, pixels, label_index)
     to_map, to_scores = _take_apart(model)
-    heat = np.zeros(images.shape[:3], np.float32)
-    for start in range(0, len(images), batch_size):
-        chosen = np.eye(model.output_shape[-1], dtype=np.float32)[indices[start : start + batch_size]]
-        maps = keras.ops.cast(to_map(images[start : start + batch_size], training=False), "float32")
+    heat = np.zeros(pixels.shape[:3], np.float32)
+    height, width = pixels.shape[1:3]
+    multiple = max((one.multiple for one in find_backbone(model).layers if isinstance(one, PadToMultiple)), default=1)
+    for start in range(0, len(pixels), batch_size):
+        part = slice(start, start + batch_size)
+        chosen = np.eye(model.output_shape[-1], dtype=np.float32)[indices[part]]
+        maps, *sizes = to_map(keras.tree.map_structure(lambda values, part=part: values[part], images))
+        maps = keras.ops.cast(maps, "float32")
 
-        def score(maps: Any, chosen: np.ndarray = chosen) -> Any:
-            return keras.ops.sum(to_scores(maps, training=False) * chosen) * GRADIENT_SCALE
+        def score(maps: Any, sizes: list[Any] = sizes, chosen: np.ndarray = chosen) -> Any:
+            return keras.ops.sum(to_scores(maps, *sizes) * chosen) * GRADIENT_SCALE
 
         gradients = keras.ops.convert_to_numpy(_gradient(score, maps))
         weights = gradients.mean((1, 2), keepdims=True)
         coarse = np.maximum((weights * keras.ops.convert_to_numpy(maps)).sum(-1), 0)
         for row, image in enumerate(coarse, start):
-            fine = cv2.resize(image, images.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)
+            padded = (width + -width % multiple, height + -height % multiple)
+            fine = cv2.resize(image, padded, interpolation=cv2.INTER_LINEAR)[:height, :width]
+            if isinstance(images, dict):
+                fine = fine * images["mask"][row, ..., 0]
             heat[row] = fine / fine.max() if fine.max() > 0 else 0
     return heat
 
@@ -100,7 +110,7 @@ def overlay(images: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.n
 
 def _check(model: keras.Model, images: np.ndarray, label_index: int | np.ndarray) -> np.ndarray:
     """The label of each image, int [n]."""
-    expected = model.input_shape[1:]
+    expected = model.inputs[0].shape[1:]
     if images.ndim != 4 or any(want not in (None, size) for want, size in zip(expected, images.shape[1:], strict=True)):
         raise InputError(f"images of shape {images.shape} do not fit the model, which takes [n, {expected}]")
     labels = model.output_shape[-1]
@@ -123,22 +133,26 @@ def _last_map(backbone: keras.Model) -> keras.KerasTensor | None:
 
 
 def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """From raw pixels to the last map of features, and from there to scores [batch, labels]."""
+    """From raw pixels to the last map of features, and from there to scores [batch, labels].
+
+    The map comes in a list, at native size with the sizes of the images, which the scores need too.
+    """
     backbone = find_backbone(model)
     last = _last_map(backbone)
     if last is None:
         raise InputError("this model has no map of features, only dense layers, so Grad-CAM cannot say where it looks")
     pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
-    before = keras.Model(model.input, pixels)
-    encoder = keras.Model(backbone.input, last)
-    decoder = keras.Model(last, backbone.output)
+    own_sizes = backbone.inputs[1:]
+    before = keras.Model(model.input, [pixels, *(model.get_layer("sizes").output for _ in own_sizes)])
+    encoder = keras.Model(backbone.inputs, [last, *own_sizes])
+    decoder = keras.Model([last, *own_sizes], backbone.output)
     after = keras.Model(features, scores)
 
-    def to_map(images: np.ndarray, training: bool) -> Any:
-        return encoder(before(images, training=training), training=training)
+    def to_map(images: Any) -> list[Any]:
+        return encoder(before(images, training=False), training=False)
 
-    def to_scores(maps: Any, training: bool) -> Any:
-        return after(decoder(maps, training=training), training=training)
+    def to_scores(*maps_and_sizes: Any) -> Any:
+        return after(decoder(list(maps_and_sizes), training=False), training=False)
 
     return to_map, to_scores
 

@@ -17,14 +17,14 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15  # as OpenCV computes it
 
 
-def decode_and_fit(file: tf.Tensor, size: tuple[int, int], channels: int, bit_depth: int, how: Fit) -> tf.Tensor:
+def decode_and_fit(file: tf.Tensor, size: tuple[int, int] | None, channels: int, bit_depth: int, how: Fit) -> tf.Tensor:
     """Pixels of an encoded JPEG or PNG file, fitted. A damaged one is an `InvalidArgumentError` of TensorFlow.
 
     EXIF orientation is not looked at.
 
     Args:
       file: string scalar, the bytes.
-      size: (height, width) wanted.
+      size: (height, width) wanted; None leaves the image as it is.
       channels: 1 or 3, wanted.
       bit_depth: 8 or 16, wanted.
       how: see `tfrecords.images.fit.Fit`.
@@ -34,9 +34,11 @@ def decode_and_fit(file: tf.Tensor, size: tuple[int, int], channels: int, bit_de
     """
     with tf.device("CPU:0"):  # a GPU may multiply matrices with 10 bits of mantissa
         pixels = _to_channels(_to_depth(_decode(file), bit_depth), channels)
-        fitted = _fit(tf.cast(pixels, tf.float32), size, how)
-        levels = tf.clip_by_value(tf.floor(fitted + 0.5), 0, 2**bit_depth - 1)
-        return tf.ensure_shape(tf.cast(levels, tf.uint16 if bit_depth == 16 else tf.uint8), [*size, channels])
+        if size is not None:
+            fitted = _fit(tf.cast(pixels, tf.float32), size, how)
+            pixels = tf.clip_by_value(tf.floor(fitted + 0.5), 0, 2**bit_depth - 1)
+        levels = tf.cast(pixels, tf.uint16 if bit_depth == 16 else tf.uint8)
+        return tf.ensure_shape(levels, [*(size or (None, None)), channels])
 
 
 def _decode(file: tf.Tensor) -> tf.Tensor:

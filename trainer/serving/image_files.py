@@ -105,7 +105,9 @@ class FileLoader:
     @property
     def rung(self) -> int | None:
         """Short side, pixels, of the rung whose records are equalled; None is full resolution."""
-        return smallest_sufficient(self.facts.rungs, self.config.size) if self.through_rung else None
+        if not self.through_rung or self.config.size is None:
+            return None
+        return smallest_sufficient(self.facts.rungs, self.config.size)
 
     def read(self, file: ImageFile) -> np.ndarray:
         """Pixels of a file, see `decode`.
@@ -138,6 +140,8 @@ class FileLoader:
         if self.rung is not None:
             pixels = codec.area_downscale(pixels, self.rung)
         pixels = np.ascontiguousarray(codec.match_channels(pixels, self.facts.channels))
+        if self.config.size is None:
+            return pixels
         fitted = np.empty((*self.config.size, self.facts.channels), pixels.dtype)
         fit(pixels, fitted, self.config.fit)  # type: ignore[arg-type]
         return fitted

@@ -10,8 +10,9 @@ from keras import ops
 
 from trainer import models
 from trainer.augmentation import Augmentation
-from trainer.augmentation.layer import RandomImageLayer
+from trainer.augmentation.layer import ExtendBorders, RandomImageLayer
 from trainer.facts import DataFacts
+from trainer.models.native import ImageSizes
 from trainer.models.pixels import Equalize, Normalize, Scale
 from trainer.train_config import TrainConfig
 from trainer.training import precision
@@ -78,7 +79,8 @@ class CrossEntropy(keras.losses.Loss):
 
 def build_classifier(config: TrainConfig, facts: DataFacts, load_weights: bool = True) -> Classifier:
     """A new model: pixels as a stream gives them, uint8 or uint16 [batch, height, width, channels], to probabilities
-    float32 [batch, labels], which sum to 1 unless an image may have several labels.
+    float32 [batch, labels], which sum to 1 unless an image may have several labels. At native size the model takes
+    `{"image": pixels, "mask": bool [batch, height, width, 1]}`, where images lie at the top left of their mask.
 
     Initial weights, dropout and augmentation follow from `config.seed`. Pretrained weights, where the configuration
     names any, are loaded; with `load_weights=False` the model is the same, but waits for weights of its own.
@@ -87,22 +89,29 @@ def build_classifier(config: TrainConfig, facts: DataFacts, load_weights: bool =
       InputError: the weights cannot be had or do not fit.
     """
     keras.utils.set_random_seed(config.seed)
-    height, width = config.size
+    height, width = config.size or (None, None)
     with precision.policy(config.mixed_precision):
         images = keras.Input((height, width, facts.channels), dtype=f"uint{facts.bit_depth}", name="image")
+        inputs, sizes = images, None
+        if config.native:
+            inputs = {"image": images, "mask": keras.Input((None, None, 1), dtype="bool", name="mask")}
+            sizes = ImageSizes(name="sizes")(inputs["mask"])
         pixels = Scale(facts.bit_depth, name="scale")(images)
-        for layer in Augmentation.of(config.augment, **config.augment_options).layers(config.seed):
-            pixels = layer(pixels)
+        augmentation = Augmentation.of(config.augment, **config.augment_options).layers(config.seed)
+        if config.native and augmentation:
+            pixels = ExtendBorders(name="extend_borders")(pixels, sizes)
+        for layer in augmentation:
+            pixels = layer(pixels, sizes)
         if config.equalize:
-            pixels = Equalize(name="equalize")(pixels)
+            pixels = Equalize(name="equalize")(pixels, sizes)
         if models.expected_pixels(config.weights) == "normalised":
-            pixels = Normalize(config.normalize, facts.pixel_mean, facts.pixel_std, name="normalize")(pixels)
+            pixels = Normalize(config.normalize, facts.pixel_mean, facts.pixel_std, name="normalize")(pixels, sizes)
         probabilities = models.build_model(
             config.model, pixels, len(facts.labels), multi_label=facts.multi_label, options=config.model_options,
-            weights=config.weights if load_weights or config.weights == "none" else "later",
+            weights=config.weights if load_weights or config.weights == "none" else "later", sizes=sizes,
         )  # fmt: skip
         name = config.model.replace("-", "_")
-        return Classifier(images, probabilities, multi_label=facts.multi_label, name=name)
+        return Classifier(inputs, probabilities, multi_label=facts.multi_label, name=name)
 
 
 def compile_classifier(
@@ -124,19 +133,19 @@ def compile_classifier(
     optimizer.build(model.trainable_variables)
 
 
-def augmented(model: Classifier, images: Any) -> Any:
+def augmented(model: Classifier, batch: Any) -> Any:
     """What the backbone is shown in training, before normalisation: float32 [batch, height, width, channels] in [0, 1].
 
     The random generators are left as they were.
 
     Args:
       model: of `build_classifier`.
-      images: uint8 or uint16 [batch, height, width, channels].
+      batch: uint8 or uint16 [batch, height, width, channels]; at native size with its mask.
     """
     last = [layer for layer in model.layers if isinstance(layer, (Scale, RandomImageLayer, Equalize))]
     shown = keras.Model(model.input, last[-1].output)
     before = [value_of(variable) for variable in shown.variables]
-    pixels = ops.convert_to_numpy(shown(images, training=True))
+    pixels = ops.convert_to_numpy(shown(batch, training=True))
     for variable, value in zip(shown.variables, before, strict=True):
         variable.assign(value)
     return pixels

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from cxr.errors import InputError
 from tfrecords.dataset import XrayDataset
 from trainer.facts import TRAIN, DataFacts
 from trainer.train_config import TrainConfig
+
+NATIVE_BUCKETS = 4
+"""Shapes of batches at native size: each is compiled by itself, and fewer of them need more padding."""
+NATIVE_MULTIPLE = 64
+"""What the sides of a batch of files are rounded up to, so that few shapes are compiled."""
 
 
 def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, devices: int = 1, **others: Any) -> int:
@@ -38,7 +46,8 @@ def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **o
         "batch_size": config.batch_size,
         "training": True,
         "seed": config.seed,
-        "drop_remainder": True,  # one shape, compiled once
+        # One shape, compiled once. At native size it would leave out images of each bucket.
+        "drop_remainder": not config.native or devices > 1,
         "balanced": config.class_weights == "balanced",
         "sample_weights": config.class_weights == "auto" and not multi_label,
         **others,
@@ -47,4 +56,33 @@ def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **o
 
 def pixels_of(config: TrainConfig) -> dict[str, Any]:
     """Options of any stream that a model of this configuration reads."""
+    if config.native:
+        return {"image_size": None, "max_buckets": NATIVE_BUCKETS}
     return {"image_size": config.image_size, "fit": config.fit}
+
+
+def native_batch(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """One image [height, width, channels] as a batch of a model at native size, padded at the bottom and right."""
+    height, width, channels = pixels.shape
+    canvas = (1, height + -height % NATIVE_MULTIPLE, width + -width % NATIVE_MULTIPLE)
+    image, mask = np.zeros((*canvas, channels), pixels.dtype), np.zeros((*canvas, 1), bool)
+    image[0, :height, :width], mask[0, :height, :width] = pixels, True
+    return {"image": image, "mask": mask}
+
+
+def change_native(
+    batch: dict[str, np.ndarray], rows: np.ndarray, change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The batch with each image changed by itself, without its padding.
+
+    Args:
+      batch: `image` and `mask`; left as it is.
+      rows: int64 [batch].
+      change: images [n, height, width, channels] and their rows, to images.
+    """
+    images = batch["image"].copy()
+    for number, mask in enumerate(batch["mask"]):
+        height, width = int(mask[:, 0].sum()), int(mask[0].sum())
+        place = np.s_[number : number + 1, :height, :width]
+        images[place] = change(images[place], rows[number : number + 1])
+    return {**batch, "image": images}

@@ -30,6 +30,7 @@ from trainer.training.epoch_bar import EpochBar
 from trainer.training.input_monitor import InputMonitor
 from trainer.training.inputs import stream_options, training_steps
 from trainer.training.keeper import Keeper, Position
+from trainer.training.memory import check_memory
 from trainer.training.run_log import RunLog, report_every
 from trainer.training.stopping import StopRequest
 from trainer.training.validation import Validation
@@ -107,8 +108,9 @@ def train(
     if resume and not resuming and run.history.exists():
         raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
     with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as used:
-        model = build_classifier(config, facts, load_weights=not resuming)
         options = stream_options(config, facts.multi_label, used, **stream)
+        check_memory(config, facts, data, options)
+        model = build_classifier(config, facts, load_weights=not resuming)
         steps = training_steps(data, config, facts, used, **stream)
         position = Position()
         if resuming:
@@ -189,9 +191,8 @@ def _memory_errors(config: TrainConfig) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, MemoryError) and not _MEMORY.search(f"{type(error)} {error}"):
             raise
-        height, width = config.size
         raise TrainingError(
-            f"out of memory with {config.model}, batches of {config.batch_size} at {height} x {width} pixels: "
+            f"out of memory with {config.model}, batches of {config.batch_size}, {config.size_text}: "
             f"lower --batch-size (try {max(1, config.batch_size // 2)}) or --image-size, or on a GPU try "
             "--mixed-precision bfloat16; the last checkpoint is kept"
         ) from error

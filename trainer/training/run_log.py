@@ -89,8 +89,10 @@ class RunLog(keras.callbacks.Callback):
     def _show_sample(self, data: XrayDataset, options: dict[str, Any]) -> None:
         run = self.keeper.run
         stream = data.stream("train", **{**options, "cache": "none", "epochs": 1, "prefetch": 1, "threads": 1})
-        images = next(iter(stream.take(1).as_numpy_iterator()))[0][:SHOWN_IMAGES]
-        shown = augmented(self.model, images)
+        batch = next(iter(stream.take(1).as_numpy_iterator()))[0]
+        batch = keras.tree.map_structure(lambda part: part[:SHOWN_IMAGES], batch)
+        images = keras.tree.flatten(batch)[0]
+        shown = augmented(self.model, batch)
         self.train.image("first_batch/as_stored", _bytes(images), 0, "as the stream yields them")
         self.train.image("first_batch/as_trained_on", _bytes(shown), 0, "after augmentation and equalisation")
         self.train.text("run/config", f"```json\n{json.dumps(run.config.to_json(), indent=2)}\n```", 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from trainer.evaluation.predictions import Predictions
 from trainer.facts import VALIDATION
 from trainer.run import Run
 from trainer.train_config import TrainConfig
+from trainer.training.inputs import change_native, native_batch, pixels_of
 from trainer.training.keeper import Keeper, averaged_weights
 
 PREDICT_BATCH = 64
@@ -88,22 +90,23 @@ def predict_split(
       InputError: no such split.
       DatasetError: a shard is damaged.
     """
-    from trainer.training.inputs import pixels_of
-
     channels = model.inputs[0].shape[-1]
+    size = min(PREDICT_BATCH, config.batch_size) if config.native else PREDICT_BATCH
     batches = data.stream(
-        split, **{**pixels_of(config), "batch_size": PREDICT_BATCH, "channels": channels, "metadata": True, **stream}
+        split, **{**pixels_of(config), "batch_size": size, "channels": channels, "metadata": True, **stream}
     )
     parts: list[tuple[np.ndarray, ...]] = []
     with plain_errors():
         for images, truth, extra in batches.as_numpy_iterator():
             if change is not None:
-                images = change(images, extra["row"])
+                images = (partial(change_native, change=change) if config.native else change)(images, extra["row"])
             strings = (extra[name] for name in ("patient", "path", "cause"))
-            parts.append((predict_images(model, images), truth, extra["row"], *strings))
+            parts.append((predict_images(model, images, size), truth, extra["row"], *strings))
             if between is not None:
                 between()
-    probabilities, truth, rows, patients, paths, causes = map(np.concatenate, zip(*parts, strict=True))
+    found = list(map(np.concatenate, zip(*parts, strict=True)))
+    order = np.argsort(found[2], kind="stable")  # at native size batches come bucket by bucket
+    probabilities, truth, rows, patients, paths, causes = (part[order] for part in found)
     return Predictions(data.labels, data.multi_label, probabilities, truth, rows, patients, paths, causes)
 
 
@@ -131,22 +134,35 @@ def predict_validation(run: Run, model: keras.Model, data: XrayDataset | None = 
     return predict_split(model, data, VALIDATION, run.config)
 
 
-def predict_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def predict_images(model: keras.Model, images: Any, size: int = PREDICT_BATCH) -> np.ndarray:
     """Probabilities float32 [n, labels] of images uint8 or uint16 [n, height, width, channels].
 
-    Smaller batches are filled up to `PREDICT_BATCH`, so that one shape is compiled and an image's probabilities do
-    not depend on how many others come with it.
+    Smaller batches are filled up to `size`, so that one shape is compiled and an image's probabilities do not depend
+    on how many others come with it.
+
+    Args:
+      model: of `build_classifier`.
+      images: of n images; at native size `{"image": ..., "mask": ...}`.
+      size: images a batch.
     """
-    found = []
-    for batch in _batches(images, PREDICT_BATCH):
-        filled = batch
-        if len(batch) < PREDICT_BATCH:
-            filled = np.zeros((PREDICT_BATCH, *batch.shape[1:]), batch.dtype)
-            filled[: len(batch)] = batch
-        found.append(ops.convert_to_numpy(model.predict_on_batch(filled))[: len(batch)])
+    count, found = len(keras.tree.flatten(images)[0]), []
+    for start in range(0, count, size):
+        batch = keras.tree.map_structure(partial(_filled, start=start, size=size), images)
+        found.append(ops.convert_to_numpy(model.predict_on_batch(batch))[: count - start])
     return np.concatenate(found)
 
 
-def _batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+def predict_arrays(model: keras.Model, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Probabilities float32 [n, labels] of single images [height, width, channels], as the model takes them.
+
+    At native size each is a batch by itself, whatever the others are.
+    """
+    if isinstance(model.input, dict):
+        return np.concatenate([predict_images(model, native_batch(pixels), 1) for pixels in images])
+    return predict_images(model, np.stack(images))
+
+
+def _filled(part: np.ndarray, start: int, size: int) -> np.ndarray:
+    batch = part[start : start + size]
+    missing = size - len(batch)
+    return np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)]) if missing else batch

@@ -124,18 +124,22 @@ class Space:
 
         What depended on another value of them is left out. A value may lie outside of what was varied. Where only
         models or optimizers are left that have a hyperparameter of their own for it, `image_size` means
-        `flat_image_size`, and `learning_rate` means `sgd_learning_rate`.
+        `flat_image_size`, and `learning_rate` means `sgd_learning_rate`. `image_size=native` leaves out models and
+        other values that a run at native size cannot have.
 
         Raises:
           InputError: an unknown name, a value that it cannot have, or one that no trial would have a use for.
         """
+        if pairs.get("image_size") == "native" and (able := self._able_natively(pairs)):
+            return self.narrow(able).fix(pairs)
         kept, fixed = self.parameters, dict(self.fixed)
         for name, value in pairs.items():
             parameter = self._find(name)
             if parameter is None and name not in MEANINGS and name not in TRAINER_FIELDS:
                 raise InputError(f"unknown hyperparameter '{name}'{_hint(name)}")
             fixed[name] = value_of(parameter, value)
-            kept = _settle(tuple(other for other in kept if other.name != name), name, (fixed[name],))
+            gone = {name, "flat_image_size"} if fixed[name] == "native" else {name}
+            kept = _settle(tuple(other for other in kept if other.name not in gone), name, (fixed[name],))
         space = _handed_down(Space(self.name, kept, fixed))
         useful = space._used()
         for name in pairs:
@@ -283,6 +287,21 @@ class Space:
                         f"hyperparameter '{name}' would change nothing with {others or 'what is fixed'}; say when it "
                         "matters with its conditions (`when`)"
                     )
+
+    def _able_natively(self, pairs: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Of what is varied and cannot all be had at native size: the values that can."""
+        found = {}
+        for parameter in self.parameters:
+            if parameter.name in pairs or parameter.name not in ("preset", "model", "class_weights"):
+                continue
+            able = []
+            for value in parameter.values:
+                with contextlib.suppress(InputError):
+                    TrainConfig.from_json(translate({**self.fixed, **pairs, parameter.name: value}, 1))
+                    able.append(value)
+            if able and len(able) < len(parameter.values):  # where none can, the check of the space says why
+                found[parameter.name] = able
+        return found
 
     def _used(self) -> set[str]:
         """What at least one trial has a use for."""

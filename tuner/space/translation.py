@@ -28,7 +28,7 @@ VARIANTS = {"flat_image_size": "image_size", "sgd_learning_rate": "learning_rate
 MEANINGS = {
     "preset": "a recipe of `cxr train`, which the others change",
     "model": "architecture",
-    "image_size": "side in pixels",
+    "image_size": "side in pixels; native is each image's own size",
     "flat_image_size": "side in pixels, of models with a weight for each pixel",
     "augment": "how much training images are changed",
     "equalize": "equalise each image's histogram",

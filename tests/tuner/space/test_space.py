@@ -250,6 +250,23 @@ def test_a_field_that_is_fixed_holds_where_only_its_variant_is_left(general, val
             assert getattr(meant(space, values), general) == value
 
 
+@pytest.mark.parametrize(
+    ("name", "pairs", "models"),
+    [
+        ("compact", {}, {"cnn-separable", "xception-small", "resnet18"}),
+        ("full", {"final": "average"}, {"cnn-separable", "xception-small", "resnet18", "cnn3"}),
+        ("notebooks", {}, {"cnn-separable"}),
+    ],
+)
+def test_native_size_leaves_what_can_take_it(name, pairs, models, tmp_path):
+    space = Space.named(name).fix({**pairs, "image_size": "native"})
+    configs = [meant(space, values) for values in draw(space, POINTS, tmp_path)]
+    assert {config.model for config in configs} == models
+    assert all(config.native and config.class_weights != "balanced" for config in configs)
+    with pytest.raises(InputError, match="model 'mlp' takes images of one size only"):
+        Space.named("compact").fix({"model": "mlp", "image_size": "native"})
+
+
 def test_a_variant_that_is_fixed_holds_for_nothing_else(tmp_path):
     space = Space.named("compact").fix({"sgd_learning_rate": 0.05, "flat_image_size": 72})
     points = draw(space, POINTS, tmp_path)
