@@ -17,7 +17,7 @@ own code, the others by OpenCV's INTER_AREA.
   memory-map-processes   the same with a process a core
   mosaic            MosaicML's StreamingDataset under a PyTorch DataLoader, in one process
   mosaic-processes  the same with a process a core
-  ffcv              FFCV over raw arrays, a thread a core
+  ffcv              FFCV over raw images, a thread a core; it has no grey ones and stores three equal channels
 
 They take turns within a round, each in a process of its own, with the files in the page cache. `first epoch` is timed
 from before the loader is built, imports excluded; `later epochs` are those after it, in the same process. An epoch
