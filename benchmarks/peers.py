@@ -115,14 +115,15 @@ def keras_generator(folder: Path, size: int | None) -> Epoch:
     return epoch
 
 
-def resized(dataset: Any, size: int | None) -> Iterator[Delivery]:
+def resized(dataset: Any, size: int | None, method: str = "bilinear") -> Iterator[Delivery]:
     """The end of a tutorial's tf.data pipeline of (image, label): resize, batch, prefetch."""
     import tensorflow as tf
 
+    def resize(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.cast(tf.image.resize(image, (size, size), method), tf.uint8), label
+
     if size is not None:
-        dataset = dataset.map(
-            lambda image, label: (tf.cast(tf.image.resize(image, (size, size)), tf.uint8), label), tf.data.AUTOTUNE
-        ).batch(BATCH)
+        dataset = dataset.map(resize, tf.data.AUTOTUNE).batch(BATCH)
     for images, _ in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
         yield images
 
@@ -221,12 +222,17 @@ class Decode:
         return image.reshape(*image.shape[:2], 1)
 
 
-def grain_dataset(folder: Path, threads: int, size: int | None, decode: Decode) -> Any:
-    """Shuffled, decoded and batched (not at native size), read and mapped by so many threads a process."""
+def grain_dataset(
+    folder: Path, threads: int, size: int | None, decode: Callable[[bytes], Any], epochs: int | None = 1
+) -> Any:
+    """Shuffled, decoded and batched (not at native size), read and mapped by so many threads a process.
+
+    `epochs` None repeats without end, in a new order each time.
+    """
     import grain
 
     source = grain.sources.ArrayRecordDataSource(sorted(map(str, (folder / "array_record").iterdir())))
-    images = grain.MapDataset.source(source).shuffle(seed=0).map(decode)
+    images = grain.MapDataset.source(source).shuffle(seed=0).repeat(epochs).map(decode)
     ahead = 16 * threads  # images
     if size is not None:
         images, ahead = images.batch(BATCH), 2 * threads  # batches

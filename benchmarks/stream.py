@@ -122,11 +122,11 @@ def preprocess(folder: Path, name: str) -> None:
     )
 
 
-def child(python: str, *arguments: str) -> dict[str, Any]:
-    """Runs `epoch.py`; what it printed last, or how it failed."""
+def child(python: str, *arguments: str, script: str = "epoch.py") -> dict[str, Any]:
+    """Runs a script of this folder; the JSON that it printed last, or how it failed."""
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
     process = subprocess.Popen(
-        [python, str(HERE / "epoch.py"), *arguments],
+        [python, str(HERE / script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
