@@ -36,7 +36,7 @@ WINGS = {
     "trainer.evaluation": (),
     "trainer.serving": (),
     "trainer.training": ("trainer.augmentation", "trainer.models", "trainer.evaluation"),
-    "trainer.report": ("trainer.models", "trainer.evaluation"),
+    "trainer.report": ("trainer.models", "trainer.evaluation", "trainer.training"),
     "tuner.space": (),
     "tuner.cluster": ("tuner.space",),
     "tuner.report": ("tuner.space",),
