@@ -9,11 +9,12 @@ A model is a backbone, one nested Keras model from pixels to features, and a hea
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from cxr.errors import InputError
+from cxr.kinds import Choice
+from cxr.options import checked
 from trainer.models.model_options import (
     ApplicationOptions,
     ConvOptions,
@@ -105,10 +106,7 @@ def model_options(name: str, changes: Mapping[str, Any] | None = None) -> ModelO
     Raises:
       InputError: an unknown model or option, or a value that the option cannot have.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"model={name!r}: {hint}expected one of {', '.join(MODELS)}")
+    checked("model", Choice(tuple(MODELS)), name)
     return change_options(name, MODELS[name].options, changes or {})
 
 

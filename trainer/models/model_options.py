@@ -1,18 +1,17 @@
 """What each family of models can be asked for.
 
-Each option says what it may be, so that one place checks it, reads it from the command line (`filters=32,64`),
-describes it, and tells a search what there is to vary. Nothing here loads Keras.
+Nothing here loads Keras.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from cxr.errors import InputError
+from cxr.kinds import Choice, Kind, Real, Several, Whole, plain_sequence
+from cxr.options import Options, check_names, checked, fields_of, option, options
 
 ACTIVATIONS = ("relu", "gelu", "silu", "elu", "leaky_relu", "tanh")
 BLOCKS = ("plain", "separable", "residual")
@@ -20,108 +19,19 @@ POOLS = ("max", "average", "stride")
 NORMALIZATIONS = ("batch", "layer", "group", "none")
 
 
-class Kind(Protocol):
-    """The values that an option may have. `str(kind)` completes "expected ..."."""
-
-    def read(self, value: Any) -> Any:
-        """The value, also from text; raises ValueError where it is none of this kind."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Whole:
-    """A whole number from `low` to `high`."""
-
-    low: int
-    high: int
-
-    def __str__(self) -> str:
-        return f"a whole number from {self.low} to {self.high}"
-
-    def read(self, value: Any) -> int:
-        number = int(value) if isinstance(value, str) else value
-        if not hasattr(number, "__index__") or isinstance(number, bool) or not self.low <= number <= self.high:
-            raise ValueError
-        return int(number)
-
-
-@dataclasses.dataclass(frozen=True)
-class Real:
-    """A number from `low` to `high`."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"a number from {self.low:g} to {self.high:g}"
-
-    def read(self, value: Any) -> float:
-        if isinstance(value, bool):
-            raise ValueError
-        number = float(value)
-        if math.isnan(number) or not self.low <= number <= self.high:
-            raise ValueError
-        return number
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of a few names."""
-
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join(self.names)
-
-    def read(self, value: Any) -> str:
-        if value not in self.names:
-            raise ValueError
-        return str(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Several:
-    """From `least` to `most` values of one kind; as text joined by commas, or `none`."""
-
-    of: Kind
-    least: int
-    most: int
-
-    def __str__(self) -> str:
-        return f"{self.least} to {self.most} values, each {self.of}" + (", or none" if self.least == 0 else "")
-
-    def read(self, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = () if value == "none" and self.least == 0 else value.split(",")
-        if not isinstance(value, (list, tuple)):
-            value = (value,)
-        if not self.least <= len(value) <= self.most:
-            raise ValueError
-        return tuple(self.of.read(item) for item in value)
-
-
-def _option(default: Any, kind: Kind, about: str) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind, "about": about})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+@options
+class ModelOptions(Options):
     """Options that every model has: the layers between its features and the labels.
 
     Raises:
       InputError: a value is not what its option may be.
     """
 
-    dense: tuple[int, ...] = _option((), Several(Whole(1, 8192), 0, 4), "widths of dense layers before the labels")
-    dropout: float = _option(0.3, Real(0, 0.95), "share of features dropped after each, and before the labels")
-    activation: str = _option("relu", Choice(ACTIVATIONS), "of each layer but the last")
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            kind, value = field.metadata["kind"], getattr(self, field.name)
-            try:
-                object.__setattr__(self, field.name, kind.read(value))
-            except (ValueError, TypeError, OverflowError):
-                raise InputError(f"model option {field.name}={value!r}: expected {kind}") from None
+    dense: tuple[int, ...] = option(
+        Several(Whole(1, 8192), 0, 4), "widths of dense layers before the labels", default=()
+    )
+    dropout: float = option(Real(0, 0.95), "share of features dropped after each, and before the labels", default=0.3)
+    activation: str = option(Choice(ACTIVATIONS), "of each layer but the last", default="relu")
 
     @property
     def halvings(self) -> int | None:
@@ -129,30 +39,29 @@ class ModelOptions:
         return None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@options
 class MlpOptions(ModelOptions):
     """Pixels straight into dense layers."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@options
 class ConvOptions(ModelOptions):
     """Blocks of convolutions, each at half the resolution of the one before; see `trainer.models.conv`."""
 
-    filters: tuple[int, ...] = _option((32, 64, 128), Several(Whole(1, 2048), 1, 10), "channels of each block")
-    convolutions: tuple[int, ...] = _option(
-        (1,), Several(Whole(1, 6), 1, 10), "convolutions of each block; the last holds for the rest"
+    filters: tuple[int, ...] = option(Several(Whole(1, 2048), 1, 10), "channels of each block", default=(32, 64, 128))
+    convolutions: tuple[int, ...] = option(
+        Several(Whole(1, 6), 1, 10), "convolutions of each block; the last holds for the rest", default=(1,)
     )
-    kernel: int = _option(3, Whole(1, 15), "side of the convolutions, pixels")
-    block: tuple[str, ...] = _option(
-        ("plain",), Several(Choice(BLOCKS), 1, 10), "kind of each block; the last holds for the rest"
+    kernel: int = option(Whole(1, 15), "side of the convolutions, pixels", default=3)
+    block: tuple[str, ...] = option(
+        Several(Choice(BLOCKS), 1, 10), "kind of each block; the last holds for the rest", default=("plain",)
     )
-    pool: str = _option("max", Choice(POOLS), "how a block halves the resolution")
-    normalization: str = _option("batch", Choice(NORMALIZATIONS), "after each convolution")
-    block_dropout: float = _option(0.0, Real(0, 0.95), "share of values dropped after each block")
-    final: str = _option("average", Choice(("average", "max", "flatten")), "from the last block to features")
+    pool: str = option(Choice(POOLS), "how a block halves the resolution", default="max")
+    normalization: str = option(Choice(NORMALIZATIONS), "after each convolution", default="batch")
+    block_dropout: float = option(Real(0, 0.95), "share of values dropped after each block", default=0.0)
+    final: str = option(Choice(("average", "max", "flatten")), "from the last block to features", default="average")
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         for name in ("convolutions", "block"):
             given = getattr(self, name)
             if len(given) > len(self.filters):
@@ -181,40 +90,40 @@ class ConvOptions(ModelOptions):
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@options
 class XceptionOptions(ModelOptions):
     """Residual blocks of separable convolutions; see `trainer.models.conv`."""
 
-    filters: tuple[int, ...] = _option((128, 256, 384), Several(Whole(8, 2048), 1, 8), "channels of each block")
-    convolutions: int = _option(2, Whole(1, 6), "separable convolutions a block")
-    kernel: int = _option(3, Whole(1, 15), "side of the convolutions, pixels")
-    normalization: str = _option("batch", Choice(NORMALIZATIONS), "after each convolution")
-    final: str = _option("average", Choice(("average", "max")), "from the last block to features")
+    filters: tuple[int, ...] = option(Several(Whole(8, 2048), 1, 8), "channels of each block", default=(128, 256, 384))
+    convolutions: int = option(Whole(1, 6), "separable convolutions a block", default=2)
+    kernel: int = option(Whole(1, 15), "side of the convolutions, pixels", default=3)
+    normalization: str = option(Choice(NORMALIZATIONS), "after each convolution", default="batch")
+    final: str = option(Choice(("average", "max")), "from the last block to features", default="average")
 
     @property
     def halvings(self) -> int:
         return len(self.filters) + 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@options
 class ResNetOptions(ModelOptions):
     """Stages of residual blocks; see `trainer.models.resnet`."""
 
-    depths: tuple[int, ...] = _option((2, 2, 2, 2), Several(Whole(1, 50), 1, 6), "blocks of each stage")
-    filters: int = _option(64, Whole(8, 512), "channels of the first stage, doubled at each stage")
-    normalization: str = _option("batch", Choice(NORMALIZATIONS), "after each convolution")
-    final: str = _option("average", Choice(("average", "max")), "from the last stage to features")
+    depths: tuple[int, ...] = option(Several(Whole(1, 50), 1, 6), "blocks of each stage", default=(2, 2, 2, 2))
+    filters: int = option(Whole(8, 512), "channels of the first stage, doubled at each stage", default=64)
+    normalization: str = option(Choice(NORMALIZATIONS), "after each convolution", default="batch")
+    final: str = option(Choice(("average", "max")), "from the last stage to features", default="average")
 
     @property
     def halvings(self) -> int:
         return len(self.depths) + 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@options
 class ApplicationOptions(ModelOptions):
     """A published architecture as `keras.applications` has it; see `trainer.models.applications`."""
 
-    final: str = _option("average", Choice(("average", "max")), "from the last block to features")
+    final: str = option(Choice(("average", "max")), "from the last block to features", default="average")
 
 
 def change_options(model: str, options: ModelOptions, changes: Mapping[str, Any]) -> ModelOptions:
@@ -223,22 +132,29 @@ def change_options(model: str, options: ModelOptions, changes: Mapping[str, Any]
     Raises:
       InputError: an option that the model does not have, or a value that it cannot have.
     """
-    known = [field.name for field in dataclasses.fields(options)]
-    for name in changes:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise InputError(f"model '{model}' has no option '{name}'. {hint}It has {', '.join(sorted(known))}")
+    known = fields_of(type(options))
+    check_names(changes, known, f"model '{model}'", "option")
+    changes = {name: _read(name, known[name].kind, value) for name, value in changes.items()}
     if "filters" in changes and isinstance(options, ConvOptions):
         options = options.with_filters(changes["filters"])
     return dataclasses.replace(options, **changes)
 
 
+def _read(name: str, kind: Kind, value: Any) -> Any:
+    """A value of an option, also from text, except where the option is text itself."""
+    if isinstance(value, str) and not isinstance(kind, Choice):
+        try:
+            return kind.parse(value)
+        except (ValueError, TypeError, OverflowError):
+            raise InputError(f"{name}={value!r}: expected {kind}") from None
+    return checked(name, kind, value)
+
+
 def describe_options(options: ModelOptions) -> list[tuple[str, str, str]]:
     """Rows of (option, its value here, what it is and may be), for help and documents."""
     rows = []
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        text = (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
-        rows.append((field.name, text, f"{field.metadata['about']}: {field.metadata['kind']}"))
+    for name, said in fields_of(type(options)).items():
+        value = getattr(options, name)
+        text = plain_sequence(value) if isinstance(value, tuple) else str(value)
+        rows.append((name, text, f"{said.help}: {said.kind}"))
     return rows
