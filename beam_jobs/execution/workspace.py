@@ -147,7 +147,7 @@ class Workspace:
                 manifest = self.finished()
             except DatasetError as error:
                 raise OutputError(
-                    f"{self.output} holds another data set: {error} Replace it with --overwrite."
+                    f"{self.output} holds another data set: {error}. Replace it with --overwrite."
                 ) from error
             if manifest is not None:
                 difference = _describe_difference({"options": manifest.options}, job)

@@ -182,9 +182,12 @@ def _source_of(fields: dict[str, Any]) -> str:
 def _command(fields: dict[str, Any], output: Path) -> str:
     """The command line that makes a data set again; the manifest does not say where its source was."""
     options = fields.get("options")
+    options = options if isinstance(options, dict) else {}
     parts = ["cxr", "preprocess", "--input", "SOURCE", "--output", str(output), "--overwrite"]
-    for name, value in options.items() if isinstance(options, dict) else ():
-        if name == "patient_salt" or value in (None, []):  # the salt is kept as a hash only
+    if options.get("patient_salt"):  # kept as a hash only
+        parts.insert(0, "CXR_PATIENT_SALT=SALT")
+    for name, value in options.items():
+        if name == "patient_salt" or value in (None, []):
             continue
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         parts += ["--" + name.replace("_", "-"), text]

@@ -11,6 +11,7 @@ An index file is framed like a shard (see `framing.py`), so every part of it has
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ TEXTS = ("patient", "path", "cause", "pixel_hash")
 MEND = "copy it again from a whole copy of the data set, or make the data set again: `cxr preprocess ... --overwrite`"
 
 
+@functools.cache
 def number_columns(labels: int | None) -> np.dtype:
     """The numeric columns.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import blake3
 import numpy as np
@@ -21,6 +21,7 @@ from tfrecords.format.shard_index import TextColumn, number_columns, read_number
 from tfrecords.format.shards import index_path, is_shard_name
 
 OnCorrupt = Literal["error", "skip"]
+_T = TypeVar("_T")
 _COLUMNS = ("shard", "number", "offset", "length", "crc", "image", "encoding", "shape", "label")
 _LARGEST_SIDE = 1 << 20
 _THREADS = 8
@@ -114,60 +115,67 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
       DatasetError: a shard or its index is missing, damaged, or one too many.
     """
     paths, shards = tuple(manifest.shard_paths(root, rung, split)), manifest.rungs[rung].shards[split]
-    faults = list(_foreign_shards(root, manifest, rung, split))
-    parts = [_to_columns(_no_rows(manifest), np.empty(0, int), 0)]  # a split may have no shard
+    opened = _in_threads(functools.partial(_open_shard, manifest.label_columns), zip(paths, shards, strict=True))
+    faults = list(_foreign_shards(root, manifest, rung, split)) + [fault for _, found in opened for fault in found]
+    index = _join(paths, shards, [rows for rows, _ in opened], manifest.label_columns)
+    bad = _broken_rows(index, manifest, rung)
+    if on_corrupt == "skip":
+        good = np.delete(np.arange(len(index)), list(bad))
+        for found in _in_threads(functools.partial(_unreadable_rows, index, good), enumerate(paths)):
+            bad |= found
+    faults += [index.corrupt(row, fault) for row, fault in sorted(bad.items())]
+    if faults and on_corrupt == "error":
+        raise faults[0]
+    good = np.delete(np.arange(len(index)), list(bad))
+    columns = {name: getattr(index, name)[good] for name in _COLUMNS} if bad else {}
+    lost = sum(shard.records for shard in shards) - len(good)
+    return dataclasses.replace(index, faults=tuple(faults), lost=lost, **columns)
+
+
+def _in_threads(work: Callable[..., _T], arguments: Iterable[tuple]) -> list[_T]:
+    """`work` of each of the arguments, in their order; a few threads share them, since one task is very short."""
+    todo = list(arguments)
+    parts = [todo[start::_THREADS] for start in range(_THREADS)]
+    done: list[_T | None] = [None] * len(todo)
     with ThreadPoolExecutor(_THREADS) as pool:
-        open_one = functools.partial(_open_shard, manifest, rung, on_corrupt == "skip")
-        for position, (rows, number, found) in enumerate(pool.map(open_one, paths, shards)):
-            faults += found
-            if faults and on_corrupt == "error":
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise faults[0]
-            parts.append(_to_columns(rows, number, position))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
-    lost = sum(shard.records for shard in shards) - len(columns["offset"])
-    return SplitIndex(paths, shards, tuple(faults), lost, **columns)
+        for start, results in enumerate(pool.map(lambda part: [work(*one) for one in part], parts)):
+            done[start::_THREADS] = results
+    return cast(list[_T], done)
 
 
 def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> Iterator[DatasetError]:
     """A shard of this split that the manifest does not know, such as one left by a run with other numbers."""
-    known = set(manifest.shard_paths(root, rung, split))
-    for path in sorted((root / rung).glob(f"{manifest.name}-{split}.tfrecord-*")):
-        if is_shard_name(path.name) and path not in known:
+    known = {path.name for path in manifest.shard_paths(root, rung, split)}
+    folder, start = root / rung, f"{manifest.name}-{split}.tfrecord-"
+    for name in sorted(set(os.listdir(folder)) - known) if folder.is_dir() else ():  # noqa: PTH208 - names alone
+        if name.startswith(start) and is_shard_name(name):
             yield DatasetError(
-                f"{path} is not one of the {len(known)} shards that the manifest lists for split '{split}'; "
+                f"{folder / name} is not one of the {len(known)} shards that the manifest lists for split '{split}'; "
                 "it was left by another run. Remove it, or run `cxr verify` to see what belongs together"
             )
 
 
-def _no_rows(manifest: Manifest) -> np.ndarray:
-    return np.empty(0, number_columns(manifest.label_columns))
-
-
-def _to_columns(rows: np.ndarray, number: np.ndarray, position: int) -> dict[str, np.ndarray]:
-    """The columns of the index for the records `number` of one shard."""
-    own = {"shard": np.full(len(number), position, np.int32), "number": number.astype(np.int32)}
-    return own | {name: rows[name][number] for name in _COLUMNS if name not in own}
-
-
-def _open_shard(
-    manifest: Manifest, rung: str, check: bool, path: Path, shard: Shard
-) -> tuple[np.ndarray, np.ndarray, list[DatasetError]]:
-    """(the rows of a shard's index, numbers of those that can be used, what is wrong with the others and the files)."""
+def _open_shard(labels: int | None, path: Path, shard: Shard) -> tuple[np.ndarray, list[DatasetError]]:
+    """(the rows of a shard's index, what is wrong with the index as a file or with the shard's size)."""
+    nothing = np.empty(0, number_columns(labels))
     try:
-        rows = read_numbers(index_path(path), shard, manifest.label_columns)
-        bad = _broken_rows(rows, shard, manifest, rung)
-        with open(path, "rb") as file:
-            faults: list[DatasetError] = list(_wrong_size(path, rows, shard, os.fstat(file.fileno()).st_size))
-            if check:
-                bad |= _unreadable_rows(file, rows, np.delete(np.arange(len(rows)), list(bad)))
+        rows = read_numbers(index_path(path), shard, labels)
+        with open(path, "rb", buffering=0) as file:
+            return rows, list(_wrong_size(path, rows, shard, os.fstat(file.fileno()).st_size))
     except OSError as error:
-        return _no_rows(manifest), np.empty(0, int), [DatasetError(f"cannot read the shard {path}: {error.strerror}")]
+        return nothing, [DatasetError(f"cannot read the shard {path}: {error.strerror}")]
     except DatasetError as error:
-        return _no_rows(manifest), np.empty(0, int), [error]
-    for number, fault in sorted(bad.items()):
-        faults.append(CorruptError(path, number, int(rows["offset"][number]) - HEADER_BYTES, fault))
-    return rows, np.delete(np.arange(len(rows)), list(bad)), faults
+        return nothing, [error]
+
+
+def _join(paths: tuple[Path, ...], shards: tuple[Shard, ...], rows: list[np.ndarray], labels: int | None) -> SplitIndex:
+    """The index of all rows of all shards."""
+    counts = [len(part) for part in rows]
+    parts = [np.empty(0, number_columns(labels)), *rows]  # a split may have no shard
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS[2:]}
+    columns["shard"] = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
+    columns["number"] = np.concatenate([np.arange(count, dtype=np.int32) for count in (0, *counts)])
+    return SplitIndex(paths, shards, (), 0, **columns)
 
 
 def _wrong_size(path: Path, rows: np.ndarray, shard: Shard, size: int) -> Iterator[CorruptError]:
@@ -181,26 +189,26 @@ def _wrong_size(path: Path, rows: np.ndarray, shard: Shard, size: int) -> Iterat
         yield CorruptError(path, number, begin, f"truncated: the file has {size} of {shard.bytes} bytes")
 
 
-def _broken_rows(rows: np.ndarray, shard: Shard, manifest: Manifest, rung: str) -> dict[int, str]:
-    """By number, what is wrong with records that the manifest does not allow or whose sizes contradict each other."""
-    content = manifest.rungs[rung]
-    length, shape, label, (begin, end) = rows["length"], rows["shape"], rows["label"], rows["image"].T
-    allowed = RUNG_ENCODINGS[content.encoding]
+def _broken_rows(index: SplitIndex, manifest: Manifest, rung: str) -> dict[int, str]:
+    """By row, what is wrong with records that the manifest does not allow or whose sizes contradict each other."""
+    length, shape, label, (begin, end) = index.length, index.shape, index.label, index.image.T
+    raw, allowed = manifest.rungs[rung].encoding == "raw", RUNG_ENCODINGS[manifest.rungs[rung].encoding]
     channels = (manifest.channels,) if manifest.channels else (1, 3)
     needed = shape.astype(np.int64).prod(axis=1) * manifest.bit_depth // 8
-    outside = (rows["offset"] < HEADER_BYTES) | (rows["offset"] + length + FOOTER_BYTES > shard.bytes)
+    sizes = np.array([shard.bytes for shard in index.shards], np.int64)[index.shard]
+    outside = (index.offset < HEADER_BYTES) | (index.offset + length + FOOTER_BYTES > sizes)
     checks: list[tuple[Any, Callable[[int], str]]] = [
         (
             outside | (begin < 0) | (begin > end) | (end > length),
-            lambda at: f"the index places {length[at]} bytes at byte {rows['offset'][at]}, outside of the shard",
+            lambda at: f"the index places {length[at]} bytes at byte {index.offset[at]}, outside of the shard",
         ),
         (
             (label < 0) | (label >= len(manifest.labels)) if label.ndim == 1 else (label > 1).any(axis=1),
             lambda at: f"label {label[at]}; expected 0 to {len(manifest.labels) - 1 if label.ndim == 1 else 1}",
         ),
         (
-            ~np.isin(rows["encoding"], [ENCODINGS.index(name) for name in allowed]),
-            lambda at: f"encoding {ENCODINGS[rows['encoding'][at]]}; expected {' or '.join(allowed)}",
+            ~np.isin(index.encoding, [ENCODINGS.index(name) for name in allowed]),
+            lambda at: f"encoding {ENCODINGS[index.encoding[at]]}; expected {' or '.join(allowed)}",
         ),
         (
             ~np.isin(shape[:, 2], channels),
@@ -211,7 +219,7 @@ def _broken_rows(rows: np.ndarray, shard: Shard, manifest: Manifest, rung: str) 
             lambda at: f"shape {tuple(shape[at].tolist())}; expected 1 to {_LARGEST_SIDE} pixels a side",
         ),
         (
-            (end - begin != needed) if content.encoding == "raw" else np.zeros(len(rows), bool),
+            (end - begin != needed) & raw,
             lambda at: (
                 f"raw image of {end[at] - begin[at]} bytes; {tuple(shape[at].tolist())} at {manifest.bit_depth} bits "
                 f"needs {needed[at]}"
@@ -221,12 +229,16 @@ def _broken_rows(rows: np.ndarray, shard: Shard, manifest: Manifest, rung: str) 
     return {at: say(at) for broken, say in reversed(checks) for at in np.flatnonzero(broken).tolist()}
 
 
-def _unreadable_rows(file: BinaryIO, rows: np.ndarray, numbers: np.ndarray) -> dict[int, str]:
-    """By number, what is wrong with records whose data is not what was written."""
-    faults = {}
-    for number in numbers.tolist():
-        file.seek(rows["offset"][number])
-        length = int(rows["length"][number])
-        if fault := check_data(file.read(length), length, int(rows["crc"][number])):
-            faults[number] = fault
+def _unreadable_rows(index: SplitIndex, rows: np.ndarray, shard: int, path: Path) -> dict[int, str]:
+    """By row, what is wrong with those of the given rows that lie in a shard and whose data is not what was written."""
+    faults: dict[int, str] = {}
+    own = rows[index.shard[rows] == shard].tolist()
+    if not own:  # perhaps because the shard is missing
+        return faults
+    with open(path, "rb") as file:
+        for row in own:
+            file.seek(index.offset[row])
+            length = int(index.length[row])
+            if fault := check_data(file.read(length), length, int(index.crc[row])):
+                faults[row] = fault
     return faults

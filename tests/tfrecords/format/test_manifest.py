@@ -103,6 +103,21 @@ def test_another_schema_version_is_refused_even_if_all_else_is_strange(version):
         Manifest.from_json(text, "x.json")
 
 
+def test_the_first_version_is_refused_with_the_command_that_makes_the_data_set_again(tmp_path):
+    options = {"split": None, "fractions": [0.7, 0.2, 0.1], "labels": "cause", "sizes": [512, 256], "classes": []}
+    options |= {"val_fraction": 0.0, "patient_pattern": "p (\\d+)", "patient_salt": "hash", "seed": 0}
+    path = tmp_path / "my set" / "manifest.json"
+    with pytest.raises(DatasetError) as raised:
+        text = json.dumps({"schema_version": 1, "options": options, "source": {"kind": "zip"}})
+        Manifest.from_json(text, path)
+    assert str(raised.value) == (
+        f"{path} has schema version 1; this version of cxr-stream reads 2. Make the data set again from its zip: "
+        f"CXR_PATIENT_SALT=SALT cxr preprocess --input SOURCE --output '{path.parent}' --overwrite "
+        "--fractions 0.7,0.2,0.1 --labels cause --sizes 512,256 --val-fraction 0.0 "
+        "--patient-pattern 'p (\\d+)' --seed 0"
+    )
+
+
 @pytest.mark.parametrize(
     "field", [field.name for field in dataclasses.fields(Manifest) if field.default is dataclasses.MISSING]
 )
