@@ -133,14 +133,16 @@ def test_augmentation_of_a_padded_image_is_that_of_the_image(kind):
     extended = ExtendBorders()(batch, sizes, training=True)
     (layer,) = Augmentation(**(EXACT | NEAR)[kind]).layers(seed=3)
     (other,) = Augmentation(**(EXACT | NEAR)[kind]).layers(seed=3)
+    changed = False
     for _ in range(3):
         expected = keras.ops.convert_to_numpy(layer(image, training=True))
         found = keras.ops.convert_to_numpy(other(extended, sizes, training=True))[:, :40, :56]
-        assert not np.array_equal(found, image)
+        changed |= not np.array_equal(found, image)
         if kind in EXACT:
             np.testing.assert_allclose(found, expected, atol=1e-3)
         else:
             assert found.min() > 0.25 and found.max() < 0.75
+    assert changed
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_resuming_in_mid_epoch_is_exact(data, start, tmp_path):
 
     weights = []
     for stopped in (False, True):
-        run = start(tmp_path / str(stopped), data, **NATIVE, epochs=2)
+        run = start(tmp_path / str(stopped), data, **NATIVE, epochs=1)
         if stopped:
             stop = StopRequest()
             with pytest.raises(Stopped):
