@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cxr.errors import InputError, MissingExtraError
-from tfrecords.events import EventWriter
+from cxr.events import EventWriter
 from trainer.board import Logged, describe, find_logs, main, serve
 
 COMMAND = (sys.executable, "-m", "trainer.board")
