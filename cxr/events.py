@@ -6,7 +6,6 @@ wherever it is installed, unless it is given TensorBoard's stub of them.
 
 from __future__ import annotations
 
-import functools
 import io
 import time
 from collections.abc import Mapping
@@ -190,7 +189,6 @@ def _masked_crc32c(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-@functools.cache
 def _load_tensorboard() -> SimpleNamespace:
     """TensorBoard's writer and protocol buffers, and by dashboard the module of its metadata; loads no TensorFlow."""
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -104,8 +106,6 @@ def summarize(search: SearchResult, top: int = _TOP, importances: Importances | 
       top: rows of the ranking.
       importances: of the hyperparameters, where they are known already.
     """
-    from tabulate import tabulate
-
     from tuner.report.importance import hyperparameter_importance
     from tuner.report.search_words import comparable, described, headline, mattered, shorter_than_others, standing
     from tuner.report.trial_rows import IN_HEAD, NUMBERS, failures, ranking, shown_hyperparameters
@@ -114,8 +114,7 @@ def summarize(search: SearchResult, top: int = _TOP, importances: Importances | 
     head, rows = ranking(search, shown_hyperparameters(search, importances.names, _COLUMNS, IN_HEAD), top)
     parts = [f"{headline(search)}{f' {described(search.best)}' if search.best else ''}\n{standing(search)}"]
     if rows:
-        aligned = ["right" if column in NUMBERS else "left" for column in range(len(head))]
-        parts.append(tabulate(rows, head, disable_numparse=True, colalign=aligned))
+        parts.append(_table(head, rows, NUMBERS))
     left = len(search.ranked) - len(rows)
     rest = f"{left} more in trials.csv." if left else ""
     notes = " ".join(note for note in (rest, comparable(search), shorter_than_others(search)) if note)
@@ -126,16 +125,23 @@ def summarize(search: SearchResult, top: int = _TOP, importances: Importances | 
     return "\n\n".join(part for part in (*parts, notes, "\n".join(reasons), mattered(importances)) if part)
 
 
-def _finals_text(finals: Mapping[str, Any]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """A table of as many columns as the terminal is wide enough for; at least three."""
     from tabulate import tabulate
 
+    widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
+    room = shutil.get_terminal_size((160, 24)).columns + 2
+    shown = max(3, sum(total <= room for total in itertools.accumulate(widths)))
+    aligned = ["right" if column in numbers else "left" for column in range(shown)][: len(head)]
+    return tabulate([row[:shown] for row in rows], head[:shown], disable_numparse=True, colalign=aligned)
+
+
+def _finals_text(finals: Mapping[str, Any]) -> str:
     from tuner.final_runs import final_rows
 
     head, rows = final_rows(finals)
     seeds = ", ".join(map(str, finals["seeds"]))
-    return f"The best, trained again over seeds {seeds}, on '{finals['split']}':\n" + tabulate(
-        rows, head, disable_numparse=True
-    )
+    return f"The best, trained again with seeds {seeds}, on '{finals['split']}':\n{_table(head, rows)}"
 
 
 def _next_steps(search: SearchResult, folder: Path, page: str) -> str:

@@ -39,7 +39,7 @@ def audit_page(name: str, audit: Mapping[str, Any]) -> str:
             _encoding(f"'{name}' against 'train'", one) for name, one in audit["split_from_encoding"].items()
         ],
         duplicates=[
-            [", ".join(group[key]) for key in ("paths", "splits", "labels", "patients")]
+            [", ".join(group[key]) for key in ("splits", "labels", "patients", "paths")]
             for group in audit["duplicates"]["groups"][:_SHOWN]
         ],
         patients=[

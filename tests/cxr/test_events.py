@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from cxr.errors import InputError, MissingExtraError
-from cxr.events import EventWriter, _load_tensorboard, is_event_file
+from cxr.events import EventWriter, is_event_file
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
 SCORES = np.array([0.0, 0.35, 0.29, 0.8, 0.8, 1.0, 0.145, 0.995])
@@ -254,7 +254,6 @@ model.fit(x, x, verbose=0, callbacks=[keras.callbacks.TensorBoard({str(tmp_path 
 
 
 def test_without_tensorboard(tmp_path, monkeypatch):
-    _load_tensorboard.cache_clear()
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(MissingExtraError, match=r"writing TensorBoard logs needs .*cxr-stream\[train\]"):
         EventWriter(tmp_path)

@@ -15,14 +15,14 @@ from trainer.report.evaluation_plots import SHIFT_METRICS, curve_labels
 from trainer.report.evaluation_words import headline, interval, metric_name, rule_text, shift_sentence
 
 SLIDES = ("roc", "pr", "confusion", "calibration", "scores", "shifts", "mistakes", "gradcam")
-"""Pictures shown there, where they were drawn."""
+"""Pictures shown in TensorBoard, if they were drawn."""
 
 
 def write_board(
     folder: Path, predictions: Predictions, metrics: Mapping[str, Any], report: str, pictures: Mapping[str, np.ndarray],
     step: int,
 ) -> None:  # fmt: skip
-    """Writes one event file, in place of those of earlier evaluations.
+    """Writes one event file, which replaces those of earlier evaluations.
 
     Args:
       folder: of this split.
@@ -30,7 +30,7 @@ def write_board(
       metrics: as `metrics.json` has them.
       report: classification report.
       pictures: uint8 [height, width, 3] by name.
-      step: what the evaluation belongs to; the best epoch.
+      step: of the evaluation; the best epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old = [path for path in folder.iterdir() if is_event_file(path.name)]
@@ -83,5 +83,5 @@ def _summary(metrics: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text whose signs Markdown does not take for its own."""
+    """Text with the special characters of Markdown escaped."""
     return "".join("\\" + sign if sign in "\\`*_[]<>#|" else sign for sign in text)

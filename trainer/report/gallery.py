@@ -1,4 +1,4 @@
-"""The images that a report shows: the worst mistakes and a few right answers, and where the model looked."""
+"""The example images of a report: the worst mistakes and a few right answers, with Grad-CAM heat maps."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import keras
 
 MISTAKES = 12
-"""Most mistakes shown of a kind."""
+"""Mistakes shown of a kind, at most."""
 RIGHT = 4
-"""Most right answers shown of a kind."""
+"""Right answers shown of a kind, at most."""
 SIDE = 384
 """Longest side of a picture, pixels."""
 _TILE, _CAPTION = 256, 54
@@ -39,9 +39,9 @@ class Example:
 
     Attributes:
       index: of the image in the predictions.
-      label: column of the label that it is about, which the heat speaks for.
+      label: column of the label in question, which the heat map is of.
       score: probability of that label.
-      text: what is the case and what the model said.
+      text: the truth and the model's answer.
     """
 
     index: int
@@ -55,7 +55,7 @@ class Group:
     """Examples of a kind.
 
     Attributes:
-      title: plain words.
+      title: heading.
       mistakes: whether the model was wrong.
       total: how many images there are of the kind.
       examples: those shown.
@@ -72,8 +72,8 @@ class Picture:
     """Pixels of an example.
 
     Attributes:
-      image: uint8 [height, width, 1 or 3], all of the image, at most SIDE pixels a side.
-      heat: the same with the heat of Grad-CAM over it, uint8 [height, width, 3]; None for a model that has none.
+      image: uint8 [height, width, 1 or 3], the whole image, at most SIDE pixels a side.
+      heat: the same under a Grad-CAM heat map, uint8 [height, width, 3]; None if the model has no feature map.
     """
 
     image: np.ndarray
@@ -81,11 +81,11 @@ class Picture:
 
 
 def choose_examples(predictions: Predictions, point: OperatingPoint, positive: str | None) -> list[Group]:
-    """The mistakes of which the model was surest, and right answers of which it was; groups without any are left out.
+    """The most confident mistakes and the most confident right answers, in groups; empty groups are left out.
 
     Args:
       predictions: of the split.
-      point: what decides.
+      point: operating point.
       positive: label of a binary task.
     """
     decided = point.apply(predictions)
@@ -101,7 +101,7 @@ def choose_examples(predictions: Predictions, point: OperatingPoint, positive: s
 
 
 def _of_labels(predictions: Predictions, decided: np.ndarray, columns: np.ndarray) -> list[Group]:
-    """Groups of decisions yes or no, uint8 [images, labels], on the labels in some columns."""
+    """Groups for yes-or-no decisions, uint8 [images, labels], on the labels in `columns`."""
     binary = predictions.task == "binary"
     if binary:
         label = predictions.labels[columns[0]]
@@ -143,7 +143,7 @@ def _of_labels(predictions: Predictions, decided: np.ndarray, columns: np.ndarra
 
 
 def _of_classes(predictions: Predictions, decided: np.ndarray) -> list[Group]:
-    """Groups of decisions for one of several labels, int32 [images]."""
+    """Groups for decisions between several labels, int32 [images]."""
     scores = predictions.probabilities[np.arange(len(predictions)), decided]
     wrong = decided != predictions.truth
     groups = []
@@ -152,7 +152,7 @@ def _of_classes(predictions: Predictions, decided: np.ndarray) -> list[Group]:
         ("Right labels", ~wrong, 2 * RIGHT),
     ):
         images = np.flatnonzero(chosen)
-        if not wrong[images].any():  # the surest of each label in turn
+        if not wrong[images].any():  # the most confident of each label in turn
             rank = np.zeros(len(images), int)
             for label in np.unique(decided[images]):
                 of_label = np.flatnonzero(decided[images] == label)
@@ -183,10 +183,10 @@ def read_pictures(
     model: keras.Model,
     config: TrainConfig,
 ) -> tuple[list[list[Picture]], str]:
-    """The pictures of all examples, by group; and why there is no heat, or "".
+    """The pictures of all examples, by group; and why there are no heat maps, or "".
 
-    Only the records shown are read: for showing from the smallest rung that is large enough, and for the model as it
-    is fed.
+    Reads only the records shown: for the page from the smallest rung that is large enough, and for the model at its
+    input size.
 
     Raises:
       DatasetError: a record is damaged.
@@ -197,7 +197,7 @@ def read_pictures(
     rows = [int(predictions.rows[example.index]) for example in examples]
     largest = open_loader(data.root, data.manifest.digest, data.options(split, image_size=SIDE))
     shown = [_shrink(_to_uint8(largest.reader.image(row))) for row in rows]
-    from trainer.report.gradcam import gradcam, overlay  # loads Keras, which other pages do without
+    from trainer.report.gradcam import gradcam, overlay  # loads Keras, which the rest of a report does not need
 
     heats: list[np.ndarray | None] = [None] * len(rows)
     why = _why_no_heat(model)
@@ -227,15 +227,13 @@ def _why_no_heat(model: keras.Model) -> str:
     from trainer.report.gradcam import has_feature_map
 
     try:
-        return (
-            "" if has_feature_map(model) else "The model has no map of features, so Grad-CAM cannot say where it looks."
-        )
+        return "" if has_feature_map(model) else "The model has no feature map, so Grad-CAM cannot say where it looks."
     except InputError as error:
         return f"Grad-CAM cannot take this model apart: {error}"
 
 
 def place_heat(heat: np.ndarray, how: str, height: int, width: int) -> np.ndarray:
-    """Heat over what the model was fed, put over the whole image; undoes `tfrecords.images.fit.fit`.
+    """A heat map of the model's input, placed over the whole image; undoes `tfrecords.images.fit.fit`.
 
     Args:
       heat: float32 [fed height, fed width] in [0, 1].
@@ -243,7 +241,7 @@ def place_heat(heat: np.ndarray, how: str, height: int, width: int) -> np.ndarra
       height, width: of the whole image as shown.
 
     Returns:
-      float32 [height, width] in [0, 1]; 0 where the model was shown nothing.
+      float32 [height, width] in [0, 1]; 0 where the model saw nothing.
     """
     fed_height, fed_width = heat.shape
     if how == "squash":
@@ -282,7 +280,7 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
 def contact_sheet(
     groups: Sequence[Group], pictures: Sequence[Sequence[Picture]], predictions: Predictions, mistakes: bool
 ) -> np.ndarray | None:
-    """The examples of either kind on one sheet, each beside its heat.
+    """The mistakes, or the right answers, on one sheet, each beside its heat map.
 
     Args:
       groups: see `choose_examples`.
@@ -291,7 +289,7 @@ def contact_sheet(
       mistakes: draw mistakes, or right answers.
 
     Returns:
-      uint8 [height, width, 3]; None where there is nothing to draw.
+      uint8 [height, width, 3]; None if there is nothing to draw.
     """
     chosen = [
         (group.title, example, picture)
@@ -321,7 +319,7 @@ def contact_sheet(
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or its end where it is too wide for so many pixels."""
+    """The text, cut at the front to fit into `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

@@ -1,6 +1,6 @@
 """Grad-CAM: where in an image a model sees a label (Selvaraju et al., ICCV 2017).
 
-The model is taken apart at its last map of features, and the score of the label (before softmax or sigmoid) is
+The model is taken apart at its last feature map, and the score of the label (before softmax or sigmoid) is
 differentiated with respect to that map. It works on models that were built by `trainer.models`.
 """
 
@@ -33,7 +33,7 @@ _NOT_FEATURES = (
 
 
 def has_feature_map(model: keras.Model) -> bool:
-    """Whether a model has a map of features to look at; dense layers on pixels have none.
+    """Whether a model has a feature map to look at; dense layers on pixels have none.
 
     Raises:
       InputError: the model was not built by `trainer.models`.
@@ -55,7 +55,7 @@ def gradcam(model: keras.Model, images: Any, label_index: int | np.ndarray, batc
       float32 [n, height, width] in [0, 1]; 1 is the hottest pixel of each image. All 0 where nothing speaks for it.
 
     Raises:
-      InputError: the model has no map of features, or images or labels do not fit it.
+      InputError: the model has no feature map, or images or labels do not fit it.
     """
     pixels = np.asarray(images["image"] if isinstance(images, dict) else images)
     indices = _check(model, pixels, label_index)
@@ -133,14 +133,14 @@ def _last_map(backbone: keras.Model) -> keras.KerasTensor | None:
 
 
 def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """From raw pixels to the last map of features, and from there to scores [batch, labels].
+    """From raw pixels to the last feature map, and from there to scores [batch, labels].
 
     The map comes in a list, at native size with the sizes of the images, which the scores need too.
     """
     backbone = find_backbone(model)
     last = _last_map(backbone)
     if last is None:
-        raise InputError("this model has no map of features, only dense layers, so Grad-CAM cannot say where it looks")
+        raise InputError("this model has no feature map, only dense layers, so Grad-CAM cannot say where it looks")
     pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
     own_sizes = backbone.inputs[1:]
     before = keras.Model(model.input, [pixels, *(model.get_layer("sizes").output for _ in own_sizes)])

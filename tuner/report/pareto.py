@@ -1,4 +1,4 @@
-"""Which trials are not beaten in both of two respects."""
+"""The trials that no other beats in both of two respects."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from cxr.errors import InputError
 def pareto_front(
     scores: Sequence[float], costs: Sequence[float], direction: Literal["max", "min"] = "max"
 ) -> list[int]:
-    """Indices of the points that no other dominates, the cheapest first; of the same cost in the order given.
+    """Indices of the points that no other dominates, the cheapest first; points of equal cost in the given order.
 
-    A point dominates another when it is no worse in both respects and better in one, so points that are equal in both
-    stay or go together.
+    A point dominates another if it is no worse in both respects and better in one, so equal points stay or go together.
 
     Args:
       scores: one a point.
-      costs: one a point; less is better. Of what is better when there is more, give the negative.
+      costs: one a point; less is better. If more is better, pass the negative.
       direction: which way a score is better.
 
     Raises:
-      InputError: not as many costs as scores, or one that is no finite number.
+      InputError: the numbers of costs and scores differ, or one is not finite.
     """
     gain = np.asarray(scores, float).reshape(-1) * (1 if direction == "max" else -1)
     cost = np.asarray(costs, float).reshape(-1)
@@ -33,12 +32,5 @@ def pareto_front(
             f"expected as many finite costs as finite scores, received {len(cost)} costs and {len(gain)} scores: "
             "leave out the trials that lack either"
         )
-    front: list[int] = []
-    best, best_cost = -np.inf, -np.inf
-    for index in np.lexsort((np.arange(len(cost)), -gain, cost)):
-        if gain[index] > best:
-            best, best_cost = gain[index], cost[index]
-            front.append(int(index))
-        elif gain[index] == best and cost[index] == best_cost:
-            front.append(int(index))
-    return front
+    beaten = [((gain >= g) & (cost <= c) & ((gain > g) | (cost < c))).any() for g, c in zip(gain, cost, strict=True)]
+    return [int(index) for index in np.argsort(cost, kind="stable") if not beaten[index]]

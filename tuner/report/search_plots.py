@@ -1,4 +1,4 @@
-"""The figures of a search; each function returns a figure, drawn whatever is missing."""
+"""The figures of a search. Each function returns a figure, whatever is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tuner.space.translation import plain
 
 Cost = Literal["parameters", "images_per_second"]
 COSTS: dict[Cost, str] = {"parameters": "weights of the model", "images_per_second": "images a second, in training"}
-"""What a score is set against, and how its axis is named."""
+"""Costs that scores are plotted against, and the names of their axes."""
 MOST_CURVES = 8
 _MOST_BARS = 12
 _NOTHING = "no trial has a score yet"
@@ -150,7 +150,7 @@ def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
 
 @styled
 def pareto_figure(search: SearchResult, cost: Cost) -> Figure:
-    """Scores against what they cost, and the trials that no other beats at both."""
+    """Scores against a cost, and the trials that no other beats in both."""
     figure = new_figure(3.7)
     axes = figure.add_subplot()
     trials, front = pareto_trials(search, cost)
@@ -164,7 +164,7 @@ def pareto_figure(search: SearchResult, cost: Cost) -> Figure:
     _statuses(axes, others, _most_epochs(search))
     axes.set_xscale("log")
     places = [(float(getattr(trial, cost)), trial.value) for trial in front]
-    axes.plot(*zip(*places, strict=True), marker=MARKERS[0], color=COLOURS[1], label="not beaten at both", zorder=4,
+    axes.plot(*zip(*places, strict=True), marker=MARKERS[0], color=COLOURS[1], label="not beaten in both", zorder=4,
               drawstyle="steps-post" if cost == "parameters" else "steps-pre")  # fmt: skip
     axes.set_xlim(min(values) / 1.6, max(values) * 1.6)  # room for names
     _score_axis(axes, search)
@@ -176,7 +176,7 @@ def pareto_figure(search: SearchResult, cost: Cost) -> Figure:
 
 
 def pareto_trials(search: SearchResult, cost: Cost) -> tuple[list[TrialResult], list[TrialResult]]:
-    """Trials that have a score and this figure, and those of them that no other beats at both, by rising figure."""
+    """Trials with a score and this cost, and those that no other beats in both, by increasing cost."""
     trials = [trial for trial in search.ranked if (getattr(trial, cost) or 0) > 0]
     sign = 1 if cost == "parameters" else -1
     direction: Literal["max", "min"] = "max" if search.direction == "max" else "min"
@@ -228,7 +228,7 @@ def _most_epochs(search: SearchResult) -> int:
 
 
 def _score_axis(axes: Axes, search: SearchResult) -> None:
-    """The same in all figures, so that they compare."""
+    """The same axis in all figures, so that they can be compared."""
     values = [trial.value for trial in search.ranked]
     axes.set_ylabel(search.objective)
     margin = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 0.1
@@ -238,7 +238,7 @@ def _score_axis(axes: Axes, search: SearchResult) -> None:
 
 
 def _wide_to_log(axes: Axes, values: Sequence[float]) -> bool:
-    """Makes the axis logarithmic where a loss that ran away would press all others onto one line."""
+    """Makes the axis logarithmic if a diverged loss would press all others onto one line."""
     known = [value for value in values if math.isfinite(value)]
     if known and min(known) > 0 and max(known) > 30 * min(known):
         axes.set_yscale("log")

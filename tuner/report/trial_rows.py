@@ -15,9 +15,9 @@ from tuner.space.translation import plain
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 HEAD = ("rank", "trial", "score", "epochs", "status", "model", "size", "parameters", "images/s")
-"""Columns of the ranking before those of the hyperparameters."""
+"""First columns of the ranking; those of the hyperparameters follow."""
 NUMBERS = (0, 2, 3, 6, 7, 8)
-"""Those of them that are set flush right."""
+"""Those of them that are aligned to the right."""
 IN_HEAD = ("model", "image_size", "flat_image_size")
 """Hyperparameters that those columns show already."""
 _CSV_HEAD = ("id", "status", "rank", "score", "epochs", "epochs_given", "best_epoch", "parameters",
@@ -26,10 +26,10 @@ _CSV_HEAD = ("id", "status", "rank", "score", "epochs", "epochs_given", "best_ep
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """One reason for which trials failed.
+    """A reason for failures.
 
     Attributes:
-      reason: the first line of what the first of them said.
+      reason: first line of the first trial's message.
       trials: their ids.
     """
 
@@ -47,7 +47,7 @@ def space_of(search: SearchResult) -> Space:
 
 
 def counts(search: SearchResult) -> dict[str, int]:
-    """Trials by status, in the order of `STATUSES`; without those that no trial has."""
+    """Number of trials by status, in the order of `STATUSES`, without zeros."""
     found = [trial.status for trial in search.trials]
     return {status: found.count(status) for status in STATUSES if status in found}
 
@@ -70,8 +70,8 @@ def first_line(message: str | None) -> str:
 def shown_hyperparameters(
     search: SearchResult, important: Sequence[str], most: int, but: Collection[str] = ()
 ) -> list[str]:
-    """Hyperparameters that get a column or a plot of their own: the important ones, then those of the space in its
-    order; only such as differ between trials that have a score.
+    """Hyperparameters with a column or plot of their own: the important ones, then the others in the order of the
+    space; only those that differ between trials with a score.
 
     Args:
       search: as it stands.
@@ -109,7 +109,7 @@ def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) 
 
 
 def number(score: float | None) -> str:
-    """A score, of four decimals; more digits where it is tiny, "-" where there is none."""
+    """A score with four decimals, or three digits if it is tiny; "-" if there is none."""
     if score is None:
         return "-"
     return f"{score:.4f}" if abs(score) >= 0.01 or score == 0 else f"{score:.2e}"
@@ -138,13 +138,13 @@ def speed(trial: TrialResult) -> str:
 
 
 def value_of(trial: TrialResult, name: str) -> str:
-    """A hyperparameter of a trial, short; empty where it does not matter to it."""
+    """A hyperparameter of a trial, short; empty if it is inactive."""
     value = trial.values.get(name)
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else plain(value)
 
 
 def to_csv(search: SearchResult) -> str:
-    """All that is known of every trial, a row each, in their order; empty where something does not apply.
+    """All trials as CSV, a row each, in their order; cells that do not apply are empty.
 
     Columns: `id`, `status`, `rank`, `score`, `epochs` (trained), `epochs_given`, `best_epoch`, `parameters`,
     `images_per_second`, `seconds`, `attempts`, `worker`, each hyperparameter by its name, `message`.

@@ -38,7 +38,8 @@ def page_of(read_page, folder, audit):
 @pytest.mark.parametrize(
     "text",
     ["SHORTCUT: <script>", "a note", "1 25.0% 3 75.0%", "label 'TB' 0.910 4 format 0.90, width 0.50",
-     "'test' against 'train' - - not measured: needs at least 10 patients", "x/1.png, <b>2</b>.png test, train NORMAL",
+     "'test' against 'train' - - not measured: needs at least 10 patients",
+     "test, train NORMAL p1, p2 x/1.png, <b>2</b>.png",
      "p7 1 in test, 3 in train", "patient of 2 images"],
 )  # fmt: skip
 def test_every_finding_is_on_the_page(read_page, tmp_path, text):

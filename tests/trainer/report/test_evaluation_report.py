@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from cxr.page.figures import to_pixels, to_svg
 from tfrecords.dataset import XrayDataset
@@ -133,9 +134,7 @@ def test_page_of_a_trained_run(run, data, predicted, folder, read_page):
     assert board.SummaryMetadata("precision and recall/PNEUMONIA").plugin_data.plugin_name == "pr_curves"
     recall = tensors["evaluation/recall"]
     assert recall.step == run.read_outcome()["best_epoch"]
-    assert np.frombuffer(recall.tensor_proto.tensor_content, "<f4")[0] == pytest.approx(
-        metrics["metrics"]["recall"]["value"]
-    )
+    assert make_ndarray(recall.tensor_proto) == pytest.approx(metrics["metrics"]["recall"]["value"])
     assert "shifts/recall/jpeg-30" in tensors and "evaluation/summary" in tensors
 
 

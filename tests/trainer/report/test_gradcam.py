@@ -147,7 +147,7 @@ def test_explaining_leaves_the_model_as_it_was(trained):
 def test_a_model_without_a_map_of_features():
     model = classifier("mlp")
     assert not has_feature_map(model)
-    with pytest.raises(InputError, match="no map of features"):
+    with pytest.raises(InputError, match="no feature map"):
         gradcam(model, np.zeros((1, SIDE, SIDE, 1), np.uint8), 1)
 
 

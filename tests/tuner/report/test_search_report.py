@@ -232,6 +232,15 @@ def test_a_best_trial_of_few_epochs_says_so(searching, page_of):
     assert "add --epochs 9" in page_of(write_report(found)).text
 
 
+@pytest.mark.parametrize(("columns", "last"), [(50, "model"), (250, "learning_rate")])
+def test_the_printed_ranking_fits_the_terminal(searching, monkeypatch, columns, last):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    search = searching(space=small_space("learning_rate"))
+    search.run(3, by_rate)
+    line = next(line for line in summarize(search.found()).splitlines() if "rank" in line)
+    assert len(line) <= columns and line.split()[-1] == last
+
+
 def test_a_search_that_is_running(searching, capsys, page_of):
     search = searching()
     search.run(3, by_rate)
