@@ -42,7 +42,7 @@ def write_report(
       search: finished or not, with any number of trials.
       folder: made where it does not exist; None for PROJECT/report.
       importances: of the hyperparameters, where they are known already.
-      finals: what training the best again gave, see `tuner.final_runs`; None where that was not done.
+      finals: what training the best again gave, see `tuner.retraining`; None where that was not done.
       top: trials whose curves stand out from the others, at most 8.
 
     Returns:
@@ -81,9 +81,9 @@ def _page(
 
     content = [("The result", sections.summary_section(search, best_file))]
     if finals:
-        from tuner.final_runs import final_rows
+        from tuner.retraining import retrained_rows
 
-        content.append(("The best, trained again", sections.finals_section(finals, *final_rows(finals))))
+        content.append(("The best, trained again", sections.finals_section(finals, *retrained_rows(finals))))
     content += [
         ("Ranking", sections.ranking_section(search, importances)),
         ("Failed and pruned", sections.failures_section(search)),

@@ -43,6 +43,7 @@ class Importance:
 
     Attributes:
       name: of it.
+      only: the condition, where several hyperparameters have that name; else empty.
       value: how much the forest's R2 falls when it is shuffled; about 0, or below, is none at all.
       spread: standard deviation of that over the shuffles.
       trials: in which it mattered.
@@ -52,6 +53,12 @@ class Importance:
     value: float
     spread: float
     trials: int
+    only: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name for a figure or a sentence."""
+        return f"{self.name} ({self.only})" if self.only else self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Importances:
         """Hyperparameters that stand out from chance, the most important first: by twice their spread, and by 0.01."""
         if self.r2 is None or self.r2 <= 0:
             return []
-        return [one.name for one in self.ranked if one.value > max(2 * one.spread, 0.01)]
+        return list(dict.fromkeys(one.name for one in self.ranked if one.value > max(2 * one.spread, 0.01)))
 
     @property
     def caution(self) -> str:
@@ -152,9 +159,9 @@ def importances(
     for column in codes.varied:
         falls = [(forest.error(codes.encode(codes.shuffle(column, rng))) - error) / variance for _ in range(_SHUFFLES)]
         mattered = int(np.isfinite(codes.table[:, column]).sum())
-        found.append(
-            Importance(space.parameters[column].name, float(np.mean(falls)), float(np.std(falls, ddof=1)), mattered)
-        )
+        parameter = space.parameters[column]
+        only = parameter.conditions if len(space.variants(parameter.name)) > 1 else ""
+        found.append(Importance(parameter.name, float(np.mean(falls)), float(np.std(falls, ddof=1)), mattered, only))
     found.sort(key=lambda one: -one.value)
     return Importances(tuple(found), 1 - error / variance, count)
 
@@ -163,13 +170,13 @@ class Codes:
     """Configurations as numbers: of a choice its place, of a range the value or its logarithm, NaN where inactive."""
 
     def __init__(self, space: Space, values: Sequence[Mapping[str, Any]]):
-        self.parameters = space.parameters
-        self.places = {parameter.name: column for column, parameter in enumerate(space.parameters)}
+        self.parameters, self._space = space.parameters, space
+        self.places = {space.keys[parameter]: column for column, parameter in enumerate(space.parameters)}
         self.table = np.full((len(values), len(space.parameters)), np.nan)
         for row, chosen in enumerate(values):
             for parameter in space.active(chosen):
                 if parameter.name in chosen:
-                    self.table[row, self.places[parameter.name]] = _code(parameter, chosen[parameter.name])
+                    self.table[row, self.places[space.keys[parameter]]] = _code(parameter, chosen[parameter.name])
         known = [column[np.isfinite(column)] for column in self.table.T]
         self.varied = [number for number, codes in enumerate(known) if len(np.unique(codes)) > 1]
         self._inactive = [2 * codes.min() - codes.max() - 1 if len(codes) else 0.0 for codes in known]
@@ -197,8 +204,8 @@ class Codes:
                 continue
             changed.add(parameter.name)
             active = np.ones(len(table), bool)
-            for name, allowed in parameter.when:
-                parent = self.places[name]
+            for place, (_, allowed) in enumerate(parameter.when):
+                parent = self.places[self._space.keys[self._space.parent(parameter, place)]]
                 active &= np.isin(table[:, parent], [_code(self.parameters[parent], value) for value in allowed])
             own = self.table[:, number]
             known = own[np.isfinite(own)]

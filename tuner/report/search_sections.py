@@ -147,11 +147,11 @@ def hyperparameters_section(search: SearchResult, importances: Importances) -> H
     else:
         parts.append(paragraph(f"What mattered cannot be said: {importances.reason}."))
     names = shown_hyperparameters(search, importances.names, _PLOTS)
-    known = {parameter.name: parameter for parameter in space_of(search).parameters}
+    shown = [parameter for name in names for parameter in space_of(search).variants(name)]
     if names:
         figures = [
-            to_svg(draw.parameter_figure(search, known[name]), f"parameter{place}", f"score against {name}")
-            for place, name in enumerate(names)
+            to_svg(draw.parameter_figure(search, each), f"parameter{place}", f"score against {each.name}")
+            for place, each in enumerate(shown)
         ]
         which = "The most important ones" if set(names) <= set(importances.names) else "Those that differ, or some"
         smaller = " Smaller: given fewer epochs." if len({trial.epochs for trial in search.ranked}) > 1 else ""
@@ -161,7 +161,7 @@ def hyperparameters_section(search: SearchResult, importances: Importances) -> H
                 f"{which}. Hollow: pruned.{smaller} A bar is the median of its column. A trend may be that of another "
                 "hyperparameter, for an oracle that learns tries good values of all of them together."
             ),
-            plots(*figures, captions=[_meaning(name) for name in names]),
+            plots(*figures, captions=[_meaning(each.name) for each in shown]),
         ]
     return join(parts)
 
@@ -196,15 +196,15 @@ def space_section(search: SearchResult) -> Html:
         [
             parameter.name,
             parameter.shown,
-            "; ".join(f"{name}: {', '.join(map(plain, values))}" for name, values in parameter.when) or "-",
+            parameter.conditions or "-",
             parameter.about or MEANINGS.get(parameter.name, ""),
         ]
         for parameter in space.parameters
     ]
     combinations = space.combinations()
-    size = "endlessly many configurations" if combinations is None else f"{combinations:,} configurations"
+    size = "infinitely many configurations" if combinations is None else f"{combinations:,} configurations"
     parts = [
-        paragraph(f"Space '{space.name}': {len(rows)} hyperparameters, {size}."),
+        paragraph(f"Space '{space.name}': {len(space.names)} hyperparameters, {size}."),
         table(["hyperparameter", "values", "only for", "what it is"], rows),
     ]
     if space.fixed:
@@ -230,7 +230,7 @@ def finals_section(finals: Mapping[str, Any], head: Sequence[str], rows: Sequenc
     """What training the best again gave, beside the baselines.
 
     Args:
-      finals: as `tuner.final_runs` has them.
+      finals: as `tuner.retraining` has them.
       head, rows: of its table.
     """
     text = (

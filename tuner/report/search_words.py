@@ -101,7 +101,7 @@ def mattered(importances: Importances, most: int = 5) -> str:
     shown = importances.ranked[:most]
     said = (
         "What mattered most: "
-        + ", ".join(f"{one.name} {one.value:.2f}" for one in shown)
+        + ", ".join(f"{one.label} {one.value:.2f}" for one in shown)
         + (f" (loss of R2 when shuffled; the forest's is {importances.r2:.2f} on trials that it has not seen).")
     )
     return said + (f"\n{importances.caution}." if importances.caution else "")

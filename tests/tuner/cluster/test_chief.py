@@ -133,7 +133,7 @@ def test_an_end_that_is_told_twice_counts_once(make):
     assert chief.oracle.end_order == [trial]
 
 
-def test_a_worker_that_was_started_anew_gets_its_trial_again(make):
+def test_a_worker_that_was_restarted_gets_its_trial_again(make):
     chief = make()
     first = chief.next("w", "p")
     again = chief.next("w", "q", ended="it was killed by SIGKILL")
@@ -175,10 +175,10 @@ def test_epochs_of_an_attempt_whose_weights_are_lost_do_not_count(make, tmp_path
     trial = chief.next("w", "p")["trial"]
     for row in rows(0.6, 0.7, 0.95):
         chief.report("w", "p", trial, rows=[row])
-    assert chief.next("w", "q")["trial"] == trial  # begun anew, on a host that has nothing of it
+    assert chief.next("w", "q")["trial"] == trial  # started again, on a host that has nothing of it
     for row in rows(0.5, 0.55):
         chief.report("w", "q", trial, rows=[row])
-    assert chief.records[trial].values("val_auc") == [0.5, 0.55]
+    assert chief.records[trial].series("val_auc") == [0.5, 0.55]
     finish(chief, "w", trial, 0.5, 0.55, process="q", best_epoch=2, outcome="pruned", message="bad")
     found = read_search(tmp_path / "search").trials[0]
     assert (found.score, found.best_epoch) == (0.55, 2)
@@ -251,7 +251,7 @@ def test_so_many_failures_in_a_row_end_the_search_and_say_why(make):
         assert chief.state == "running"
         chief.end("w", "p", chief.next("w", "p")["trial"], "failed", message="out of memory")
     assert chief.state == "failed"
-    assert "3 trials failed one after the other" in chief.reason and "out of memory" in chief.reason
+    assert "3 trials in a row failed" in chief.reason and "out of memory" in chief.reason
     assert chief.next("w", "p") == {"do": "stop", "reason": chief.reason}
 
 
@@ -292,7 +292,7 @@ def test_a_chief_that_was_killed_goes_on_without_running_a_finished_trial_again(
     del chief  # nothing is said to it: as killed
 
     second = make(resume=True, oracle=oracle, max_trials=limit)
-    assert second.records[begun].values("val_auc") == [0.55]
+    assert second.records[begun].series("val_auc") == [0.55]
     assert second.next("w", "q")["trial"] == begun
     finish(second, "w", begun, 0.6, process="q")
     later = run_all(second)

@@ -47,7 +47,7 @@ def test_a_worker_that_is_killed_in_a_trial(tune):
     search = check_complete(tuning, 3)
     again = next(found for found in search.trials if found.id == trial.id)
     assert again.attempts == 2
-    assert learned(again, len(trial.history)) == learned(trial)  # gone on with, or begun anew: the same either way
+    assert learned(again, len(trial.history)) == learned(trial)  # resumed or started again: the same either way
     assert "SIGKILL" in tuning.said()
 
 
@@ -96,7 +96,7 @@ def test_two_searches_on_one_project(tune):
     for arguments in (["--resume"], [*RANDOM, "--overwrite"]):
         second = tune(*arguments)
         assert second.wait() == 1
-        assert "another process is at the search" in second.said()
+        assert "another process runs the search" in second.said()
     assert first.process.poll() is None
     assert first.found().trials
 
@@ -111,7 +111,7 @@ def test_a_search_that_is_asked_to_stop(tune, number):
     assert tuning.wait() == 128 + number
     assert time.monotonic() - begun < 15
     assert not processes_naming(str(tuning.project)), "a process was left behind"
-    assert "--resume` goes on" in tuning.said()
+    assert "--resume` continues" in tuning.said()
     stopped = tuning.found()
     assert stopped.state == "stopped"
     assert {found.status for found in stopped.trials} <= {"waiting", "completed"}
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full(tune, tmp_path):
     try:
         tuning = tune(*RANDOM, "--max-trials", 40, "--epochs", 3, project="small/search")
         assert tuning.wait() == 1, tuning.said()
-        assert "--resume` goes on" in tuning.said()
+        assert "--resume` continues" in tuning.said()
         assert "disk is full" in tuning.said() or "No space left" in tuning.said()
         found = tuning.found()
         done = [trial.id for trial in found.trials if trial.status == "completed"]
@@ -188,7 +188,7 @@ def test_memory_is_given_back_by_new_processes(tune):
 
 @pytest.mark.slow
 def test_chief_and_workers_apart(tune, tmp_path, data):
-    """As on two hosts that share nothing but the data set; the chief is killed on the way and started anew."""
+    """As on two hosts that share nothing but the data set; the chief is killed and restarted."""
     chief = tune(*RANDOM, "--max-trials", 4, "--epochs", EPOCHS, "--role", "chief", "--bind", "127.0.0.1:0")
     address = chief.until(lambda _: chief.said().partition("--role worker --chief ")[2].split(" ")[0], "an address")
     worker = subprocess.Popen(

@@ -10,16 +10,11 @@ import pytest
 
 from cxr.errors import TrainingError
 from tuner.cluster import supervisor as module
-from tuner.cluster.supervisor import (
-    MAX_BARREN,
-    Supervisor,
-    describe_status,
-    find_gpus,
-    last_lines,
-    share_cores,
-    worker_names,
-)
-from tuner.cluster.worker import EXIT_HUNG, WorkerOptions, describe_error, limit_cores
+from tuner.cluster.host import find_gpus, limit_cores, share_cores
+from tuner.cluster.processes import describe_status, last_lines
+from tuner.cluster.supervisor import MAX_BARREN, Supervisor, worker_names
+from tuner.cluster.worker import describe_error
+from tuner.cluster.worker_options import EXIT_HUNG, WorkerOptions
 
 
 @pytest.mark.parametrize(
@@ -47,7 +42,7 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch, tmp_path):
 
 def test_a_process_is_kept_to_its_cores():
     code = (
-        "import os; from tuner.cluster.worker import limit_cores; "
+        "import os; from tuner.cluster.host import limit_cores; "
         "core = min(os.sched_getaffinity(0)); limit_cores((core,)); "
         "from cxr.machine import usable_cores; print(usable_cores(), os.environ['TF_NUM_INTRAOP_THREADS'])"
     )
