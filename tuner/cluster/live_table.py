@@ -61,7 +61,7 @@ class LiveTable:
                 print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def show(self, chief: Chief) -> None:
-        """Draws it anew, at most twice a second."""
+        """Redraws the table, at most twice a second."""
         now = time.monotonic()
         if self._live and now - self._shown > 0.5:
             self._shown = now

@@ -20,19 +20,31 @@ _START_SECONDS = 900.0
 """For which a worker without a trial may make no progress."""
 
 
+class TrialStop(StopRequest):
+    """A request to stop a trial, or to end the process that trains it."""
+
+    def __init__(self, quit: StopRequest):
+        super().__init__()
+        self._quit = quit
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or bool(self._quit)
+
+
 class Progress:
     """How far the current trial is. Written by the training thread, read by the pulse.
 
     Args:
       worker, process: names under which the chief leases the trial.
+      quit: requested when the process must end.
     """
 
-    def __init__(self, worker: str, process: str):
-        self._holder = {"worker": worker, "process": process}
+    def __init__(self, worker: str, process: str, quit: StopRequest):
+        self._holder, self._quit = {"worker": worker, "process": process}, quit
         self.trial: str | None = None
         self.epoch, self.fraction, self.doing = 0, 0.0, "starting"
         self.moved = time.monotonic()
-        self.stop = StopRequest()
+        self.stop = TrialStop(quit)
         self.reason, self.asked_by = "", ""
 
     @property
@@ -42,7 +54,7 @@ class Progress:
 
     def begin(self, trial: str) -> None:
         """Starts on a trial."""
-        self.trial, self.epoch, self.fraction, self.stop = trial, 0, 0.0, StopRequest()
+        self.trial, self.epoch, self.fraction, self.stop = trial, 0, 0.0, TrialStop(self._quit)
         self.reason = self.asked_by = ""
         self.move("starting")
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ class Worker:
     def __init__(self, options: WorkerOptions, quit: StopRequest):
         self.options, self.quit = options, quit
         self.process = uuid.uuid4().hex
-        self.progress = Progress(options.name, self.process)
+        self.progress = Progress(options.name, self.process, quit)
         self.client = ChiefClient(options.chief, options.patience, self._gives_up)
 
     def _gives_up(self) -> bool:
@@ -89,15 +87,12 @@ class Worker:
         from tuner.cluster.trial import run_trial
 
         self.progress.begin(task["trial"])
-        if self.quit:
-            self.progress.leave("signal", "")
         print(f"{_now()} trial {task['trial']}: {json.dumps(task['config'])}", flush=True)
         begun = time.monotonic()
         root = Path(self.options.project, "runs", task["trial"])
         outcome: dict[str, Any]
         try:
-            with self._passing_on_quit():
-                outcome = run_trial(task, data, search, self.options, self.progress, self.client)
+            outcome = run_trial(task, data, search, self.options, self.progress, self.client)
         except Stopped:
             outcome = {"outcome": "released"}
         except (TrainingError, InputError) as error:
@@ -115,25 +110,6 @@ class Worker:
         if outcome["outcome"] in ("completed", "pruned", "failed"):  # nobody resumes it
             with contextlib.suppress(OSError):
                 (root / "checkpoints" / "last.npz").unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _passing_on_quit(self) -> Iterator[None]:
-        """Inside, a request to quit is one to stop training."""
-        progress, over = self.progress, threading.Event()
-
-        def watch() -> None:
-            while not over.wait(0.1):
-                if self.quit:
-                    progress.leave("signal", "")
-                    return
-
-        watcher = threading.Thread(target=watch, name="quit", daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
 
 
 def describe_error(error: Exception) -> dict[str, Any]:

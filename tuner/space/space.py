@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cxr.errors import InputError
 from trainer.train_config import TrainConfig
 from tuner.space.catalogue import SPACES
+from tuner.space.conditions import check_condition, count_combinations, exclusive, parent_of, settle
 from tuner.space.parameter import Parameter, narrowed, read_parameter, value_of
 from tuner.space.translation import MEANINGS, TRAINER_FIELDS, plain, translate, used
 
@@ -48,10 +49,10 @@ class Space:
         for number, parameter in enumerate(self.parameters):
             _check_name(parameter.name)
             earlier = self.parameters[:number]
-            if parameter.name in self.fixed or not all(_exclude(parameter, other) for other in earlier):
+            if parameter.name in self.fixed or not all(exclusive(parameter, other) for other in earlier):
                 raise InputError(f"hyperparameter '{parameter.name}' appears twice")
             for place in range(len(parameter.when)):
-                _check_condition(parameter, place, earlier)
+                check_condition(parameter, place, earlier)
         for name in self.fixed:
             _check_name(name)
         self._check_values()
@@ -119,7 +120,7 @@ class Space:
         for name, value in pairs.items():
             _check_name(name)
             fixed[name] = value_of(self.variants(name), value)
-            kept = _settle([other for other in kept if other.name != name], name, (fixed[name],))
+            kept = settle([other for other in kept if other.name != name], name, (fixed[name],))
         space = Space(self.name, tuple(kept), fixed)
         useful: set[str] = set().union(*(used({**fixed, **values}) for values in space._examples()))
         for name in pairs:
@@ -159,11 +160,13 @@ class Space:
             less = left
             if not isinstance(less, Parameter):
                 less = dataclasses.replace(variant, values=less, low=None, high=None, log=False, step=None)
-            children = [p.name for p in self.parameters if any(_parent(p, at, [variant]) for at in range(len(p.when)))]
+            children = [
+                p.name for p in self.parameters if any(parent_of(p, at, [variant]) for at in range(len(p.when)))
+            ]
             if children and not less.values:
                 raise InputError(f"'{name}': expected values, as {', '.join(children)} depend on them, not a range")
             parameters = [less if other == variant else other for other in parameters]
-            parameters = _settle(parameters, name, less.values, variant) if children else parameters
+            parameters = settle(parameters, name, less.values, variant) if children else parameters
         return Space(self.name, tuple(parameters), self.fixed)
 
     @property
@@ -177,7 +180,7 @@ class Space:
 
     def parent(self, parameter: Parameter, place: int) -> Parameter:
         """The parameter that a condition of another, given by its place in `when`, is about."""
-        return next(other for other in self.parameters if _parent(parameter, place, [other]))
+        return next(other for other in self.parameters if parent_of(parameter, place, [other]))
 
     @functools.cached_property
     def keys(self) -> dict[Parameter, str]:
@@ -242,7 +245,7 @@ class Space:
 
     def combinations(self) -> int | None:
         """Number of configurations; None where a continuous range makes it infinite."""
-        return _combinations(self.parameters)
+        return count_combinations(self.parameters)
 
     def describe(self) -> str:
         """A table for people."""
@@ -315,68 +318,3 @@ def _check_name(name: str) -> None:
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     raise InputError(f"unknown hyperparameter '{name}'; {hint}")
-
-
-def _check_condition(parameter: Parameter, place: int, earlier: Sequence[Parameter]) -> None:
-    """Raises InputError unless one of a parameter's conditions can hold."""
-    name, values = parameter.when[place]
-    same = [other for other in earlier if other.name == name]
-    if not same:
-        raise InputError(f"hyperparameter '{parameter.name}' depends on '{name}', which does not come before it")
-    parent = _parent(parameter, place, same)
-    if parent is None:
-        raise InputError(f"the conditions of '{parameter.name}' must begin with those of '{name}', which it depends on")
-    if not set(values) <= set(parent.values) or not values:
-        raise InputError(f"'{parameter.name}' depends on {name}={list(values)}; it may be {parent.shown}")
-
-
-def _parent(parameter: Parameter, place: int, among: Sequence[Parameter]) -> Parameter | None:
-    """The one of the parameters that a condition of another is about."""
-    name, when = parameter.when[place][0], parameter.when[:place]
-    return next((other for other in among if other.name == name and other.when == when), None)
-
-
-def _exclude(one: Parameter, other: Parameter) -> bool:
-    """Whether two parameters have different names, or conditions that never hold together."""
-    return one.name != other.name or any(
-        name == same and not set(values) & set(others) for name, values in one.when for same, others in other.when
-    )
-
-
-def _settle(
-    parameters: Sequence[Parameter], name: str, values: Sequence[Any], only: Parameter | None = None
-) -> list[Parameter]:
-    """Parameters where those of a name, or only one of them, have these values left.
-
-    Conditions that always hold are dropped, and parameters whose conditions can no longer hold.
-    """
-    kept: list[Parameter] = []
-    for parameter in parameters:
-        when, possible = [], True
-        for place, (parent, allowed) in enumerate(parameter.when):
-            if parent != name or (only is not None and not _parent(parameter, place, [only])):
-                when.append((parent, allowed))
-                continue
-            allowed = tuple(value for value in allowed if value in values)
-            possible = possible and bool(allowed)
-            if len(allowed) < len(values):
-                when.append((parent, allowed))
-        if possible:
-            kept.append(dataclasses.replace(parameter, when=tuple(when)))
-    return kept
-
-
-def _combinations(parameters: Sequence[Parameter]) -> int | None:
-    if not parameters:
-        return 1
-    first, rest = parameters[0], parameters[1:]
-    if any(name == first.name for other in rest for name, _ in other.when):
-        total = 0
-        for value in first.values:
-            count = _combinations(_settle(rest, first.name, (value,)))
-            if count is None:
-                return None
-            total += count
-        return total
-    count = _combinations(rest)
-    return None if count is None or first.count is None else first.count * count

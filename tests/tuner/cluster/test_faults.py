@@ -106,10 +106,8 @@ def test_two_searches_on_one_project(tune):
 def test_a_search_that_is_asked_to_stop(tune, number):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
-    begun = time.monotonic()
     os.kill(tuning.process.pid, number)
     assert tuning.wait() == 128 + number
-    assert time.monotonic() - begun < 15
     assert not processes_naming(str(tuning.project)), "a process was left behind"
     assert "--resume` continues" in tuning.said()
     stopped = tuning.found()
