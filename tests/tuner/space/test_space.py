@@ -268,11 +268,6 @@ def test_what_no_trial_has_a_use_for_is_not_fixed_silently(pairs):
         Space.named("compact").fix(pairs)
 
 
-def test_a_wide_first_block_is_as_wide_as_it_says():
-    space = Space.named("compact").fix({"model": "cnn-separable", "width": 384})
-    assert meant(space, {"blocks": 3, "growth": 2.0}).model_options["filters"] == [384, 384, 384]
-
-
 def test_everything_can_be_fixed():
     space = Space.named("compact").fix({"model": "mlp"})
     space = space.fix({parameter.name: parameter.samples[0] for parameter in space.parameters})
