@@ -49,7 +49,7 @@ def ours(**options: Any) -> Loader:
     """Our stream over a raw rung of this size."""
 
     def loader(folder: Path) -> Epochs:
-        import tfrecords.stream  # noqa: F401
+        import tfrecords.streaming.stream  # noqa: F401
         from tfrecords import open_dataset
 
         def epochs() -> Iterator[np.ndarray]:

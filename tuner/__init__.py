@@ -5,7 +5,7 @@
     found = tuner.search(tuner.SearchConfig(data="data/cxr", project="search", max_trials=20, oracle="random"))
     found.best.config
 
-Its names are loaded when they are first used: a worker's process needs few of them.
+Names are imported on first use: a worker's process needs few of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.cluster.launch import Resources, load_config, search, work
+    from tuner.cluster.launch import Resources, search, work
+    from tuner.project import load_config
     from tuner.results import SearchResult, TrialResult, read_search
     from tuner.search_config import SearchConfig
     from tuner.space.parameter import Parameter
@@ -34,7 +35,8 @@ __all__ = [
 ]
 _HOMES = {
     "search_config": ("SearchConfig",),
-    "cluster.launch": ("Resources", "load_config", "search", "work"),
+    "cluster.launch": ("Resources", "search", "work"),
+    "project": ("load_config",),
     "results": ("SearchResult", "TrialResult", "read_search"),
     "space.parameter": ("Parameter",),
     "space.space": ("Space",),

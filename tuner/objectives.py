@@ -1,4 +1,4 @@
-"""What a search may look for the best of."""
+"""Objectives that a search can optimise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from trainer.train_config import MONITORS
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """One of the objectives.
+    """An objective.
 
     Attributes:
       direction: `max` or `min`.
-      monitor: validation metric of each epoch that the best epoch is chosen by, and trials are pruned by.
-      shift_metric: metric under the shift suite that the score is the worst of; None where the score is the monitor's.
-      text: what it is, in a line.
+      monitor: validation metric that chooses the best epoch, and by which trials are pruned.
+      shift_metric: the score is the worst value of this metric under the shift suite; None: the score is the monitor's.
+      text: a line for people.
     """
 
     direction: str
@@ -38,5 +38,5 @@ OBJECTIVES: dict[str, Objective] = {
         "point that `cxr evaluate` would choose",
     ),
 }  # fmt: skip
-"""By name. The last two ask for what survives on images that were compressed, blurred or exposed otherwise; each trial
-is evaluated once under the whole shift suite, which takes about as long as an epoch."""
+"""By name. The last two measure how a model does on images that were compressed, blurred or exposed differently; each
+trial is evaluated once under the whole shift suite, which takes about as long as an epoch."""

@@ -1,4 +1,4 @@
-"""What a search is: one frozen dataclass, stored in its project as JSON."""
+"""The configuration of a search: one frozen dataclass, stored in its project as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PrunerName = Literal["median", "halving", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """Everything that decides which trials there are, and what each of them is.
+    """Everything that determines the trials of a search.
 
     Attributes:
       data: directory of the data set.
@@ -26,14 +26,14 @@ class SearchConfig:
         Gaussian process to the scores; `random`; `grid` tries every combination.
       objective: one of `tuner.objectives.OBJECTIVES`.
       space: what is varied.
-      epochs: of a trial; under `hyperband` the most that one gets.
-      max_trials: after so many no new one is made; None is 20, but with `hyperband` and `grid` all that they have.
-      factor: of `hyperband` and `halving`: one in so many goes on, with so many times the epochs.
+      epochs: of a trial; with `hyperband` the most that a trial gets.
+      max_trials: number of trials; None is 20, but with `hyperband` and `grid` as many as they plan.
+      factor: of `hyperband` and `halving`: one trial in so many continues, with so many times the epochs.
       pruner: stops a trial early, compared with others of as many epochs: `median`, when its best is worse than the
         median of the others (Golovin et al. 2017); `halving`, when it is not in the best 1/factor of those that came
         as far (Li et al. 2020); `none`.
-      max_failures: trials failed one after the other that end the search.
-      max_attempts: workers that may die of a trial before it counts as failed.
+      max_failures: failed trials in a row that end the search.
+      max_attempts: workers that a trial may kill before it counts as failed.
       seed: of the oracle and of every trial's training.
       positive: of two labels, the finding; None is the one that is not named like 'normal'.
     """
@@ -83,12 +83,12 @@ class SearchConfig:
 
     @property
     def goal(self) -> Objective:
-        """What the objective is."""
+        """The objective."""
         return OBJECTIVES[self.objective]
 
     @property
     def limit(self) -> int | None:
-        """Trials after which no new one is made; None where the oracle itself comes to an end."""
+        """Number of trials after which no new one is made; None where the oracle itself ends."""
         if self.max_trials is None and self.oracle in ("random", "bayesian"):
             return 20
         return self.max_trials

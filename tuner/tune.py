@@ -16,16 +16,16 @@ from tuner.objectives import OBJECTIVES
 
 _DESCRIPTION = """\
 Searches over architectures and recipes: an oracle of KerasTuner chooses what to try, workers train each trial as
-`cxr train` would, and every trial is kept. Stopped or killed, `cxr tune --project DIR --resume` goes on with it;
-trials that are finished are not run again."""
+`cxr train` would, and every trial is kept. `cxr tune --project DIR --resume` continues
+a search that was stopped or killed; finished trials are not run again."""
 _EPILOG = """\
 objectives:
 {objectives}
 
-over several hosts, which have the same data set each, and best a project directory that they share:
+on several hosts, each with the same data set, and best with a shared project directory:
   chief$   cxr tune --role chief --bind 10.0.0.1:7171 --data data/cxr --project search
   others$  cxr tune --role worker --chief 10.0.0.1:7171 --data data/cxr --project search --workers 2
-The protocol has no authentication and no encryption: use it inside a network that you trust only.
+The protocol has no authentication and no encryption: use it only inside a network that you trust.
 
 examples:
   cxr tune --data data/cxr --project search --workers 2
@@ -49,9 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what and where")
     what.add_argument("--data", metavar="DIR", help="data set of `cxr preprocess` (with --resume, the search's own)")
     what.add_argument("--project", metavar="DIR", help="directory of the search")
-    what.add_argument("--resume", action="store_true", help="go on with the search that is there")
-    what.add_argument("--overwrite", action="store_true", help="lose the search that is there")
-    what.add_argument("--objective", metavar="NAME", help="what to find the best of, see below (val_auc)")
+    what.add_argument("--resume", action="store_true", help="continue the search in the project")
+    what.add_argument("--overwrite", action="store_true", help="delete the search in the project")
+    what.add_argument("--objective", metavar="NAME", help="objective to optimise, see below (val_auc)")
     what.add_argument(
         "--positive", metavar="LABEL", help="of two labels, the finding (the one not named like 'normal')"
     )
@@ -71,15 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--max-trials", type=int, metavar="N", help="trials (20; with hyperband and grid all they have)")
     how.add_argument("--epochs", type=int, metavar="N", help="epochs a trial, with hyperband at most (10)")
     how.add_argument(
-        "--factor", type=int, metavar="N", help="of hyperband and halving: one in N goes on, for N times as long (3)"
+        "--factor", type=int, metavar="N", help="of hyperband and halving: one in N continues, for N times as long (3)"
     )
-    how.add_argument("--pruner", metavar="NAME", help="stops bad trials on the way: median, halving or none (median)")
+    how.add_argument("--pruner", metavar="NAME", help="stops bad trials early: median, halving or none (median)")
     how.add_argument("--seed", type=int, metavar="N", help="of the oracle and of all trials (0)")
+    how.add_argument("--max-failures", type=int, metavar="N", help="failed trials in a row that end the search (5)")
     how.add_argument(
-        "--max-failures", type=int, metavar="N", help="failed trials, one after the other, that end the search (5)"
-    )
-    how.add_argument(
-        "--max-attempts", type=int, metavar="N", help="workers that may die of a trial before it has failed (3)"
+        "--max-attempts", type=int, metavar="N", help="workers that a trial may kill before it counts as failed (3)"
     )
     machine = parser.add_argument_group("workers")
     machine.add_argument(
@@ -98,12 +96,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--lease-seconds", type=float, metavar="S", help="silence after which a worker is taken for dead (60)"
     )
     machine.add_argument(
-        "--hang-seconds", type=float, metavar="S", help="without any progress, after which it is replaced (900)"
+        "--hang-seconds", type=float, metavar="S", help="time without progress after which a worker is replaced (900)"
     )
     machine.add_argument(
-        "--chief-patience", type=float, metavar="S", help="how long a worker waits for a chief that is gone (600)"
+        "--chief-patience",
+        type=float,
+        metavar="S",
+        help="time that a worker waits for a silent chief (600)",
     )
-    machine.add_argument("--cache", metavar="auto|memory|disk|none", help="where each keeps its fitted images (auto)")
+    machine.add_argument("--cache", metavar="auto|memory|disk|none", help="where workers cache fitted images (auto)")
     machine.add_argument("--quiet", action="store_true", help="show no table")
     return parser
 
@@ -120,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     role = given.get("role", "all")
 
     from trainer.training.stopping import Stopped
+    from tuner.cluster.host import find_gpus
     from tuner.cluster.launch import Resources, search, work
-    from tuner.cluster.supervisor import find_gpus
     from tuner.tune_report import main as report
 
     if given.get("show_space"):
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def choose_config(given: dict[str, Any]) -> Any:
     """The `SearchConfig` that the options make; with --resume, that of the project with what is given."""
-    from tuner.cluster.launch import load_config
+    from tuner.project import load_config
     from tuner.search_config import SearchConfig
 
     fields = {name: given[name] for name in _SEARCH if name in given}
@@ -165,7 +166,7 @@ def choose_config(given: dict[str, Any]) -> Any:
     spaced = any(name in given for name in ("space", "fix", "narrow"))
     if given.get("resume"):
         if spaced:
-            raise InputError("--resume goes on in the space of the search; leave out --space, --fix and --narrow")
+            raise InputError("--resume keeps the space of the search; leave out --space, --fix and --narrow")
         return load_config(given["project"], **fields)
     return SearchConfig(project=given["project"], space=choose_space(given), **fields)
 
@@ -184,7 +185,7 @@ def choose_space(given: dict[str, Any]) -> Any:
 
 _MISSING = {
     "project": "the directory of the search",
-    "data": "the data set to search on (or --resume, to go on with a search)",
+    "data": "the data set to search on (or --resume, to continue a search)",
 }
 
 
@@ -203,7 +204,7 @@ def _check_role(role: str, given: dict[str, Any], resources: Any) -> None:
         odd = [name for name in (*_SEARCH, "space", "fix", "narrow", "bind", "resume", "overwrite") if name in given]
         if odd:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
-            raise InputError(f"{names}: for the chief to decide, not for --role worker")
+            raise InputError(f"{names}: decided by the chief, not for --role worker")
         if not resources.workers:
             raise InputError("--workers 0: --role worker needs at least one")
     elif "chief" in given:

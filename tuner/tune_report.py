@@ -1,4 +1,4 @@
-"""`cxr tune-report`: ranks what a search found, says what mattered, and trains the best again."""
+"""`cxr tune-report`: ranks the trials of a search, says which hyperparameters mattered, and trains the best again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _DESCRIPTION = """\
 Ranks the trials of a search, says which hyperparameters mattered and what a good score costs, and writes a page, a
 table, and the best configuration as a file for `cxr train`. The search may still be running."""
 _EPILOG = """\
-writes PROJECT/report/: index.html (one file, to be handed on), trials.csv, best.json. With --final also PROJECT/final/:
-a training run for each configuration and seed, evaluated under shifts of the images; stopped, it goes on where it was.
+writes PROJECT/report/: index.html (one file), trials.csv, best.json. With --final also PROJECT/final/: a training run
+for each configuration and seed, evaluated under shifts of the images; stopped, it continues where it was.
 
 examples:
   cxr tune-report search
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
 
     from trainer.training.stopping import Stopped
-    from tuner.final_runs import read_finals, train_finals
     from tuner.report import PAGE_NAME, hyperparameter_importance, write_report
     from tuner.results import read_search
+    from tuner.retraining import read_retrained, retrain_best
 
     if arguments.top < 1 or arguments.final < 0:
         raise InputError(f"--top {arguments.top} --final {arguments.final}: expected whole numbers from 1, and from 0")
@@ -78,14 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.final:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
-            train_finals(
+            retrain_best(
                 search, arguments.final, seeds, split=arguments.split, baselines=arguments.baseline,
                 epochs=arguments.epochs, data=arguments.data, quiet=arguments.quiet,
             )  # fmt: skip
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
-    finals = read_finals(search.project)
+    finals = read_retrained(search.project)
     importances = hyperparameter_importance(search)
     folder = Path(arguments.output) if arguments.output else None
     folder = write_report(search, folder, importances=importances, finals=finals)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summarize(search: SearchResult, top: int = _TOP, importances: Importances | None = None) -> str:
-    """What a search has found, as text: the ranking, how trials stand, why some failed, and what mattered.
+    """A search as text: the ranking, the number of trials by status, why some failed, and what mattered.
 
     Args:
       search: finished or not.
@@ -137,9 +137,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
 
 
 def _finals_text(finals: Mapping[str, Any]) -> str:
-    from tuner.final_runs import final_rows
+    from tuner.retraining import retrained_rows
 
-    head, rows = final_rows(finals)
+    head, rows = retrained_rows(finals)
     seeds = ", ".join(map(str, finals["seeds"]))
     return f"The best, trained again with seeds {seeds}, on '{finals['split']}':\n{_table(head, rows)}"
 

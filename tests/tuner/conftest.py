@@ -20,6 +20,8 @@ from beam_jobs.preprocess_config import PreprocessConfig
 from tuner.results import SearchResult, read_search
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 900.0
+"""Seconds to wait for another process: a machine may be shared by many."""
 QUICK = {
     "space": "compact",
     "fix": {
@@ -70,7 +72,7 @@ class Tuning:
             return read_search(self.project)
         return None
 
-    def until(self, condition: Callable[[SearchResult], Any], what: str, seconds: float = 120.0) -> Any:
+    def until(self, condition: Callable[[SearchResult], Any], what: str, seconds: float = PATIENCE) -> Any:
         """Waits for something to be true of the search, and returns it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -90,7 +92,7 @@ class Tuning:
                 found[json.loads(arguments[-1])["name"]] = pid
         return found
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit status, once it has ended."""
         return self.process.wait(seconds)
 
@@ -120,7 +122,7 @@ def processes_naming(text: str) -> list[tuple[int, list[str]]]:
     return found
 
 
-def none_left(text: str, seconds: float = 30.0) -> bool:
+def none_left(text: str, seconds: float = PATIENCE) -> bool:
     """Whether all processes whose command line has a text in it are gone, or go soon."""
     end = time.monotonic() + seconds
     while processes_naming(text) and time.monotonic() < end:

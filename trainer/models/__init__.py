@@ -53,11 +53,15 @@ class ModelSpec:
       description: one line.
       options: its own; all of them can be changed.
       image_size: side in pixels that suits it.
+      image_sizes: sides that a search tries, for a model with a weight for each pixel; empty if any will do.
+      settled: hyperparameters of its family that a search leaves as they are, see `trainer.models.hyperparameters`.
     """
 
     description: str
     options: ModelOptions
     image_size: int = 224
+    image_sizes: tuple[int, ...] = ()
+    settled: tuple[str, ...] = ()
 
     @property
     def pretrained(self) -> bool:
@@ -68,17 +72,21 @@ class ModelSpec:
 # cnn-separable averages each channel over the image instead of flattening: its 8 thousand weights between the last
 # block and the dense layer would be 1.6 million at 224 pixels and 34 million at 1024. Its first two blocks
 # convolve once: at their resolution a second time costs more than the rest of the model.
+_FLAT_SIZES = (48, 64, 96, 128)
 MODELS = {
-    "mlp": ModelSpec("two dense layers on the pixels, with dropout", MlpOptions(dense=(512, 256)), 64),
+    "mlp": ModelSpec("two dense layers on the pixels, with dropout", MlpOptions(dense=(512, 256)), 64, _FLAT_SIZES),
     "mlp-tanh": ModelSpec(
         "one tanh layer on the pixels; a baseline, for plain SGD",
         MlpOptions(dense=(128,), activation="tanh", dropout=0.0),
         64,
+        _FLAT_SIZES,
     ),
     "cnn3": ModelSpec(
         "three plain convolutions with max pooling, flattened",
         ConvOptions(normalization="none", block_dropout=0.2, final="flatten", dense=(128,)),
         128,
+        _FLAT_SIZES,
+        settled=("width", "blocks", "growth", "block", "plain_blocks", "final"),
     ),
     "cnn-separable": ModelSpec(
         "plain, then separable convolutions with batch normalisation; small and quick",

@@ -1,8 +1,8 @@
-"""The chief of a search: hands trials out, notes what comes of them, and outlives its workers.
+"""The chief of a search: gives trials to workers, records their results, and survives the loss of workers.
 
-It keeps KerasTuner's oracle, which decides what to try. Each trial that is out is leased to one process of one worker;
-a worker that is silent for too long, or comes back as another process, loses it, and another takes it up from its
-last checkpoint. All that it knows is on disk before it answers.
+KerasTuner's oracle decides what to try. Each running trial is leased to one process of one worker. A worker that is
+silent for too long, or comes back as another process, loses the lease, and another worker resumes the trial from its
+last checkpoint. Everything is on disk before the chief answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from cxr.errors import CxrError, InputError
 from trainer.train_config import MONITORS
-from tuner.cluster.oracles import Durable, make_oracle, planned_epochs, planned_trials, released_on_error
+from tuner.cluster.oracles import Durable, make_oracle, planned, released_on_error
 from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, VERSION
 from tuner.cluster.pruning import why_prune
 from tuner.cluster.search_log import SearchLog
-from tuner.record import Record
 from tuner.results import cannot_write
 from tuner.search_config import SearchConfig
+from tuner.trial_result import TrialResult, load_trials, ranked
 
 Outcome = Literal["completed", "pruned", "failed", "lost", "released"]
 State = Literal["running", "complete", "failed", "stopped"]
@@ -33,15 +33,15 @@ State = Literal["running", "complete", "failed", "stopped"]
 
 @dataclasses.dataclass
 class Lease:
-    """A trial that is out.
+    """A trial that a worker has.
 
     Attributes:
       trial: its id.
-      process: name of the process that has it, never used again.
-      begun, seen: when it was given, and the last sign of life, by the monotonic clock.
-      epoch, fraction: epochs done, and of the next.
+      process: name of the process that has it; each process has another name.
+      begun, seen: when it was leased, and the last heartbeat, by the monotonic clock.
+      epoch, fraction: epochs done, and the share of the next.
       images_per_second: of its last epoch, None before the first.
-      doing: what it says that it does, e.g. `training`.
+      doing: what the worker reports to do, e.g. `training`.
     """
 
     trial: str
@@ -55,21 +55,21 @@ class Lease:
 
 
 class Chief:
-    """Hands out the trials of a search. May be asked by many threads.
+    """Gives out the trials of a search. Its methods may be called by many threads.
 
     Args:
       config: of the search.
-      digest: of the data set's manifest; workers with another are sent away.
-      resume: take up what the project has.
+      digest: of the data set's manifest; workers with another data set are refused.
+      resume: continue the search that the project holds.
       lease_seconds: silence after which a worker is taken for dead.
-      hang_seconds: after which a worker that makes no step, and no more of anything, is to give up.
+      hang_seconds: time without progress after which a worker ends itself.
       notify: called with a line for people at each event.
 
     Attributes:
-      state, reason: how the search stands, and why.
+      state, reason: of the search.
       leases: by worker.
       oracle: KerasTuner's.
-      records: by trial.
+      records: by trial, in the order in which they were made.
       planned_trials, planned_epochs: of the whole search if nothing fails or is pruned; None where not known.
     """
 
@@ -94,30 +94,38 @@ class Chief:
         self._looked = time.monotonic()
         self._lock = threading.RLock()
         self.oracle: Durable = make_oracle(config)
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, TrialResult] = {}
         if resume and Path(self.oracle._get_oracle_fname()).exists():
             self.oracle.reload()
-            self.records = {trial: Record.load(self._folder(trial)) for trial in self.oracle.trials}
+            self._load_records()
         else:
             self.oracle.save()
-        self.planned_trials = planned_trials(self.oracle, config)
-        self.planned_epochs = planned_epochs(self.oracle, config)
+        self.planned_trials, self.planned_epochs = planned(self.oracle, config)
         self.log = SearchLog(self.project / "tensorboard", config)
+
+    def _load_records(self) -> None:
+        """Of the trials that the oracle knows; one that has not ended waits for a worker."""
+        for record in load_trials(self.project):
+            if record.id in self.oracle.trials:
+                self.records[record.id] = record
+                if record.id not in self.oracle.end_order:
+                    record.status = "waiting"
+                    record.save(self.project)
 
     @property
     def methods(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        """What it can be asked, for `tuner.cluster.protocol.serve`."""
+        """The questions that it answers, for `tuner.cluster.protocol.serve`."""
         return {name: getattr(self, name) for name in QUESTIONS}
 
     def join(self, worker: str, version: int, digest: str) -> dict[str, Any]:
-        """A worker's first word: what all trials have in common.
+        """A worker's first question; the answer is what all trials have in common.
 
         Raises:
-          InputError: it is of another version, or has other data.
+          InputError: the worker has another version, or other data.
         """
         if version != VERSION:
             raise InputError(
-                f"it speaks version {VERSION} and {worker} version {version}; install the same cxr on both"
+                f"the chief has protocol version {VERSION} and {worker} version {version}; install the same cxr on both"
             )
         if digest != self.digest:
             raise InputError(
@@ -145,7 +153,7 @@ class Chief:
             self.seen[worker] = time.monotonic()
             lease = self.leases.get(worker)
             if lease and lease.process != process:
-                self._lose(worker, ended or "it was started anew")
+                self._lose(worker, ended or "it was restarted")
                 lease = None
             if self.state == "running":
                 trial_id = lease.trial if lease else self._take(worker, process)
@@ -167,7 +175,7 @@ class Chief:
         rows: Sequence[Mapping[str, float]] = (),
         parameters: int | None = None,
     ) -> dict[str, Any]:
-        """A sign of life, with the epochs that ended since: `{"do": "go on" | "prune" | "leave", "reason": ...}`."""
+        """A heartbeat, with the epochs since the last: `{"do": "go on" | "prune" | "leave", "reason": ...}`."""
         with self._at_work():
             lease = self._lease_of(worker, process, trial)
             if lease is None:
@@ -179,7 +187,7 @@ class Chief:
             if rows:
                 record.add_epochs(rows)
                 lease.images_per_second = rows[-1].get("images_per_second") or lease.images_per_second
-                record.save(self._folder(trial))
+                record.save(self.project)
                 self.log.epochs(trial, rows)
             if self.state != "running":
                 return {"do": "leave", "reason": self.reason}
@@ -200,19 +208,19 @@ class Chief:
         seconds: float = 0.0,
         fatal: bool = False,
     ) -> dict[str, Any]:
-        """What became of a trial.
+        """The result of a trial.
 
         Args:
           worker, process, trial: who had which.
-          outcome: `completed`, `pruned` or `failed`; `lost` if the worker cannot go on with it but another might,
-            `released` if it was asked to stop.
+          outcome: `completed`, `pruned` or `failed`; `lost` if this worker cannot finish it but another might;
+            `released` if the worker was asked to stop.
           message: why it was not completed.
           score: of the objective.
-          best_epoch: that it is of, from 1.
+          best_epoch: epoch of the score, from 1.
           rows: all its epochs.
-          parameters: weights of the model.
-          seconds: that this attempt took.
-          fatal: whether other trials would fare no better, as on a full disk; ends the search.
+          parameters: number of weights of the model.
+          seconds: time that this attempt took.
+          fatal: whether other trials would fail as well, as on a full disk; ends the search.
         """
         with self._at_work():
             lease = self._lease_of(worker, process, trial, adopt=outcome not in ("lost", "released"))
@@ -230,33 +238,32 @@ class Chief:
             elif outcome == "lost":
                 self._lose(worker, message)
             elif outcome == "failed" or score is None or score != score:
-                self._finish(worker, TrialStatus.FAILED, message or f"{self.config.objective} was not a number")
+                self._finish(worker, "failed", message or f"{self.config.objective} was not a number")
             else:
-                record.pruned = outcome == "pruned"
-                self._score(self.oracle.trials[trial], record, score, best_epoch)
-                self._finish(worker, TrialStatus.COMPLETED, message)
+                record.score, record.best_epoch = score, best_epoch
+                self._finish(worker, outcome, message)
             return {}
 
     def look_around(self) -> None:
-        """Takes trials from workers that were silent for too long; to be called now and then."""
+        """Takes trials from workers that were silent for too long; to be called regularly."""
         with self._at_work():
             now = time.monotonic()
             deaf, self._looked = now - self._looked, now
             for worker, lease in list(self.leases.items()):
-                if deaf > self.lease_seconds / 2:  # the oracle took its time, and nobody was listened to meanwhile
+                if deaf > self.lease_seconds / 2:  # the oracle took long, and heartbeats had to wait
                     lease.seen = now
                 if now - lease.seen > self.lease_seconds:
                     self._lose(worker, f"{worker} was silent for {now - lease.seen:.0f} s")
 
     def halt(self, state: State, reason: str) -> None:
-        """Ends the search; workers are told so when they next ask, and what they have waits for a resumption."""
+        """Ends the search; workers are told so when they next ask, and their trials wait until it is resumed."""
         with self._lock:
             if self.state == "running":
                 self.state, self.reason = state, reason
                 self.notify(f"{state}: {reason}" if reason else state)
 
     def put_down(self) -> None:
-        """Lets every trial that is out wait for a resumption, and closes the log."""
+        """Releases every trial that a worker has, and closes the log."""
         with self._lock:
             for worker in list(self.leases):
                 with contextlib.suppress(OSError):
@@ -264,35 +271,30 @@ class Chief:
             self.log.close()
 
     def everybody_knows(self, but: Collection[str] = ()) -> bool:
-        """Whether all workers that were heard of lately, but for some, have been told that the search is over."""
+        """Whether all recently active workers, except some, have been told that the search is over."""
         now = time.monotonic()
         with self._lock:
-            lately = {worker for worker, seen in self.seen.items() if now - seen < self.lease_seconds}
-            return lately - set(but) <= self._told
+            active = {worker for worker, seen in self.seen.items() if now - seen < self.lease_seconds}
+            return active - set(but) <= self._told
 
     def count(self) -> dict[str, int]:
-        """Trials by how they stand: `completed` (pruned ones too), `failed`, `running`, `waiting`."""
+        """Number of trials `completed` (including pruned ones), `failed`, `running` and `waiting`."""
         with self._lock:
-            statuses = [trial.status for trial in self.oracle.trials.values()]
-            return {
-                "completed": statuses.count(TrialStatus.COMPLETED),
-                "failed": statuses.count(TrialStatus.FAILED),
-                "running": len(self.leases),
-                "waiting": len(self.oracle.waiting),
-            }
+            statuses = ["completed" if each.status == "pruned" else each.status for each in self.records.values()]
+            return {status: statuses.count(status) for status in ("completed", "failed", "running", "waiting")}
 
-    def out(self) -> dict[str, Lease]:
+    def leased(self) -> dict[str, Lease]:
         """Copies of the leases, by worker."""
         with self._lock:
             return {worker: dataclasses.replace(lease) for worker, lease in self.leases.items()}
 
-    def best(self, count: int) -> list[Trial]:
+    def best(self, count: int) -> list[TrialResult]:
         """The best trials so far that have a score."""
         with self._lock:
-            return [trial for trial in self.oracle.get_best_trials(count) if trial.score is not None]
+            return ranked(self.records.values(), self.config.goal.direction)[:count]
 
     def _take(self, worker: str, process: str) -> str | None:
-        """A waiting trial, or a new one, leased to the worker; None where there is none now or ever."""
+        """Leases a waiting trial, or a new one, to the worker and returns its id; None where there is none now."""
         limit, oracle = self.config.limit, self.oracle
         if not oracle.waiting and limit is not None and len(oracle.trials) >= limit:
             status = TrialStatus.STOPPED
@@ -309,27 +311,30 @@ class Chief:
         trial_id = trial.trial_id
         now = time.monotonic()
         self.leases[worker] = Lease(trial_id, process, now, now)
-        if trial_id not in self.records or not self.records[trial_id].config:
-            values = trial.hyperparameters.values
-            epochs = int(values.get("tuner/epochs", self.config.epochs))
+        if trial_id not in self.records:
+            drawn = trial.hyperparameters.values
+            values = self.config.space.chosen(drawn)
+            epochs = int(drawn.get("tuner/epochs", self.config.epochs))
             config = self.config.space.train_config(
                 values, epochs=epochs, monitor=self.config.goal.monitor, seed=self.config.seed
             )
-            self.records[trial_id] = Record(config.resolved().to_json())
-            self.log.begin(trial_id, values)
+            self.records[trial_id] = TrialResult(trial_id, values, config.resolved().to_json())
+            self.log.begin(self.records[trial_id])
         record = self.records[trial_id]
+        record.status, record.worker = "running", worker
         record.attempts += 1
-        record.worker = worker
-        record.save(self._folder(trial_id))
+        record.save(self.project)
         return trial_id
 
     def _lease_of(self, worker: str, process: str, trial_id: str, adopt: bool = True) -> Lease | None:
-        """The lease by which a process has a trial; `adopt` makes one for who kept at it while the chief was away."""
+        """The lease of a process on a trial; `adopt` renews that of a worker that kept training without the chief."""
         now = time.monotonic()
         self.seen[worker] = now
         lease = self.leases.get(worker)
         if lease is None and adopt and self.state == "running" and self.oracle.give_again(worker, trial_id):
             lease = self.leases[worker] = Lease(trial_id, process, now, now)
+            self.records[trial_id].status = "running"
+            self.records[trial_id].save(self.project)
         if lease is None or lease.process != process or lease.trial != trial_id:
             return None
         lease.seen = now
@@ -337,81 +342,68 @@ class Chief:
 
     def _why_prune(self, trial_id: str) -> str | None:
         record, monitor = self.records[trial_id], self.config.goal.monitor
-        own = record.values(monitor)
-        if not own or len(own) >= record.config["epochs"]:
+        own = record.series(monitor)
+        if not own or len(own) >= record.epochs:
             return None
         others = [
-            other.values(monitor)
-            for name, other in self.records.items()
-            if name != trial_id and other.config.get("epochs") == record.config["epochs"]
+            other.series(monitor)
+            for other in self.records.values()
+            if other.id != trial_id and other.epochs == record.epochs
         ]
         return why_prune(self.config.pruner, own, others, MONITORS[monitor], self.config.factor)
 
-    def _score(self, trial: Trial, record: Record, score: float, best_epoch: int) -> None:
-        """Gives KerasTuner the metrics, of every epoch where the objective has one."""
-        goal, name = self.config.goal, self.config.objective
-        if not trial.metrics.exists(name):
-            trial.metrics.register(name, direction=goal.direction)
-        if goal.shift_metric is None:
-            for row in record.history:
-                if name in row:
-                    trial.metrics.update(name, row[name], step=int(row["epoch"]))
-        else:
-            trial.metrics.update(name, score, step=best_epoch)
-
-    def _finish(self, worker: str, status: str, message: str) -> None:
-        trial_id = self.leases.pop(worker).trial
-        record, trial = self.records[trial_id], self.oracle.trials[trial_id]
-        record.message = message or None
-        record.save(self._folder(trial_id))
-        trial.status, trial.message = status, record.message
+    def _finish(self, worker: str, status: Literal["completed", "pruned", "failed"], message: str) -> None:
+        """Ends a trial; the record is saved first, so that no trial ends in the oracle alone."""
+        record = self.records[self.leases.pop(worker).trial]
+        record.status, record.message = status, message or None
+        record.save(self.project)
+        trial, name = self.oracle.trials[record.id], self.config.objective
+        trial.message = record.message
+        trial.status = TrialStatus.COMPLETED if record.scored else TrialStatus.FAILED
+        if record.scored:
+            if not trial.metrics.exists(name):
+                trial.metrics.register(name, direction=self.config.goal.direction)
+            trial.metrics.update(name, record.score, step=record.best_epoch)
         self.oracle.end_trial(trial)
-        self.log.end(trial_id, record, trial.score if status == TrialStatus.COMPLETED else None)
-        self.notify(self._describe(trial, record))
+        self.log.end(record)
+        self.notify(self._describe(record))
         self._count_failures()
 
-    def _describe(self, trial: Trial, record: Record) -> str:
-        if trial.status == TrialStatus.FAILED:
-            return f"trial {trial.trial_id} failed: {record.message}"
-        how = "pruned" if record.pruned else "completed"
-        why = f", for {record.message}" if record.pruned else ""
-        return f"trial {trial.trial_id} {how}: {self.config.objective} {trial.score:.4f}{why}"
+    def _describe(self, record: TrialResult) -> str:
+        if record.status == "failed":
+            return f"trial {record.id} failed: {record.message}"
+        why = f", for {record.message}" if record.status == "pruned" else ""
+        return f"trial {record.id} {record.status}: {self.config.objective} {record.score:.4f}{why}"
 
     def _count_failures(self) -> None:
         last = self.oracle.end_order[-self.config.max_failures :]
-        if len(last) == self.config.max_failures and all(
-            self.oracle.trials[trial].status == TrialStatus.FAILED for trial in last
-        ):
+        if len(last) == self.config.max_failures and all(self.records[each].status == "failed" for each in last):
             self.halt(
-                "failed",
-                f"{len(last)} trials failed one after the other, the last because: {self.records[last[-1]].message}",
+                "failed", f"{len(last)} trials in a row failed, the last because: {self.records[last[-1]].message}"
             )
 
     def _lose(self, worker: str, how: str) -> None:
-        """Takes the trial of a worker that will not end it."""
+        """Takes the trial from a worker that will not finish it."""
         trial_id = self.leases[worker].trial
         record = self.records[trial_id]
         record.losses.append(how)
         if len(record.losses) >= self.config.max_attempts:
             times = f"{len(record.losses)} workers" if len(record.losses) > 1 else "the worker"
-            self._finish(worker, TrialStatus.FAILED, f"{times} could not finish it, the last: {how}")
+            self._finish(worker, "failed", f"{times} could not finish it, the last: {how}")
             return
-        record.save(self._folder(trial_id))
         self._release(worker)
         self.notify(f"trial {trial_id} waits for another worker: {how}")
 
     def _release(self, worker: str) -> None:
-        lease = self.leases.pop(worker)
+        record = self.records[self.leases.pop(worker).trial]
+        record.status = "waiting"
         if worker in self.oracle.ongoing_trials:
             self.oracle.take_back(worker)
-        self.records[lease.trial].save(self._folder(lease.trial))
-
-    def _folder(self, trial_id: str) -> Path:
-        return self.project / f"trial_{trial_id}"
+        record.save(self.project)
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Inside, nobody else is; a disk that cannot be written ends the search, for nothing new can be promised."""
+        """Holds the lock; ends the search if the disk cannot be written, since no new result could be kept."""
         with self._lock:
             try:
                 with released_on_error(self.oracle):

@@ -1,12 +1,10 @@
-"""A search from beginning to end: the chief, the workers of this host, and what is shown of them."""
+"""Runs a search: the chief and the workers of this host, or workers for a chief on another."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import shutil
 import socket
 import sys
 import threading
@@ -18,49 +16,43 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cxr.errors import CxrError, DatasetError, InputError, OutputError, TrainingError
+from cxr.errors import CxrError, InputError, OutputError, TrainingError
 from cxr.machine import load_tensorflow_quietly
 from tfrecords.dataset import open_dataset
 from tfrecords.streaming.cache import CacheMode
 from trainer.facts import DataFacts, check_trainable
 from trainer.run import describe_making, locked
 from trainer.training.stopping import Stopped, StopRequest, stop_on_signals
+from tuner.cluster.host import sharing_notes
+from tuner.cluster.live_table import LiveTable
 from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, is_loopback, parse_address, serve
-from tuner.cluster.supervisor import Supervisor, check_workers, worker_names
-from tuner.cluster.trial_table import SearchTable
-from tuner.cluster.worker import WorkerOptions
-from tuner.results import (
-    SEARCH_NAME,
-    SearchResult,
-    cannot_write,
-    read_search,
-    read_search_file,
-    write_search_file,
-)
+from tuner.cluster.supervisor import Supervisor, worker_names
+from tuner.cluster.worker_options import WorkerOptions
+from tuner.project import check_project, check_same, clear
+from tuner.results import SearchResult, cannot_write, read_search, write_search_file
 from tuner.search_config import SearchConfig
 
 if TYPE_CHECKING:
     from tuner.cluster.chief import Chief
 
-_OURS = ("oracle.json", "runs", "logs", "tensorboard", "report", "final", SEARCH_NAME)
 _LINGER_SECONDS = 60.0
 NO_AUTHENTICATION = (
-    "WARNING the chief listens on {address}, without authentication or encryption: whoever reaches that port can take "
-    "trials and report scores. Keep it inside a network that you trust."
+    "WARNING the chief listens on {address} without authentication or encryption: anybody who reaches that port can "
+    "take trials and report scores. Use it only inside a network that you trust."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What a search runs on; may differ each time that it is gone on with.
+    """What a search runs on; may differ when it is resumed.
 
     Attributes:
       workers: processes that train on this host; 0 for a chief alone.
-      bind: HOST:PORT that the chief listens on; a port of 0 is any that is free.
-      worker_trials: trials that a worker's process runs before another takes its place.
+      bind: HOST:PORT that the chief listens on; port 0 is any free port.
+      worker_trials: trials that a worker's process runs before it is replaced.
       lease_seconds: silence after which a worker is taken for dead, and its trial given to another.
-      hang_seconds: in which a worker must make a step, or evaluate once; otherwise it is replaced.
-      cache: where each worker keeps its fitted images, as for `cxr train`; None for that command's default.
+      hang_seconds: time without a training step or an evaluation after which a worker is replaced.
+      cache: where each worker caches fitted images, as for `cxr train`; None for that command's default.
     """
 
     workers: int = 1
@@ -96,7 +88,7 @@ def search(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> SearchResult:
-    """Searches, and returns when there is no trial left to make.
+    """Searches, and returns when no trial is left.
 
     From a notebook:
 
@@ -105,10 +97,10 @@ def search(
         found.best.config
 
     Args:
-      config: what to search. To resume, take it from `load_config`.
-      resources: what to run it on; one worker on this host if not given.
-      resume: go on with the search that the project holds; one that is complete goes on where `max_trials` grew.
-      overwrite: lose the search that the project holds.
+      config: of the search. To resume, take it from `load_config`.
+      resources: to run it on; one worker on this host if not given.
+      resume: continue the search that the project holds; a complete one continues if `max_trials` has grown.
+      overwrite: delete the search that the project holds.
       quiet: show nothing.
 
     Returns:
@@ -116,8 +108,8 @@ def search(
 
     Raises:
       InputError: the configuration, or the data for it, cannot be used.
-      OutputError: the project holds something already, or another process is at it.
-      Stopped: Ctrl-C or SIGTERM; everything is saved, and `resume` goes on.
+      OutputError: the project holds something already, or another process uses it.
+      Stopped: Ctrl-C or SIGTERM; everything is saved, and `resume` continues.
       TrainingError: too many trials failed in a row, a worker cannot be started, or the disk is full.
     """
     resources = resources or Resources()
@@ -125,26 +117,26 @@ def search(
     data = open_dataset(config.data)
     facts = DataFacts.of(data, config.positive)
     check_trainable(data, facts, config.goal.monitor)
-    _check_project(project, resume, overwrite)
-    refusal = f"another process is at the search in {project}; wait for it, or choose another --project"
-    with _signals() as stop, locked(project, refusal), SearchTable(quiet) as table:
+    check_project(project, resume, overwrite)
+    refusal = f"another process runs the search in {project}; wait for it, or choose another --project"
+    with _signals() as stop, locked(project, refusal), LiveTable(quiet) as table:
         if resume:
-            _check_same(project, config, facts)
+            check_same(project, config, facts)
         elif overwrite:
-            _clear(project)
+            clear(project)
         state, reason = _run(config, resources, facts, resume, table, stop)
-    hint = f"`cxr tune --project {config.project} --resume` goes on"
+    hint = f"`cxr tune --project {config.project} --resume` continues it"
     if state == "stopped":
         raise Stopped(f"stopped; {hint}", stop.signal)
     if state == "failed":
-        raise TrainingError(f"the search ended: {reason}\nWhat was found is kept; {hint}")
+        raise TrainingError(f"the search failed: {reason}\nAll results so far are kept; {hint}")
     return read_search(project)
 
 
 def _run(
-    config: SearchConfig, resources: Resources, facts: DataFacts, resume: bool, table: SearchTable, stop: StopRequest
+    config: SearchConfig, resources: Resources, facts: DataFacts, resume: bool, table: LiveTable, stop: StopRequest
 ) -> tuple[str, str]:  # fmt: skip
-    """Chief and workers, until the search is over; returns its state and the reason, which are in the project too."""
+    """Runs chief and workers until the search is over; returns its state and the reason, and writes them down."""
     chief_to_be: Future[Chief] = Future()
     server, port = serve(resources.bind, _deferred(chief_to_be))
     host, _ = parse_address(resources.bind)
@@ -154,7 +146,7 @@ def _run(
         stream=resources.stream,
     )  # fmt: skip
     fields = {"settings": config.to_json(), "data": facts.to_json(), "made": describe_making(sys.argv)}
-    state, reason = "failed", "it could not begin"
+    state, reason = "failed", "it could not start"
     try:
         write_search_file(Path(config.project), {**fields, "state": "running", "reason": ""})
         _introduce(table, config, resources, f"{host}:{port}")
@@ -186,7 +178,7 @@ def _run(
         reason = cannot_write(Path(config.project), error)
     finally:
         server.stop(0.5).wait()
-        with contextlib.suppress(OutputError):  # a full disk was told already
+        with contextlib.suppress(OutputError):  # a full disk was reported already
             write_search_file(Path(config.project), {**fields, "state": state, "reason": reason})
     return state, reason
 
@@ -199,16 +191,16 @@ def work(
 
     Args:
       chief: HOST:PORT of it.
-      data: directory of the data set on this host; must be the same one.
-      project: directory for the trials' runs; the chief's own, where hosts share a file system, so that a trial whose
-        host has died is gone on with and not begun anew.
+      data: directory of the same data set on this host.
+      project: directory for the trials' runs; the chief's own where hosts share a file system, so that a trial whose
+        host has died is resumed and not started again.
       resources: of this host.
-      patience: seconds for which a chief that does not answer is waited for, as while it is started anew.
+      patience: seconds to wait for a chief that does not answer, for example while it is restarted.
       quiet: show nothing.
 
     Raises:
       Stopped: Ctrl-C or SIGTERM; the trials go back to the chief.
-      TrainingError: a worker cannot be got to work.
+      TrainingError: a worker ended too often without a trial.
     """
     resources = resources or Resources()
     open_dataset(data)
@@ -217,11 +209,11 @@ def work(
     )
     prefix = f"{socket.gethostname()}-{uuid.uuid4().hex[:4]}-"
     try:
-        with _signals() as stop, SearchTable(quiet) as table:
+        with _signals() as stop, LiveTable(quiet) as table:
             supervisor = Supervisor(
                 worker_names(resources.workers, prefix), options, resources.lease_seconds, table.say
             )
-            for note in check_workers(resources.workers):
+            for note in sharing_notes(resources.workers):
                 table.say(f"note: {note}")
             table.say(f"{resources.workers} workers for the chief at {chief}; logs in {Path(project, 'logs')}")
             try:
@@ -237,25 +229,7 @@ def work(
         raise OutputError(f"{project} cannot be written: {error.strerror or error}") from error
 
 
-def load_config(project: str | Path, **changes: Any) -> SearchConfig:
-    """The configuration of a project's search, to resume it.
-
-    Args:
-      project: directory of the search.
-      changes: `max_trials`, `max_failures`, `data` and the like.
-
-    Raises:
-      DatasetError: the directory holds no search, or one of another version.
-    """
-    fields = read_search_file(Path(project))
-    try:
-        config = SearchConfig.from_json({**fields["settings"], "project": str(project)})
-    except (InputError, KeyError, TypeError) as error:
-        raise DatasetError(f"{Path(project) / SEARCH_NAME} is damaged, or of another version: {error}") from error
-    return dataclasses.replace(config, **changes)
-
-
-def _watch(chief: Chief, supervisor: Supervisor, table: SearchTable, stop: StopRequest) -> None:
+def _watch(chief: Chief, supervisor: Supervisor, table: LiveTable, stop: StopRequest) -> None:
     """Until the search is over."""
     checked = time.monotonic()
     while chief.state == "running":
@@ -274,31 +248,31 @@ def _watch(chief: Chief, supervisor: Supervisor, table: SearchTable, stop: StopR
 
 
 def _deferred(chief: Future[Chief]) -> dict[str, Callable[..., dict[str, Any]]]:
-    """What workers may ask before there is a chief; they are answered as soon as there is."""
+    """The questions of workers that start before the chief; each is answered as soon as the chief is there."""
 
     def ask(name: str, **question: Any) -> dict[str, Any]:
         try:
             return chief.result().methods[name](**question)
         except CancelledError as error:
-            raise InputError("the search ended before it began") from error
+            raise InputError("the search ended before it started") from error
 
     return {name: partial(ask, name) for name in QUESTIONS}
 
 
 def _linger(chief: Chief, local_workers: int) -> None:
-    """Stays for workers on other hosts to ask once more, so that they learn that the search is over."""
+    """Keeps answering until workers on other hosts have heard that the search is over, for a limited time."""
     seconds = 3 * BEAT_SECONDS if chief.state == "stopped" else _LINGER_SECONDS
     end = time.monotonic() + min(seconds, chief.lease_seconds)
     while not chief.everybody_knows(worker_names(local_workers)) and time.monotonic() < end:
         time.sleep(0.2)
 
 
-def _introduce(table: SearchTable, config: SearchConfig, resources: Resources, address: str) -> None:
+def _introduce(table: LiveTable, config: SearchConfig, resources: Resources, address: str) -> None:
     table.say(
         f"{config.oracle} search for {config.objective} in the space '{config.space.name}', "
         f"{resources.workers} worker{'s' if resources.workers != 1 else ''}, chief at {address}"
     )
-    for note in check_workers(resources.workers):
+    for note in sharing_notes(resources.workers):
         table.say(f"note: {note}")
     host, _ = parse_address(address)
     if not is_loopback(host):
@@ -308,51 +282,9 @@ def _introduce(table: SearchTable, config: SearchConfig, resources: Resources, a
         table.say(f"on each host:  cxr tune --role worker --chief {reached} --data DIR --project DIR --workers N")
 
 
-def _check_project(project: Path, resume: bool, overwrite: bool) -> None:
-    """Raises unless a search may be made there, or gone on with."""
-    if resume:
-        if overwrite:
-            raise InputError("--resume goes on with a search and --overwrite loses it; choose one")
-        read_search_file(project)
-        return
-    if project.exists() and not project.is_dir():
-        raise OutputError(f"{project} is a file; --project names the directory of the search")
-    content = sorted(path.name for path in project.iterdir() if path.name != ".lock") if project.is_dir() else []
-    if not content:
-        return
-    if SEARCH_NAME not in content:
-        raise OutputError(f"{project} holds something that is no search ({content[0]}, ...); choose another --project")
-    if not overwrite:
-        raise OutputError(f"{project} holds a search already; --resume goes on with it, --overwrite loses it")
-
-
-def _check_same(project: Path, config: SearchConfig, facts: DataFacts) -> None:
-    """Raises unless the project's search is of this configuration, and on this data."""
-    fields = read_search_file(project)
-    free = ("data", "project", "max_trials", "max_failures", "max_attempts")
-    now = json.loads(json.dumps(config.to_json()))  # as it was stored: lists, not tuples
-    changed = [name for name, value in fields["settings"].items() if name not in free and now[name] != value]
-    if changed:
-        what = ", ".join(f"{name} was {fields['settings'][name]!r}" for name in changed if name != "space")
-        raise InputError(
-            f"the search in {project} cannot go on with other settings: {what or 'the space differs'}. "
-            "Leave them out, or choose another --project"
-        )
-    if fields["data"]["digest"] != facts.digest:
-        raise InputError(f"the search in {project} was begun on other data than {config.data}; give the same --data")
-
-
-def _clear(project: Path) -> None:
-    for path in [*project.glob("trial_*"), *(project / name for name in _OURS)]:  # what names it as ours last
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def _signals() -> Iterator[StopRequest]:
-    """Signals request a stop, where this thread may receive them."""
+    """Turns signals into a request to stop, where this thread may receive them."""
     if threading.current_thread() is not threading.main_thread():
         yield StopRequest()
         return

@@ -1,4 +1,4 @@
-"""KerasTuner's oracles, made to survive: what they write is whole or not there, and a restart loses no trial."""
+"""KerasTuner's oracles with atomic files, and without losing a trial in a restart."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tuner.search_config import SearchConfig
 class Durable(engine.Oracle):
     """What all of them have in common.
 
-    `oracle.json` is what holds: a trial is there once that names it. Whoever counts failures and gives up is the
-    chief, for an oracle that raises keeps its lock.
+    A trial exists once `oracle.json` names it. The chief counts failures and ends the search, because an oracle that
+    raises would keep its lock.
     """
 
     _retry_queue: list[str]
@@ -41,7 +41,7 @@ class Durable(engine.Oracle):
         pass
 
     def reload(self) -> None:
-        """Takes up a project: trials that were on the way wait for a worker, in the order in which they were made."""
+        """Reads a project: trials that were under way wait for a worker, in the order in which they were made."""
         super().reload()
         for trial_id in set(self.trials) - set(self.start_order):  # written just before the chief was killed
             del self.trials[trial_id]
@@ -58,13 +58,13 @@ class Durable(engine.Oracle):
         self.save()
 
     def take_back(self, tuner_id: str) -> None:
-        """Lets the trial of a worker wait for another."""
+        """Takes the trial of a worker, so that it waits for another."""
         trial = self.ongoing_trials.pop(tuner_id)
         self._retry_queue.append(trial.trial_id)
         self.save()
 
     def give_again(self, tuner_id: str, trial_id: str) -> bool:
-        """Leaves a waiting trial to the worker that is at it; whether it was waiting."""
+        """Gives a waiting trial to the worker that still trains it; returns whether it was waiting."""
         if trial_id not in self._retry_queue:
             return False
         self._retry_queue.remove(trial_id)
@@ -90,10 +90,10 @@ class Hyperband(Durable, HyperbandOracle):
 
 
 class Bayesian(Durable, BayesianOptimizationOracle):
-    """A Gaussian process over the hyperparameters; takes what has the best upper confidence bound."""
+    """A Gaussian process over the hyperparameters; takes the point of the best upper confidence bound."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        with warnings.catch_warnings():  # few points on many dimensions do not settle the process's own parameters
+        with warnings.catch_warnings():  # few points in many dimensions do not determine the process's parameters
             warnings.simplefilter("ignore", ConvergenceWarning)
             return super().populate_space(trial_id)
 
@@ -105,8 +105,8 @@ class Random(Durable, RandomSearchOracle):
 class Grid(Durable, GridSearchOracle):
     """Every combination, in order.
 
-    KerasTuner's own makes a trial only when the one before it has ended, for that might have brought new
-    hyperparameters, and forgets the order when it is reloaded. Here all are known from the beginning.
+    KerasTuner's own makes a trial only when the one before it has ended, since that might have brought new
+    hyperparameters, and forgets the order when it is reloaded. Here all are known from the start.
     """
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Grid(Durable, GridSearchOracle):
 
 
 def make_oracle(config: SearchConfig) -> Durable:
-    """The oracle of a search, with the project's directory; not loaded from it yet."""
+    """The oracle of a search, for the project's directory; not yet loaded from it."""
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(config.objective, config.goal.direction),
         "hyperparameters": config.space.hyperparameters(),
@@ -144,7 +144,7 @@ def make_oracle(config: SearchConfig) -> Durable:
     }
     oracle: Durable
     if config.oracle == "hyperband":
-        rounds = 1 if config.max_trials is None else None  # None: anew until there are enough trials
+        rounds = 1 if config.max_trials is None else None  # None: repeated until there are enough trials
         oracle = Hyperband(max_epochs=config.epochs, factor=config.factor, hyperband_iterations=rounds, **options)
     else:
         options["max_trials"] = None  # the chief counts; here it would decide how many digits an id has
@@ -161,7 +161,7 @@ def make_oracle(config: SearchConfig) -> Durable:
 
 @contextlib.contextmanager
 def released_on_error(oracle: Durable) -> Iterator[None]:
-    """Inside, an error in a call of the oracle does not leave it locked, as KerasTuner's `synchronized` would."""
+    """Unlocks the oracle after an error in one of its calls; KerasTuner's `synchronized` would leave it locked."""
     try:
         yield
     except BaseException:
@@ -171,29 +171,21 @@ def released_on_error(oracle: Durable) -> Iterator[None]:
         raise
 
 
-def planned_epochs(oracle: Durable, config: SearchConfig) -> int | None:
-    """Epochs that the whole search will take if nothing fails or is pruned; None where that is not known."""
-    if isinstance(oracle, Hyperband) and config.max_trials is None:
-        return sum(
-            oracle._get_size(bracket, number) * oracle._get_epochs(bracket, number)
+def planned(oracle: Durable, config: SearchConfig) -> tuple[int | None, int | None]:
+    """Trials and epochs of the whole search if nothing fails or is pruned; None where they are not known."""
+    if isinstance(oracle, Hyperband):
+        if config.max_trials is not None:
+            return config.max_trials, None
+        rounds = [
+            (oracle._get_size(bracket, number), oracle._get_epochs(bracket, number))
             for bracket in range(oracle._get_num_brackets())
             for number in range(oracle._get_num_rounds(bracket))
-        )
-    trials = planned_trials(oracle, config)
-    return None if trials is None or isinstance(oracle, Hyperband) else trials * config.epochs
-
-
-def planned_trials(oracle: Durable, config: SearchConfig) -> int | None:
-    """Trials that the search will have if nothing fails; None where that is not known."""
-    if isinstance(oracle, Hyperband) and config.max_trials is None:
-        return sum(
-            oracle._get_size(bracket, number)
-            for bracket in range(oracle._get_num_brackets())
-            for number in range(oracle._get_num_rounds(bracket))
-        )
+        ]
+        return sum(size for size, _ in rounds), sum(size * epochs for size, epochs in rounds)
+    trials = config.limit
     if isinstance(oracle, Grid) and (combinations := config.space.combinations()) is not None:
-        return min(combinations, config.limit or combinations)
-    return config.limit
+        trials = min(combinations, trials or combinations)
+    return trials, None if trials is None else trials * config.epochs
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

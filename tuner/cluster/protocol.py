@@ -1,14 +1,14 @@
-"""How a worker talks to the chief: four questions, asked by gRPC, put and answered as JSON.
+"""The protocol between workers and chief: four questions over gRPC, with JSON as their content.
 
-    join    a worker's first word; the answer is what every trial has in common
-    next    asks for a trial; the answer is one, or to wait, or that the search is over
-    report  still at it, with how far, and each epoch's metrics; the answer is whether to go on
-    end     what became of a trial
+    join    a worker's first question; the answer is what all trials have in common
+    next    asks for a trial; the answer is a trial, or to wait, or that the search is over
+    report  a heartbeat with the progress and each epoch's metrics; the answer is whether to continue
+    end     the result of a trial
 
-KerasTuner's own protocol has no word for a reason, a sign of life or which process of a worker asks, rounds metrics to
-float32, and its clients wait an hour for a chief that is gone. So the chief keeps KerasTuner's oracle, and this
-is between it and the workers. All four may be asked again where an answer was lost. Nothing is encrypted, and nobody
-is asked who he is: whoever reaches the port can take trials and report scores.
+KerasTuner's own protocol has no reasons, no heartbeats and no names of processes, rounds metrics to float32, and its
+clients wait an hour for a chief that is gone. So the chief keeps KerasTuner's oracle, and workers talk to the chief.
+All four questions may be repeated where an answer was lost. There is no encryption and no authentication: anybody who
+reaches the port can take trials and report scores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cxr.errors import CxrError, InputError
 
 VERSION = 1
 BEAT_SECONDS = 5.0
-"""Between two signs of life of a worker, at most."""
+"""Longest time between two heartbeats of a worker."""
 QUESTIONS = ("join", "next", "report", "end")
 _SERVICE = "cxr.Search"
 _THREADS = 8
@@ -35,18 +35,18 @@ Method = Callable[..., dict[str, Any]]
 
 
 class ChiefRefused(CxrError):
-    """The chief answered that it will not, and why."""
+    """The chief refused, and said why."""
 
 
 class ChiefLost(CxrError):
-    """The chief did not answer for as long as one was willing to wait."""
+    """The chief did not answer in time."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT; a port of 0 is any that is free.
+    """Host and port of HOST:PORT; port 0 is any free port.
 
     Raises:
-      InputError: it is none.
+      InputError: the text is something else.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
@@ -55,23 +55,23 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only processes of this host reach it."""
+    """Whether only processes of this host can reach it."""
     return host in ("localhost", "[::1]", "::1") or host.startswith("127.")
 
 
 def serve(address: str, methods: Mapping[str, Method]) -> tuple[grpc.Server, int]:
-    """Starts to answer, in threads of its own.
+    """Starts a server that answers in threads of its own.
 
     Args:
       address: HOST:PORT to listen on.
-      methods: by name; each gets the fields of the question by name and returns those of the answer. A CxrError is
-        told to who asked.
+      methods: by name; each gets the fields of a question as keyword arguments and returns those of the answer. The
+        message of a CxrError is sent to the client.
 
     Returns:
       The server, and its port.
 
     Raises:
-      InputError: the address is none, or taken.
+      InputError: the address is invalid, or taken.
     """
     host, _ = parse_address(address)
 
@@ -91,19 +91,21 @@ def serve(address: str, methods: Mapping[str, Method]) -> tuple[grpc.Server, int
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise InputError(f"cannot listen on {address}: the port is taken, or {host} is none of this host's") from error
+        raise InputError(
+            f"cannot listen on {address}: the port is taken, or {host} is no address of this host"
+        ) from error
     server.start()
     return server, port
 
 
 class ChiefClient:
-    """Asks the chief; waits for one that is not there yet, or not there for a while.
+    """Asks the chief; waits where it is not there yet, or restarts.
 
     Args:
       address: HOST:PORT of the chief.
-      patience: seconds for which it is tried again before `ChiefLost`.
-      gives_up: asked between two tries; true ends them.
-      answer_seconds: for which one try waits.
+      patience: seconds of retries before `ChiefLost`.
+      gives_up: called between two tries; true ends them.
+      answer_seconds: timeout of one try.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class ChiefClient:
 
         Raises:
           ChiefLost: there was none.
-          ChiefRefused: the chief will not.
+          ChiefRefused: the chief refused.
         """
         call = self._channel.unary_unary(f"/{_SERVICE}/{method}", _encode, _decode)
         begun = time.monotonic()
@@ -146,7 +148,7 @@ class ChiefClient:
             time.sleep(min(0.5, self.patience / 10))
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._channel.close()
 
 

@@ -1,4 +1,4 @@
-"""Stopping a trial on the way, when others with as many epochs did better at the same point."""
+"""Stops a trial early when others with as many epochs did better at the same point."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 LEAST_TRIALS = 5
-"""Others that must have come as far before anything is pruned."""
+"""Other trials that must have as many epochs before anything is pruned."""
 FIRST_EPOCH = 2
 """Epochs that every trial gets."""
 
@@ -19,12 +19,12 @@ def why_prune(
     direction: str,
     factor: int = 3,
 ) -> str | None:
-    """Why a trial should be stopped after the epoch that it has just finished; None where it should go on.
+    """Why a trial should be stopped after the epoch that it has just finished; None where it should continue.
 
     Args:
       pruner: `median`: its best value so far is worse than the median over the others of their mean value up to
         the same epoch (Golovin et al. 2017, "Google Vizier", section 3.2.2). `halving`: at epochs 2, 2 x factor,
-        2 x factor^2, ... it must be among the best 1/factor of all that have got so far (Li et al. 2020, "A System
+        2 x factor^2, ... it must be among the best 1/factor of all that have got that far (Li et al. 2020, "A System
         for Massively Parallel Hyperparameter Tuning", which promotes as results come in and does not wait for all).
       own: its value at each epoch, at least one; a value that is not a number is the worst.
       others: those of other trials that were given as many epochs.
@@ -59,7 +59,7 @@ def why_prune(
 
 
 def _rungs(factor: int, last: int) -> list[int]:
-    """The epochs at which halving looks."""
+    """The epochs at which halving compares trials."""
     rungs = [FIRST_EPOCH]
     while rungs[-1] < last:
         rungs.append(rungs[-1] * factor)

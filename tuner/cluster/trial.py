@@ -1,4 +1,4 @@
-"""One trial: the trainer's own build and fit, with the chief told of each epoch, and the score at the end."""
+"""One trial: trains it with the trainer's own functions, reports each epoch to the chief, and computes the score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
@@ -27,47 +27,53 @@ from trainer.training.loop import train
 from trainer.training.stopping import Stopped
 from trainer.training.trained import load_model
 from trainer.training.validation import predict_split
+from tuner.cluster.protocol import ChiefClient
+from tuner.cluster.pulse import Progress
+from tuner.cluster.worker_options import WorkerOptions
 from tuner.objectives import OBJECTIVES
-
-if TYPE_CHECKING:
-    from tuner.cluster.worker import Worker
 
 
 def run_trial(
-    root: Path, task: dict[str, Any], data: XrayDataset, search: dict[str, Any], worker: Worker
+    task: dict[str, Any],
+    data: XrayDataset,
+    search: dict[str, Any],
+    options: WorkerOptions,
+    progress: Progress,
+    client: ChiefClient,
 ) -> dict[str, Any]:
-    """Trains a trial, or goes on with it, and scores it.
+    """Trains a trial, or resumes it, and scores it.
 
     Args:
-      root: directory of its training run.
-      task: `config` of it.
+      task: `trial`, its id, and `config`.
       data: to train on.
       search: `objective` and `positive` of the search.
-      worker: that it is for; its progress is kept up to date, and asks for a stop.
+      options: of the worker.
+      progress: kept up to date; asks for a stop.
+      client: of the chief.
 
     Returns:
-      What `Chief.end` is to be told: `outcome`, `message`, `score`, `best_epoch`, `rows`, `parameters`.
+      The fields of `Chief.end`: `outcome`, `message`, `score`, `best_epoch`, `rows`, `parameters`.
 
     Raises:
-      Stopped: it is to be left to another.
+      Stopped: another worker may resume it.
       TrainingError: the loss is not finite, or memory does not suffice.
     """
-    config, progress = TrainConfig.from_json(task["config"]), worker.progress
+    config, root = TrainConfig.from_json(task["config"]), Path(options.project, "runs", task["trial"])
     facts = DataFacts.of(data, search["positive"])
-    steps = training_steps(data, config, facts, **worker.options.stream)
+    steps = training_steps(data, config, facts, **options.stream)
     keras.backend.clear_session()
-    forget_loaders()  # and the images that they keep
+    forget_loaders()  # with their image caches
     gc.collect()
-    with _locked_in_time(root, worker):
+    with _locked_in_time(root, options.patience, progress):
         run = _take_up(root, config, facts)
-        reporter = Reporter(worker, steps, config.epochs)
+        reporter = Reporter(client, progress, steps, config.epochs)
         outcome, message = "completed", ""
         if run.state != "finished":
             try:
                 begun = run.last_checkpoint.exists()
                 train(
                     run, data, resume=begun, callbacks=[reporter], stop=progress.stop, quiet=True,
-                    **worker.options.stream,
+                    **options.stream,
                 )  # fmt: skip
             except Stopped:
                 if progress.asked_by != "pruner":
@@ -95,28 +101,28 @@ def run_trial(
 
 
 @contextlib.contextmanager
-def _locked_in_time(root: Path, worker: Worker) -> Iterator[None]:
-    """Holds the directory of a run; waits for a worker that lost the trial and has not noticed yet.
+def _locked_in_time(root: Path, patience: float, progress: Progress) -> Iterator[None]:
+    """Locks the directory of a run; waits for a worker that lost the trial and has not noticed yet.
 
     Raises:
       Stopped: another process has it still.
     """
-    end = time.monotonic() + worker.options.patience
+    end = time.monotonic() + patience
     with contextlib.ExitStack() as held:
         while True:
             try:
                 held.enter_context(locked(root))
                 break
             except BusyError as error:
-                if worker.progress.stop or time.monotonic() > end:
+                if progress.stop or time.monotonic() > end:
                     raise Stopped(str(error)) from error
-                worker.progress.move("waiting for another process")
+                progress.move("waiting for another process")
                 time.sleep(0.5)
         yield
 
 
 def _take_up(root: Path, config: TrainConfig, facts: DataFacts) -> Run:
-    """The run of a trial: what another worker left of it, where that is whole, or a new one."""
+    """The run of a trial: the one that another worker began, if it is intact, or a new one."""
     if (root / RUN_NAME).exists():
         try:
             run = open_run(root)
@@ -126,7 +132,7 @@ def _take_up(root: Path, config: TrainConfig, facts: DataFacts) -> Run:
                 return run
         except DatasetError:
             pass
-    for path in root.iterdir():  # but for the lock, which is held
+    for path in root.iterdir():  # except the lock, which is held
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != ".lock":
@@ -135,17 +141,18 @@ def _take_up(root: Path, config: TrainConfig, facts: DataFacts) -> Run:
 
 
 class Reporter(keras.callbacks.Callback):
-    """Tells the chief of each epoch, and stops training where the chief says so.
+    """Reports each epoch to the chief, and stops training where the chief says so.
 
     Args:
-      worker: that trains.
+      client: of the chief.
+      progress: of the worker.
       steps: an epoch.
       epochs: of the trial.
     """
 
-    def __init__(self, worker: Worker, steps: int, epochs: int):
+    def __init__(self, client: ChiefClient, progress: Progress, steps: int, epochs: int):
         super().__init__()
-        self._worker, self._steps, self._epochs = worker, steps, epochs
+        self._client, self._progress, self._steps, self._epochs = client, progress, steps, epochs
         self._epoch = 0
         self.parameters: int | None = None
 
@@ -155,23 +162,21 @@ class Reporter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
-        self._worker.progress.move("training", epoch)
+        self._progress.move("training", epoch)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._worker.progress.move("training", self._epoch, min(1.0, batch / self._steps))
+        self._progress.move("training", self._epoch, min(1.0, batch / self._steps))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        worker, progress = self._worker, self._worker.progress
-        progress.move("training", epoch + 1)
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
+        progress, done = self._progress, epoch + 1
+        progress.move("training", done)
+        row = {"epoch": done, **{name: float(value) for name, value in (logs or {}).items()}}
         try:
-            answer = worker.client.ask(
-                "report", **worker.lease(), epoch=epoch + 1, rows=[row], parameters=self.parameters
-            )
-        except CxrError as error:  # it says no more, or cannot write: the trial is for later
+            answer = self._client.ask("report", **progress.lease, epoch=done, rows=[row], parameters=self.parameters)
+        except CxrError as error:  # the chief is gone, or cannot write: the trial is for later
             progress.leave("chief", str(error))
             return
-        if answer["do"] == "prune" and epoch + 1 < self._epochs:
+        if answer["do"] == "prune" and done < self._epochs:
             progress.leave("pruner", answer["reason"])
         elif answer["do"] == "leave":
             progress.leave("chief", answer["reason"])

@@ -39,7 +39,7 @@ def write_report(
       search: finished or not, with any number of trials.
       folder: created if it does not exist; None for PROJECT/report.
       importances: of the hyperparameters, if already known.
-      finals: results of the final runs, see `tuner.final_runs`; None if there are none.
+      finals: results of the final runs, see `tuner.retraining`; None if there are none.
       top: trials whose curves stand out from the others, at most 8.
 
     Returns:

@@ -41,6 +41,7 @@ class Importance:
 
     Attributes:
       name: of the hyperparameter.
+      only: the condition, where several hyperparameters have that name; else empty.
       value: how much the forest's R2 falls when it is shuffled; 0 or below is no importance.
       spread: standard deviation of that over the shuffles.
       trials: number of trials in which it was active.
@@ -50,6 +51,12 @@ class Importance:
     value: float
     spread: float
     trials: int
+    only: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name for a figure or a sentence."""
+        return f"{self.name} ({self.only})" if self.only else self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Importances:
         """Hyperparameters whose importance exceeds twice its spread, and 0.01; the most important first."""
         if self.r2 is None or self.r2 <= 0:
             return []
-        return [one.name for one in self.ranked if one.value > max(2 * one.spread, 0.01)]
+        return list(dict.fromkeys(one.name for one in self.ranked if one.value > max(2 * one.spread, 0.01)))
 
     @property
     def caution(self) -> str:
@@ -147,9 +154,12 @@ def importances(
     filled = fill_inactive(table[:, varied], np.random.default_rng(seed))
     choices = [number for number, column in enumerate(varied) if _unordered(space.parameters[column])]
     losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices, seed)
+    active = np.isfinite(table[:, varied]).sum(axis=0)
     found = [
-        Importance(space.parameters[column].name, float(loss.mean()), float(loss.std(ddof=1)), int(active))
-        for column, loss, active in zip(varied, losses, np.isfinite(table[:, varied]).sum(axis=0), strict=False)
+        Importance(
+            parameter.name, float(loss.mean()), float(loss.std(ddof=1)), int(trials), _condition(space, parameter)
+        )
+        for parameter, loss, trials in zip([space.parameters[c] for c in varied], losses, active, strict=False)
     ]
     return Importances(tuple(sorted(found, key=lambda one: -one.value)), r2, count)
 
@@ -161,12 +171,17 @@ def encode(space: Space, values: Sequence[Mapping[str, Any]]) -> np.ndarray:
       float64 [configurations, parameters of the space].
     """
     table = np.full((len(values), len(space.parameters)), np.nan)
-    columns = {parameter.name: column for column, parameter in enumerate(space.parameters)}
+    columns = {space.keys[parameter]: column for column, parameter in enumerate(space.parameters)}
     for row, chosen in enumerate(values):
         for parameter in space.active(chosen):
             if parameter.name in chosen:
-                table[row, columns[parameter.name]] = _code(parameter, chosen[parameter.name])
+                table[row, columns[space.keys[parameter]]] = _code(parameter, chosen[parameter.name])
     return table
+
+
+def _condition(space: Space, parameter: Parameter) -> str:
+    """What tells a hyperparameter from others of its name."""
+    return parameter.conditions if len(space.variants(parameter.name)) > 1 else ""
 
 
 def fill_inactive(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:

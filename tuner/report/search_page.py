@@ -55,7 +55,7 @@ def search_page(
       search: as it stands.
       best_file: where the best configuration is written.
       importances: of the hyperparameters.
-      finals: results of the final runs, see `tuner.final_runs`; None if there are none.
+      finals: results of the final runs, see `tuner.retraining`; None if there are none.
       top: trials whose curves stand out from the others.
     """
     names = shown_hyperparameters(search, importances.names, _PLOTS)
@@ -115,9 +115,9 @@ def _subject(search: SearchResult) -> list[list[Any]]:
 def _finals(finals: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not finals:
         return None
-    from tuner.final_runs import final_rows
+    from tuner.retraining import retrained_rows
 
-    head, rows = final_rows(finals)
+    head, rows = retrained_rows(finals)
     return {"seeds": len(finals["seeds"]), "split": finals["split"], "head": head, "rows": rows}
 
 
@@ -142,13 +142,13 @@ def _trials(search: SearchResult, importances: Importances) -> dict[str, Any]:
 
 
 def _parameters(search: SearchResult, names: Sequence[str]) -> list[dict[str, Any]]:
-    known = {parameter.name: parameter for parameter in space_of(search).parameters}
+    shown = [parameter for name in names for parameter in space_of(search).variants(name)]
     return [
         {
-            "figure": to_svg(draw.parameter_figure(search, known[name]), f"parameter{place}", f"score against {name}"),
-            "meaning": f"{name}: {MEANINGS[name]}" if name in MEANINGS else name,
+            "figure": to_svg(draw.parameter_figure(search, each), f"parameter{place}", f"score against {each.name}"),
+            "meaning": f"{each.name}: {MEANINGS[each.name]}" if each.name in MEANINGS else each.name,
         }
-        for place, name in enumerate(names)
+        for place, each in enumerate(shown)
     ]
 
 
@@ -169,7 +169,7 @@ def _space(search: SearchResult) -> dict[str, Any]:
     combinations = space.combinations()
     rows = []
     for parameter in space.parameters:
-        only = "; ".join(f"{name}: {', '.join(map(plain, values))}" for name, values in parameter.when) or "-"
+        only = parameter.conditions or "-"
         rows.append([parameter.name, parameter.shown, only, parameter.about or MEANINGS.get(parameter.name, "")])
     return {
         "name": space.name,

@@ -115,7 +115,7 @@ def importance_figure(importances: Importances) -> Figure:
     axes.barh(places, [max(0.0, one.value) for one in shown], color=COLOURS[0], height=0.65)
     axes.errorbar([max(0.0, one.value) for one in shown], places, xerr=[one.spread for one in shown], fmt="none",
                   ecolor="#33383f", elinewidth=1)  # fmt: skip
-    axes.set_yticks(places, [one.name for one in shown])
+    axes.set_yticks(places, [one.label for one in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
@@ -129,7 +129,7 @@ def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
     figure = new_figure(3.0)
     axes = figure.add_subplot()
     name = parameter.name
-    trials = [trial for trial in search.ranked if name in trial.values]
+    trials = [trial for trial in search.ranked if name in trial.values and parameter.matters(trial.values)]
     if not trials:
         note(axes, _NOTHING)
     elif parameter.values:
@@ -141,10 +141,9 @@ def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
             _plain_log(axes.xaxis, [float(trial.values[name]) for trial in trials], "{:g}".format)
     if trials:
         _score_axis(axes, search)
-    only = "; ".join(f"{other}: {', '.join(map(plain, values))}" for other, values in parameter.when)
     axes.set_title(name)
-    if only:
-        axes.set_xlabel(short(f"only for {only}", 56), color="#5a626c", fontsize=8)
+    if parameter.when:
+        axes.set_xlabel(short(f"only for {parameter.conditions}", 56), color="#5a626c", fontsize=8)
     return figure
 
 

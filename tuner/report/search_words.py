@@ -96,7 +96,7 @@ def mattered(importances: Importances, most: int = 5) -> str:
     shown = importances.ranked[:most]
     said = (
         "Most important: "
-        + ", ".join(f"{one.name} {one.value:.2f}" for one in shown)
+        + ", ".join(f"{one.label} {one.value:.2f}" for one in shown)
         + (f" (loss of R2 when shuffled; the forest's own is {importances.r2:.2f} on unseen trials).")
     )
     return said + (f"\n{importances.caution}." if importances.caution else "")

@@ -18,7 +18,7 @@ HEAD = ("rank", "trial", "score", "epochs", "status", "model", "size", "paramete
 """First columns of the ranking; those of the hyperparameters follow."""
 NUMBERS = (0, 2, 3, 6, 7, 8)
 """Those of them that are aligned to the right."""
-IN_HEAD = ("model", "image_size", "flat_image_size")
+IN_HEAD = ("model", "image_size")
 """Hyperparameters that those columns show already."""
 _CSV_HEAD = ("id", "status", "rank", "score", "epochs", "epochs_given", "best_epoch", "parameters",
              "images_per_second", "seconds", "attempts", "worker")  # fmt: skip
@@ -79,14 +79,11 @@ def shown_hyperparameters(
       most: how many.
       but: names to leave out.
     """
-    space = space_of(search)
     differing = []
-    for parameter in space.parameters:
-        if parameter.name in but:
-            continue
-        values = {repr(trial.values.get(parameter.name)) for trial in search.trials if trial.scored}
-        if len(values) > 1:
-            differing.append(parameter.name)
+    for name in space_of(search).names:
+        values = {repr(trial.values.get(name)) for trial in search.trials if trial.scored}
+        if name not in but and len(values) > 1:
+            differing.append(name)
     return [*(name for name in important if name in differing),
             *(name for name in differing if name not in important)][:most]  # fmt: skip
 
@@ -149,7 +146,7 @@ def to_csv(search: SearchResult) -> str:
     Columns: `id`, `status`, `rank`, `score`, `epochs` (trained), `epochs_given`, `best_epoch`, `parameters`,
     `images_per_second`, `seconds`, `attempts`, `worker`, each hyperparameter by its name, `message`.
     """
-    names = [parameter.name for parameter in space_of(search).parameters]
+    names = space_of(search).names
     ranks = {trial.id: rank for rank, trial in enumerate(search.ranked, 1)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr.errors import InputError
@@ -21,15 +21,15 @@ class Parameter:
     Attributes:
       name: see `tuner.space.translation.MEANINGS`, or a scalar field of `TrainConfig`.
       about: a line for people.
-      values: numbers, texts or booleans to choose from, at least two; or else a range:
+      values: numbers, texts or booleans to choose from; at least two, or one under a condition. Or else a range:
       low, high: its ends, both included; whole numbers if both are.
-      log: its logarithm is what is uniform.
-      step: of a range that is not logarithmic; none for any value in it.
+      log: the range is sampled by its logarithm.
+      step: of a range that is not logarithmic; None for any value in it.
       when: conditions, all of which must hold: another parameter's name, and its values. A parameter's conditions begin
-        with those of each that it depends on.
+        with those of each parameter that it depends on.
 
     Raises:
-      InputError: it is neither, or a range without an inside.
+      InputError: it has neither values nor a range, or the range is empty.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Parameter:
                 )
             if any(isinstance(v, float) for v in self.values):  # KerasTuner takes no mixture of both
                 object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-            if len(set(self.values)) < max(2, len(self.values)):
+            if len(set(self.values)) < max(1 if self.when else 2, len(self.values)):
                 raise InputError(f"{name}: expected at least two different values, received {list(self.values)}")
             return
         low, high = self.ends
@@ -66,19 +66,19 @@ class Parameter:
         if not isinstance(self.log, bool):
             raise InputError(f"{name}: expected log to be true or false, received {self.log!r}")
         if self.log and low <= 0:
-            raise InputError(f"{name}: a range that is logarithmic begins above 0; received low={self.low}")
+            raise InputError(f"{name}: a logarithmic range begins above 0; received low={self.low}")
         if self.step is None:
             return
         if self.log:
-            raise InputError(f"{name}: a range that is logarithmic has no step; received {self.step}. List its values")
-        if not is_finite(self.step) or not 0 < self.step <= high - low:
+            raise InputError(f"{name}: a logarithmic range has no step; received {self.step}. List its values instead")
+        if not _is_finite(self.step) or not 0 < self.step <= high - low:
             raise InputError(f"{name}: expected a step in (0, {high - low:g}], received {self.step!r}")
         if self.whole and self.step != int(self.step):
             raise InputError(f"{name}: expected a whole step in a range of whole numbers, received {self.step}")
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Of a range; NaN where they are no numbers."""
+        """The ends of a range; NaN where they are no numbers."""
         low, high = (
             end if isinstance(end, (int, float)) and not isinstance(end, bool) else math.nan
             for end in (self.low, self.high)
@@ -92,7 +92,7 @@ class Parameter:
 
     @property
     def count(self) -> int | None:
-        """Number of its values; None where a range has no end of them."""
+        """Number of its values; None for a continuous range."""
         if self.values:
             return len(self.values)
         if self.log or (self.step is None and not self.whole):
@@ -113,9 +113,18 @@ class Parameter:
         middle = low + (high - low) / 2
         return (*self.samples, math.floor(middle) if self.whole else middle)
 
+    def matters(self, values: Mapping[str, Any]) -> bool:
+        """Whether its conditions hold where other hyperparameters have these values."""
+        return all(values.get(name) in allowed for name, allowed in self.when)
+
+    @property
+    def conditions(self) -> str:
+        """When it matters, as text; empty for always."""
+        return "; ".join(f"{name}: {', '.join(map(plain, values))}" for name, values in self.when)
+
     @property
     def shown(self) -> str:
-        """What it may be, as text."""
+        """Its values or its range, as text."""
         if self.values:
             return ", ".join(plain(value) for value in self.values)
         return (
@@ -125,24 +134,30 @@ class Parameter:
         )
 
 
-def is_finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def value_of(parameter: Parameter | None, value: Any) -> Any:
-    """A value as the parameter has it: what reads the same is the same."""
-    if parameter is not None:
-        for known in parameter.values:
-            if value == known and isinstance(value, bool) == isinstance(known, bool):
-                return known
-        for known in parameter.values:
-            if plain(known) == str(value).lower():
-                return known
-    return value
+def value_of(variants: Sequence[Parameter], value: Any) -> Any:
+    """A value as parameters of one name have it: what reads the same is the same."""
+    known = [each for parameter in variants for each in parameter.values]
+    for same in known:
+        if value == same and isinstance(value, bool) == isinstance(same, bool):
+            return same
+    return next((same for same in known if plain(same) == str(value).lower()), value)
 
 
-def narrowed(parameter: Parameter, wanted: Any) -> Any:
-    """The parameter with fewer values, or the one value that is left."""
+def narrowed(parameter: Parameter, wanted: Any, variants: Sequence[Parameter]) -> Parameter | tuple[Any, ...]:
+    """The parameter with another range, or the values that it has left.
+
+    Args:
+      parameter: one of the variants.
+      wanted: values as a list or as text with commas, or a range as a mapping or as text, `LOW..HIGH`.
+      variants: all parameters of that name.
+
+    Raises:
+      InputError: something that none of the variants can be, or only others than this one.
+    """
     if isinstance(wanted, str) and ".." in wanted and not parameter.values:
         wanted = dict(zip(("low", "high"), wanted.split("..", 1), strict=True))
     if isinstance(wanted, Mapping):
@@ -153,16 +168,24 @@ def narrowed(parameter: Parameter, wanted: Any) -> Any:
         step = wanted.get("step", None if log else parameter.step)
         return Parameter(parameter.name, parameter.about, (), low, high, log, step, parameter.when)
     texts = wanted.split(",") if isinstance(wanted, str) else wanted if isinstance(wanted, (list, tuple)) else [wanted]
-    if parameter.values:
-        values = [value_of(parameter, text) for text in texts]
-        for value, text in zip(values, texts, strict=True):
-            if not any(value == known and type(value) is type(known) for known in parameter.values):
-                raise InputError(f"'{parameter.name}' cannot be {text}: expected some of {parameter.shown}")
-    else:
-        values = [_number(parameter, text) for text in texts]
-    if len(values) == 1:
-        return values[0]
-    return dataclasses.replace(parameter, values=tuple(values), low=None, high=None, log=False, step=None)
+    if not parameter.values:
+        return tuple(_number(parameter, text) for text in texts)
+    values = [value_of(variants, text) for text in texts]
+    for value, text in zip(values, texts, strict=True):
+        if not any(_among(value, variant) for variant in variants):
+            known = dict.fromkeys(plain(each) for variant in variants for each in variant.values)
+            raise InputError(f"'{parameter.name}' cannot be {text}: expected some of {', '.join(known)}")
+    left = tuple(value for value in values if _among(value, parameter))
+    if not left:
+        raise InputError(
+            f"'{parameter.name}' for {parameter.conditions}: expected some of {parameter.shown}, received "
+            f"{', '.join(map(plain, values))}. Add one of those, or narrow {parameter.when[0][0]} as well"
+        )
+    return left
+
+
+def _among(value: Any, parameter: Parameter) -> bool:
+    return any(value == known and type(value) is type(known) for known in parameter.values)
 
 
 def _number(parameter: Parameter, text: Any) -> float:

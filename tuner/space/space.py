@@ -1,7 +1,7 @@
 """A search space: what is varied, when it matters, and what is the same in every trial.
 
-A space says it once; KerasTuner's `HyperParameters`, the table for people and the checks all come from that. What the
-values mean for a training run is `tuner.space.translation`'s; the named spaces are in `tuner.space.catalogue`.
+KerasTuner's `HyperParameters`, the table for people and the checks all come from it. What the values mean for a
+training run is in `tuner.space.translation`; the named spaces are in `tuner.space.catalogue`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from cxr.errors import InputError
 from trainer.train_config import TrainConfig
+from tuner.space.catalogue import SPACES
+from tuner.space.conditions import check_condition, count_combinations, exclusive, parent_of, settle
 from tuner.space.parameter import Parameter, narrowed, read_parameter, value_of
-from tuner.space.translation import MEANINGS, TRAINER_FIELDS, VARIANTS, plain, translate, used
+from tuner.space.translation import MEANINGS, TRAINER_FIELDS, plain, translate, used
 
 if TYPE_CHECKING:
     from keras_tuner import HyperParameters
@@ -29,12 +32,13 @@ class Space:
 
     Attributes:
       name: of the space that it was made from.
-      parameters: each after those that it depends on; no two of one name.
+      parameters: each after those that it depends on. Several may have one name, such as the learning rates of
+        different optimizers, if their conditions never hold together.
       fixed: what is the same in every trial: hyperparameters, or scalar fields of `TrainConfig`.
 
     Raises:
       InputError: conditions on what is not there, unknown names, values that no training run can have, or a
-        hyperparameter that nothing would come of.
+        hyperparameter without effect.
     """
 
     name: str
@@ -42,29 +46,15 @@ class Space:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        seen: dict[str, Parameter] = {}
-        for parameter in self.parameters:
-            if parameter.name in seen or parameter.name in self.fixed:
-                raise InputError(f"hyperparameter '{parameter.name}' is there twice")
-            if parameter.name not in MEANINGS and parameter.name not in TRAINER_FIELDS:
-                raise InputError(f"unknown hyperparameter '{parameter.name}'{_hint(parameter.name)}")
-            for number, (name, values) in enumerate(parameter.when):
-                if name not in seen:
-                    raise InputError(
-                        f"hyperparameter '{parameter.name}' depends on '{name}', which does not come before it"
-                    )
-                if not set(values) <= set(seen[name].values) or not values:
-                    raise InputError(
-                        f"'{parameter.name}' depends on {name}={list(values)}; it may be {seen[name].shown}"
-                    )
-                if seen[name].when != parameter.when[:number]:
-                    raise InputError(
-                        f"the conditions of '{parameter.name}' must begin with those of '{name}', which it depends on"
-                    )
-            seen[parameter.name] = parameter
+        for number, parameter in enumerate(self.parameters):
+            _check_name(parameter.name)
+            earlier = self.parameters[:number]
+            if parameter.name in self.fixed or not all(exclusive(parameter, other) for other in earlier):
+                raise InputError(f"hyperparameter '{parameter.name}' appears twice")
+            for place in range(len(parameter.when)):
+                check_condition(parameter, place, earlier)
         for name in self.fixed:
-            if name not in MEANINGS and name not in TRAINER_FIELDS:
-                raise InputError(f"unknown hyperparameter '{name}'{_hint(name)}")
+            _check_name(name)
         self._check_values()
 
     @staticmethod
@@ -74,13 +64,11 @@ class Space:
         Raises:
           InputError: another name.
         """
-        from tuner.space.catalogue import SPACES
-
         if name not in SPACES:
             near = difflib.get_close_matches(name, SPACES, 1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise InputError(f"space '{name}': {hint}expected one of {', '.join(SPACES)}, or a JSON file")
-        return SPACES[name]()
+        return Space(name, SPACES[name]())
 
     @staticmethod
     def load(text: str) -> Space:
@@ -122,31 +110,25 @@ class Space:
     def fix(self, pairs: Mapping[str, Any]) -> Space:
         """With some hyperparameters, or fields of `TrainConfig`, the same in every trial.
 
-        What depended on another value of them is left out. A value may lie outside of what was varied. Where only
-        models or optimizers are left that have a hyperparameter of their own for it, `image_size` means
-        `flat_image_size`, and `learning_rate` means `sgd_learning_rate`. `image_size=native` leaves out models and
-        other values that a run at native size cannot have.
+        What depended on another value of them is left out. A value may lie outside of what was varied.
+        `image_size=native` leaves out models and other values that a run at native size cannot have.
 
         Raises:
-          InputError: an unknown name, a value that it cannot have, or one that no trial would have a use for.
+          InputError: an unknown name, a value that it cannot have, or one that no trial would use.
         """
         if pairs.get("image_size") == "native" and (able := self._able_natively(pairs)):
             return self.narrow(able).fix(pairs)
-        kept, fixed = self.parameters, dict(self.fixed)
+        kept: Sequence[Parameter] = self.parameters
+        fixed = dict(self.fixed)
         for name, value in pairs.items():
-            parameter = self._find(name)
-            if parameter is None and name not in MEANINGS and name not in TRAINER_FIELDS:
-                raise InputError(f"unknown hyperparameter '{name}'{_hint(name)}")
-            fixed[name] = value_of(parameter, value)
-            gone = {name, "flat_image_size"} if fixed[name] == "native" else {name}
-            kept = _settle(tuple(other for other in kept if other.name not in gone), name, (fixed[name],))
-        space = _handed_down(Space(self.name, kept, fixed))
-        useful = space._used()
+            _check_name(name)
+            fixed[name] = value_of(self.variants(name), value)
+            kept = settle([other for other in kept if other.name != name], name, (fixed[name],))
+        space = Space(self.name, tuple(kept), fixed)
+        useful: set[str] = set().union(*(used({**fixed, **values}) for values in space._examples()))
         for name in pairs:
-            if name not in useful and self._find(name) is None:
-                raise InputError(
-                    f"'{name}' is fixed to {plain(fixed[name])}, which no trial of the space has a use for"
-                )
+            if name not in useful and not self.variants(name):
+                raise InputError(f"'{name}' is fixed to {plain(fixed[name])}, which no trial of the space uses")
         return space
 
     def narrow(self, pairs: Mapping[str, Any]) -> Space:
@@ -155,7 +137,7 @@ class Space:
         Args:
           pairs: by name, as for `fix`: values as a list or as text with commas, or a range as
             `{"low": ..., "high": ..., "log": ...}` or as text, `LOW..HIGH`. Where it is left out, `log` stays as it
-            was.
+            was. Of several parameters of one name, each keeps those of the values that it had, or gets the range.
 
         Raises:
           InputError: a name that is not varied, or values that it cannot have.
@@ -163,56 +145,92 @@ class Space:
         space = self
         places = [parameter.name for parameter in self.parameters]
         for name, wanted in sorted(pairs.items(), key=lambda pair: places.index(pair[0]) if pair[0] in places else 99):
-            parameter = space._find(name)
-            if parameter is None:
-                parameter = next((p for p in space.parameters if VARIANTS.get(p.name) == name), None)
-            if parameter is None:
-                varied = [other.name for other in space.parameters]
-                near = difflib.get_close_matches(name, varied, 1)
-                fixed = f"it is fixed to {plain(space.fixed[name])}" if name in space.fixed else ""
-                hint = fixed or (f"did you mean {near[0]}?" if near else f"varied are {', '.join(varied)}")
-                raise InputError(f"'{name}' is not varied in the space '{space.name}'; {hint}")
-            less = narrowed(parameter, wanted)
-            if not isinstance(less, Parameter):
-                space = space.fix({parameter.name: less})
-                continue
-            children = [p.name for p in space.parameters if any(parent == less.name for parent, _ in p.when)]
-            if children and not less.values:
-                raise InputError(
-                    f"'{less.name}': expected values, as {', '.join(children)} depend on them, not a range"
-                )
-            parameters = tuple(less if other is parameter else other for other in space.parameters)
-            parameters = _settle(parameters, less.name, less.values) if less.values else parameters
-            space = _handed_down(Space(space.name, parameters, space.fixed))
+            space = space._narrow(name, wanted)
         return space
 
+    def _narrow(self, name: str, wanted: Any) -> Space:
+        variants = self.variants(name)
+        if not variants:
+            fixed = f"it is fixed to {plain(self.fixed[name])}" if name in self.fixed else ""
+            near = difflib.get_close_matches(name, self.names, 1)
+            hint = fixed or (f"did you mean {near[0]}?" if near else f"varied are {', '.join(self.names)}")
+            raise InputError(f"'{name}' is not varied in the space '{self.name}'; {hint}")
+        found = [narrowed(variant, wanted, variants) for variant in variants]
+        if all(isinstance(less, tuple) and less == found[0] and len(less) == 1 for less in found):
+            return self.fix({name: found[0][0]})  # type: ignore[index]
+        parameters: Sequence[Parameter] = self.parameters
+        for variant, left in zip(variants, found, strict=True):
+            less = left
+            if not isinstance(less, Parameter):
+                less = dataclasses.replace(variant, values=less, low=None, high=None, log=False, step=None)
+            children = [
+                p.name for p in self.parameters if any(parent_of(p, at, [variant]) for at in range(len(p.when)))
+            ]
+            if children and not less.values:
+                raise InputError(f"'{name}': expected values, as {', '.join(children)} depend on them, not a range")
+            parameters = [less if other == variant else other for other in parameters]
+            parameters = settle(parameters, name, less.values, variant) if children else parameters
+        return Space(self.name, tuple(parameters), self.fixed)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of what is varied, each once."""
+        return list(dict.fromkeys(parameter.name for parameter in self.parameters))
+
+    def variants(self, name: str) -> list[Parameter]:
+        """The parameters of a name; none where it is not varied."""
+        return [parameter for parameter in self.parameters if parameter.name == name]
+
+    def parent(self, parameter: Parameter, place: int) -> Parameter:
+        """The parameter that a condition of another, given by its place in `when`, is about."""
+        return next(other for other in self.parameters if parent_of(parameter, place, [other]))
+
+    @functools.cached_property
+    def keys(self) -> dict[Parameter, str]:
+        """The name by which an oracle knows each parameter: KerasTuner's grid takes no two of one name."""
+        keys = {}
+        for name in self.names:
+            for number, parameter in enumerate(self.variants(name), 1):
+                keys[parameter] = name if number == 1 else f"{name}#{number}"
+        return keys
+
     def hyperparameters(self) -> HyperParameters:
-        """What KerasTuner's oracles draw from."""
+        """What KerasTuner's oracles draw from; `chosen` reads what they drew."""
         from keras_tuner import HyperParameters
 
         drawn = HyperParameters()
         for parameter in self.parameters:
+            key = self.keys[parameter]
             with contextlib.ExitStack() as scopes:
-                for name, values in parameter.when:
-                    scopes.enter_context(drawn.conditional_scope(name, list(values)))
-                if parameter.values and isinstance(parameter.values[0], bool):
-                    drawn.Boolean(parameter.name)
+                for place, (_, values) in enumerate(parameter.when):
+                    scopes.enter_context(
+                        drawn.conditional_scope(self.keys[self.parent(parameter, place)], list(values))
+                    )
+                if parameter.values and isinstance(parameter.values[0], bool) and len(parameter.values) == 2:
+                    drawn.Boolean(key)
                 elif parameter.values:
-                    drawn.Choice(parameter.name, list(parameter.values))
+                    drawn.Choice(key, list(parameter.values))
                 else:
                     make = drawn.Int if parameter.whole else drawn.Float
                     sampling = "log" if parameter.log else "linear"
                     whole = parameter.whole and not parameter.log
                     step = int(parameter.step or 1) if whole else parameter.step
-                    make(parameter.name, parameter.low, parameter.high, step=step, sampling=sampling)
+                    make(key, parameter.low, parameter.high, step=step, sampling=sampling)
         return drawn
 
+    def chosen(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameters by name, from what an oracle drew: those that matter, and nothing that KerasTuner adds."""
+        values: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if self.keys[parameter] in drawn and parameter.matters(values):
+                values[parameter.name] = drawn[self.keys[parameter]]
+        return values
+
     def train_config(self, values: Mapping[str, Any], *, epochs: int, monitor: str, seed: int) -> TrainConfig:
-        """The training run that hyperparameters mean.
+        """The training run that hyperparameters stand for.
 
         Args:
-          values: by name, as an oracle gives them; what is not active, and what KerasTuner adds (`tuner/...`), does
-            not matter.
+          values: by name; what is not active is ignored.
           epochs: at most; a notebook's recipe may have fewer.
           monitor: metric that the best epoch is chosen by.
           seed: of the run.
@@ -226,26 +244,23 @@ class Space:
 
     def active(self, values: Mapping[str, Any]) -> list[Parameter]:
         """The hyperparameters that matter where the others have these values."""
-        return [p for p in self.parameters if all(values.get(name) in allowed for name, allowed in p.when)]
+        return [parameter for parameter in self.parameters if parameter.matters(values)]
 
     def combinations(self) -> int | None:
-        """Number of configurations; None where a range without steps makes it endless."""
-        return _combinations(self.parameters)
+        """Number of configurations; None where a continuous range makes it infinite."""
+        return count_combinations(self.parameters)
 
     def describe(self) -> str:
         """A table for people."""
         from tabulate import tabulate
 
-        rows = []
-        for parameter in self.parameters:
-            when = "; ".join(f"{name}: {', '.join(map(plain, values))}" for name, values in parameter.when)
-            rows.append([parameter.name, parameter.shown, when, parameter.about])
+        rows = [[each.name, each.shown, each.conditions, each.about] for each in self.parameters]
         count = self.combinations()
-        size = "endlessly many configurations" if count is None else f"{count} configurations"
+        size = "infinitely many configurations" if count is None else f"{count} configurations"
         table = tabulate(rows, ["hyperparameter", "values", "only for", "what it is"], disable_numparse=True,
                          maxcolwidths=[None, 40, 40, 50])  # fmt: skip
         fixed = "".join(f"\n{name} is always {plain(value)}" for name, value in self.fixed.items())
-        return f"{table}\n\nspace '{self.name}': {len(self.parameters)} hyperparameters, {size}{fixed}"
+        return f"{table}\n\nspace '{self.name}': {len(self.names)} hyperparameters, {size}{fixed}"
 
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has; `from_json` reads them."""
@@ -271,11 +286,8 @@ class Space:
                 f"expected a space as this version writes it; received one that is not: {error}"
             ) from error
 
-    def _find(self, name: str) -> Parameter | None:
-        return next((parameter for parameter in self.parameters if parameter.name == name), None)
-
     def _check_values(self) -> None:
-        """Translates an example of each value, so that none is found out to be wrong in a trial."""
+        """Translates an example of each value, so that no trial meets one that is wrong."""
         for values in self._examples():
             for epochs in (1, 10):
                 self.train_config(values, epochs=epochs, monitor="val_auc", seed=0)
@@ -303,10 +315,6 @@ class Space:
                 found[parameter.name] = able
         return found
 
-    def _used(self) -> set[str]:
-        """What at least one trial has a use for."""
-        return set().union(*(used({**self.fixed, **values}) for values in self._examples()))
-
     def _examples(self) -> Iterator[dict[str, Any]]:
         yield self._example({})
         for parameter in self.parameters:
@@ -316,55 +324,15 @@ class Space:
     def _example(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for parameter in self.parameters:
-            if all(values.get(name) in allowed for name, allowed in parameter.when):
+            if parameter.matters(values):
                 values[parameter.name] = wanted.get(parameter.name, parameter.samples[0])
         return values
 
 
-def _handed_down(space: Space) -> Space:
-    """Without the variants of what is fixed, where only those who have variants are left."""
-    useful = space._used()
-    taken = [name for name, general in VARIANTS.items() if general in space.fixed and general not in useful]
-    if not any(space._find(name) for name in taken):
-        return space
-    return Space(space.name, tuple(p for p in space.parameters if p.name not in taken), space.fixed)
-
-
-def _settle(parameters: Sequence[Parameter], name: str, values: Sequence[Any]) -> tuple[Parameter, ...]:
-    """Parameters where one has only these values left: conditions that always hold go, and what none can make hold."""
-    kept: list[Parameter] = []
-    gone: set[str] = set()
-    for parameter in parameters:
-        when = []
-        for parent, allowed in parameter.when:
-            if parent == name:
-                allowed = tuple(value for value in allowed if value in values)
-            if parent in gone or not allowed:
-                gone.add(parameter.name)
-            elif parent != name or len(allowed) < len(values):
-                when.append((parent, allowed))
-        if parameter.name not in gone:
-            kept.append(dataclasses.replace(parameter, when=tuple(when)))
-    return tuple(kept)
-
-
-def _combinations(parameters: Sequence[Parameter]) -> int | None:
-    if not parameters:
-        return 1
-    first, rest = parameters[0], parameters[1:]
-    if any(name == first.name for other in rest for name, _ in other.when):
-        total = 0
-        for value in first.values:
-            count = _combinations(_settle(rest, first.name, (value,)))
-            if count is None:
-                return None
-            total += count
-        return total
-    count = _combinations(rest)
-    return None if count is None or first.count is None else first.count * count
-
-
-def _hint(name: str) -> str:
+def _check_name(name: str) -> None:
+    if name in MEANINGS or name in TRAINER_FIELDS:
+        return
     known = [*MEANINGS, *(field for field in TRAINER_FIELDS if field not in MEANINGS)]
     near = difflib.get_close_matches(str(name), known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    raise InputError(f"unknown hyperparameter '{name}'; {hint}")

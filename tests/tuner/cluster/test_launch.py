@@ -13,7 +13,7 @@ import tuner
 from cxr.errors import DatasetError, InputError, OutputError
 from tests.tuner.conftest import REPOSITORY
 from trainer.board import find_logs
-from tuner.cluster.trial_table import SearchTable
+from tuner.cluster.live_table import LiveTable
 from tuner.search_config import SearchConfig
 from tuner.space.space import Space
 from tuner.tune import main
@@ -24,7 +24,7 @@ def searched(data, tmp_path_factory):
     """A search that is complete: three short trials by two workers, from the library."""
     project = tmp_path_factory.mktemp("searched") / "search"
     space = Space.named("compact").narrow({"model": "mlp,cnn3", "units": "64,128"}).fix(
-        {"flat_image_size": 32, "batch_size": 16, "width": 8}
+        {"image_size": 32, "batch_size": 16, "width": 8}
     )  # fmt: skip
     config = SearchConfig(
         data=str(data), project=str(project), oracle="random", max_trials=3, epochs=2, space=space, pruner="none"
@@ -41,7 +41,7 @@ def test_a_search_from_the_library(searched):
     assert best.parameters > 0 and best.images_per_second > 0 and best.seconds > 0
     assert best.config["model"] in ("mlp", "cnn3")
     assert searched.run(best).joinpath("checkpoints", "best.weights.h5").exists()
-    assert not searched.run(best).joinpath("checkpoints", "last.npz").exists()  # nobody goes on from there
+    assert not searched.run(best).joinpath("checkpoints", "last.npz").exists()  # nobody resumes it
 
 
 def test_the_best_configuration_is_one_that_the_trainer_takes(searched, tmp_path):
@@ -96,7 +96,7 @@ def test_the_table_shows_what_there_is(searched, tmp_path, data):
     chief.report("worker-0", "p", task["trial"], epoch=1, fraction=0.5, rows=[{"epoch": 1, "val_auc": 0.8125}])
     output = io.StringIO()
     console = Console(file=output, width=160, force_terminal=True)
-    with SearchTable(console=console) as table:
+    with LiveTable(console=console) as table:
         table.say("something happened")
         console.print(table.draw(chief))
     chief.put_down()
@@ -109,24 +109,24 @@ def test_the_table_shows_what_there_is(searched, tmp_path, data):
 
 @pytest.mark.slow
 def test_final_runs_of_the_best(searched, capsys):
-    from tuner.final_runs import final_rows, read_finals, train_finals
+    from tuner.retraining import read_retrained, retrain_best, retrained_rows
 
     said = []
-    finals = train_finals(searched, 1, [0, 1], epochs=1, quiet=True, say=said.append)
+    finals = retrain_best(searched, 1, [0, 1], epochs=1, quiet=True, say=said.append)
     (name,) = finals["found"]
     assert name == f"trial {searched.best.id}" and len(finals["found"][name]) == 2 and len(said) == 2
-    assert read_finals(searched.project) == finals
+    assert read_retrained(searched.project) == finals
     for run in finals["found"][name]:
         assert run["worst_roc_auc"] <= run["roc_auc"] and run["worst_balanced_accuracy"] <= run["balanced_accuracy"]
     before = {path: path.stat().st_mtime_ns for path in (searched.project / "final").glob("*/history.csv")}
-    train_finals(searched, 1, [0, 1], epochs=1, quiet=True, say=said.append)
+    retrain_best(searched, 1, [0, 1], epochs=1, quiet=True, say=said.append)
     assert {path: path.stat().st_mtime_ns for path in before} == before  # they are not trained again
     with pytest.raises(OutputError, match="with other settings"):
-        train_finals(searched, 1, [0], epochs=2, quiet=True, say=said.append)
-    head, rows = final_rows(finals)
+        retrain_best(searched, 1, [0], epochs=2, quiet=True, say=said.append)
+    head, rows = retrained_rows(finals)
     assert len(rows) == 1 and len(head) == len(rows[0])
     with pytest.raises(InputError, match="expected a preset"):
-        train_finals(searched, 1, [0], baselines=["nothing"], quiet=True)
+        retrain_best(searched, 1, [0], baselines=["nothing"], quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_final_runs_of_the_best(searched, capsys):
         (["--project", "P", "--data", "DATA", "--bind", "192.0.2.1:0"], "cannot listen"),
         (["--project", "P", "--data", "DATA", "--chief", "a:1"], "--chief is for --role worker"),
         (["--project", "P", "--data", "DATA", "--role", "worker"], "needs --chief"),
-        (["--project", "P", "--data", "DATA", "--role", "worker", "--chief", "a:1", "--seed", "1"], "for the chief"),
+        (["--project", "P", "--data", "DATA", "--role", "worker", "--chief", "a:1", "--seed", "1"], "by the chief"),
         (["--project", "P", "--data", "DATA", "--resume"], "holds no search"),
         (["--project", "P", "--resume", "--fix", "model=mlp"], "leave out --space"),
         (["--project", "FULL", "--data", "DATA"], "holds something that is no search"),
@@ -186,7 +186,7 @@ def test_what_is_damaged_is_said(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read"):
         tuner.read_search(tmp_path)
     (tmp_path / "search.json").write_text('{"format": 9}')
-    with pytest.raises(DatasetError, match="format 1"):
+    with pytest.raises(DatasetError, match="format 2"):
         tuner.load_config(tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_help_is_quick_to_load():
 @pytest.mark.parametrize("objective", ["worst_auc", "worst_balanced_accuracy"])
 def test_an_objective_under_shifts(data, tmp_path, objective):
     """The score is the worst of the shift suite, and lies at or below what validation gives."""
-    space = Space.named("compact").fix({"model": "mlp", "flat_image_size": 32, "units": 64, "layers": 1})
+    space = Space.named("compact").fix({"model": "mlp", "image_size": 32, "units": 64, "layers": 1})
     config = SearchConfig(
         data=str(data), project=str(tmp_path / "search"), oracle="random", max_trials=1, epochs=2, space=space,
         objective=objective,

@@ -14,7 +14,8 @@ from trainer.run import open_run
 from trainer.train_config import TrainConfig
 from trainer.training.stopping import StopRequest
 from tuner.cluster.protocol import serve
-from tuner.cluster.worker import EXIT_RECYCLED, Worker, WorkerOptions
+from tuner.cluster.worker import Worker
+from tuner.cluster.worker_options import EXIT_RECYCLED, WorkerOptions
 
 CONFIG = TrainConfig(
     model="mlp", image_size=32, model_options={"dense": [16]}, batch_size=16, epochs=4, augment="none",
@@ -85,7 +86,7 @@ def test_a_trial_that_the_chief_prunes_stops_after_that_epoch_and_is_scored(work
     assert (end["outcome"], end["message"], len(end["rows"])) == ("pruned", "it is bad", 2)
     assert end["score"] == max(row["val_auc"] for row in end["rows"])
     assert open_run(tmp_path / "runs" / "0000").state == "running"
-    assert not open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()  # nobody goes on from there
+    assert not open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()  # nobody resumes it
 
 
 def test_a_trial_that_is_pruned_under_an_objective_of_shifts_is_scored_by_that(work):
@@ -145,7 +146,7 @@ def test_what_is_finished_is_told_and_not_trained_again(work, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["damaged", "of another trial"])
-def test_what_is_left_of_something_else_is_begun_anew(work, tmp_path, fault):
+def test_what_is_left_of_something_else_is_not_resumed(work, tmp_path, fault):
     work(CONFIG if fault == "damaged" else dataclasses.replace(CONFIG, seed=5))
     if fault == "damaged":
         (tmp_path / "runs" / "0000" / "run.json").write_text("{")

@@ -19,7 +19,7 @@ SPACE = Space(
     (
         Parameter("optimizer", values=("adam", "sgd", "rmsprop")),
         Parameter("learning_rate", low=1e-4, high=1e-2, log=True, when=(("optimizer", ("adam", "rmsprop")),)),
-        Parameter("sgd_learning_rate", low=1e-3, high=1e-1, log=True, when=(("optimizer", ("sgd",)),)),
+        Parameter("learning_rate", low=1e-3, high=1e-1, log=True, when=(("optimizer", ("sgd",)),)),
         Parameter("augment", values=("none", "light", "strong")),
         Parameter("batch_size", values=(16, 32, 64)),
         Parameter("equalize", values=(False, True)),
@@ -78,28 +78,30 @@ def test_a_conditional_one_is_told_from_what_it_depends_on():
     values = draw(150)
 
     def rate(v):
-        return abs(math.log10(v.get("learning_rate", 0) or v["sgd_learning_rate"] / 10) + 3)
+        return abs(math.log10(v["learning_rate"] / (10 if v["optimizer"] == "sgd" else 1)) + 3)
 
     found = importances(SPACE, values, [-rate(v) for v in values])
-    by_name = {one.name: one for one in found.ranked}
-    assert found.ranked[0].name == "learning_rate"
-    others = set(by_name) - {"learning_rate", "sgd_learning_rate", "optimizer"}
-    assert by_name["sgd_learning_rate"].value > 0.1 > 0.05 > max(by_name[name].value for name in others)
-    assert by_name["learning_rate"].trials == sum("learning_rate" in v for v in values)
-    assert by_name["learning_rate"].trials + by_name["sgd_learning_rate"].trials == len(values)
+    by_label = {one.label: one for one in found.ranked}
+    adam, sgd = "learning_rate (optimizer: adam, rmsprop)", "learning_rate (optimizer: sgd)"
+    assert found.ranked[0].label == adam and found.names[0] == "learning_rate"
+    assert len(set(found.names)) == len(found.names)
+    others = set(by_label) - {adam, sgd, "optimizer"}
+    assert by_label[sgd].value > 0.1 > 0.05 > max(by_label[label].value for label in others)
+    assert by_label[sgd].trials == sum(v["optimizer"] == "sgd" for v in values)
+    assert by_label[adam].trials + by_label[sgd].trials == len(values)
     flat = importances(SPACE, values, [v["optimizer"] == "sgd" for v in values])
-    rates = [one.value for one in flat.ranked if one.name.endswith("learning_rate")]
+    rates = [one.value for one in flat.ranked if one.name == "learning_rate"]
     assert flat.names[0] == "optimizer" and max(rates) < 0.02
 
 
 def test_one_that_matters_in_few_trials_counts_for_less():
     values = draw(150)
     where = [v for v in values if v["optimizer"] == "sgd"]
-    score = [math.log10(v["sgd_learning_rate"]) if v in where else -2.0 for v in values]
+    score = [math.log10(v["learning_rate"]) if v in where else -2.0 for v in values]
     found = importances(SPACE, values, score)
-    by_name = {one.name: one.value for one in found.ranked}
-    assert by_name["sgd_learning_rate"] > 0.1
-    assert by_name["learning_rate"] < 0.02 < by_name["optimizer"]
+    by_label = {one.label: one.value for one in found.ranked}
+    assert by_label["learning_rate (optimizer: sgd)"] > 0.1
+    assert by_label["learning_rate (optimizer: adam, rmsprop)"] < 0.02 < by_label["optimizer"]
 
 
 def test_inactive_values_are_replaced_by_values_of_other_trials():

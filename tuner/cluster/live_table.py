@@ -1,4 +1,4 @@
-"""The search as it goes: one live table in a terminal, a line an event elsewhere."""
+"""A search while it runs: a live table in a terminal, elsewhere a line for each event."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ from rich.text import Text
 from cxr.console import format_seconds
 
 if TYPE_CHECKING:
-    from tuner.cluster.chief import Chief
+    from tuner.cluster.chief import Chief, Lease
 
 _BEST = 5
 _EVENTS = 4
 _MOST_SHOWN = ("model", "preset", "image_size", "augment", "optimizer", "learning_rate", "batch_size")
 
 
-class SearchTable:
+class LiveTable:
     """Shows a search while it runs. A context manager.
 
     Args:
@@ -35,16 +36,13 @@ class SearchTable:
     def __init__(self, quiet: bool = False, console: Console | None = None):
         self._console = console or Console(stderr=True)
         self._events: deque[str] = deque(maxlen=_EVENTS)
-        self._quiet, self._live = (
-            quiet,
-            None
-            if quiet or not self._console.is_terminal
-            else Live(console=self._console, refresh_per_second=4, transient=False),
-        )
+        self._quiet = quiet
+        shown = self._console.is_terminal and not quiet
+        self._live = Live(console=self._console, refresh_per_second=4, transient=False) if shown else None
         self._begun = time.monotonic()
         self._shown = 0.0
 
-    def __enter__(self) -> SearchTable:
+    def __enter__(self) -> LiveTable:
         if self._live:
             self._live.start()
         return self
@@ -59,18 +57,18 @@ class SearchTable:
         """Shows an event."""
         self._events.append(f"{time.strftime('%H:%M:%S')} {text}")
         if not self._quiet and not self._live:
-            with contextlib.suppress(OSError):  # who read it has gone; the search goes on
+            with contextlib.suppress(OSError):  # nobody reads it any more; the search continues
                 print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def show(self, chief: Chief) -> None:
-        """Draws it anew, at most twice a second."""
+        """Redraws the table, at most twice a second."""
         now = time.monotonic()
         if self._live and now - self._shown > 0.5:
             self._shown = now
             self._live.update(self.draw(chief))
 
     def draw(self, chief: Chief) -> Group:
-        """The table as something to print."""
+        """The table as a renderable of rich."""
         name = chief.config.objective
         table = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("trial", "status"):
@@ -78,34 +76,30 @@ class SearchTable:
         for title in (name, "epoch", "images/s", "left"):
             table.add_column(title, justify="right")
         table.add_column("what it is", overflow="fold")
-        for worker, lease in sorted(chief.out().items()):
-            record = chief.records[lease.trial]
-            values = record.values(chief.config.goal.monitor) if chief.config.goal.shift_metric is None else []
-            epochs = record.config["epochs"]
-            passed, done = time.monotonic() - lease.begun, lease.epoch + lease.fraction
-            left = format_seconds(passed / done * (epochs - done)) if done > 0.2 else ""
-            best = max(values) if chief.config.goal.direction == "max" and values else min(values, default=None)
-            table.add_row(
-                lease.trial, f"{lease.doing} on {worker}", _number(best), f"{done:.1f}/{epochs}",
-                "" if lease.images_per_second is None else f"{lease.images_per_second:.0f}", left,
-                describe_values(self._values(chief, lease.trial)),
-            )  # fmt: skip
+        for worker, lease in sorted(chief.leased().items()):
+            table.add_row(*self._running(chief, worker, lease))
         for trial in chief.best(_BEST):
-            record = chief.records[trial.trial_id]
+            epochs = f"{len(trial.history)}/{trial.epochs}"
+            speed = _whole(trial.images_per_second)
             table.add_row(
-                trial.trial_id, "pruned" if record.pruned else "completed", _number(trial.score),
-                f"{len(record.history)}/{record.config['epochs']}",
-                "" if record.images_per_second is None else f"{record.images_per_second:.0f}", "",
-                describe_values(self._values(chief, trial.trial_id)),
-            )  # fmt: skip
+                trial.id, trial.status, _number(trial.score), epochs, speed, "", describe_values(trial.values)
+            )
         return Group(
             Text(self._headline(chief), style="bold"),
             table,
             *(Text(event, style="dim") for event in tuple(self._events)),
         )
 
-    def _values(self, chief: Chief, trial: str) -> dict[str, Any]:
-        return dict(chief.oracle.trials[trial].hyperparameters.values)
+    def _running(self, chief: Chief, worker: str, lease: Lease) -> list[str]:
+        trial, goal = chief.records[lease.trial], chief.config.goal
+        values = trial.series(goal.monitor) if goal.shift_metric is None else []
+        best = max(values, default=None) if goal.direction == "max" else min(values, default=None)
+        passed, done = time.monotonic() - lease.begun, lease.epoch + lease.fraction
+        left = format_seconds(passed / done * (trial.epochs - done)) if done > 0.2 else ""
+        return [
+            trial.id, f"{lease.doing} on {worker}", _number(best), f"{done:.1f}/{trial.epochs}",
+            _whole(lease.images_per_second), left, describe_values(trial.values),
+        ]  # fmt: skip
 
     def _headline(self, chief: Chief) -> str:
         count, planned = chief.count(), chief.planned_trials
@@ -121,19 +115,17 @@ class SearchTable:
         return ", ".join(parts)
 
     def _seconds_left(self, chief: Chief, workers: int) -> float | None:
-        """From the mean time that an epoch took, over the epochs that are left of those planned."""
-        planned = chief.planned_epochs
-        ended = set(chief.oracle.end_order)
-        records = [(name, record) for name, record in list(chief.records.items()) if record.history]
-        trained = sum(len(record.history) for name, record in records if name in ended)
-        seconds = sum(record.seconds for name, record in records if name in ended)
-        if planned is None or not trained:
+        """From the mean time that an epoch took, and the planned epochs that are left."""
+        begun = [trial for trial in list(chief.records.values()) if trial.history]
+        ended = [trial for trial in begun if trial.ended]
+        trained, seconds = sum(len(trial.history) for trial in ended), sum(trial.seconds for trial in ended)
+        if chief.planned_epochs is None or not trained:
             return None
-        done = sum(record.config["epochs"] if name in ended else len(record.history) for name, record in records)
-        return max(0.0, planned - done) * seconds / trained / workers
+        done = sum(trial.epochs if trial.ended else len(trial.history) for trial in begun)
+        return max(0.0, chief.planned_epochs - done) * seconds / trained / workers
 
 
-def describe_values(values: dict[str, Any]) -> str:
+def describe_values(values: Mapping[str, Any]) -> str:
     """The hyperparameters that say most, short."""
     shown = [
         f"{values[name]:.2g}" if isinstance(values[name], float) else str(values[name])
@@ -145,3 +137,7 @@ def describe_values(values: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""The best of a search, trained again over several seeds and evaluated: what of their score was luck."""
+"""Trains the best configurations of a search again over several seeds, which shows how much of a score was luck."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.run import RUN_NAME, open_run
 from trainer.train import choose_config
 from trainer.train_config import TrainConfig
 from trainer.training.stopping import Stopped, stop_on_signals
-from tuner.cluster.supervisor import end_process, last_lines
+from tuner.cluster.processes import end_processes, last_lines
 from tuner.results import SearchResult
 
 FINAL_NAME = "final.json"
@@ -35,10 +35,10 @@ METRICS = {
     "recall": "recall",
     "worst_recall": "worst",
 }
-"""What is compared, and its heading; `worst` is under the shift that hurts most."""
+"""Metrics that are compared, with their headings; `worst` is the lowest value under any shift."""
 
 
-def train_finals(
+def retrain_best(
     search: SearchResult,
     count: int,
     seeds: Sequence[int] = (0, 1, 2),
@@ -50,16 +50,16 @@ def train_finals(
     quiet: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Trains the best configurations anew, one run after the other in a process of its own, and evaluates them.
+    """Trains the best configurations again, one run after the other, each in a process of its own, and evaluates them.
 
-    Runs that are there are kept, so that it goes on where it was stopped.
+    Finished runs are kept, so that it continues where it was stopped.
 
     Args:
       search: with trials that have a score.
-      count: of the best configurations, not counting one twice that Hyperband gave more epochs.
-      seeds: of the runs of each.
+      count: number of the best configurations; one that Hyperband trained several times counts once.
+      seeds: of the runs of each configuration.
       split: to evaluate on, with the shift suite.
-      baselines: presets of `cxr train`, or JSON files of its options, that are trained and evaluated likewise.
+      baselines: presets of `cxr train`, or JSON files of its options, that are trained and evaluated as well.
       epochs: of the runs of the search's best; None for the search's own.
       data: directory of the data set; None for the search's own.
       quiet: no progress bar.
@@ -70,10 +70,10 @@ def train_finals(
       for each seed.
 
     Raises:
-      InputError: no trial has a score, or a baseline is none.
-      OutputError: a run is there that was trained with other settings.
+      InputError: no trial has a score, or a baseline is neither a preset nor a file.
+      OutputError: a run exists that was trained with other settings.
       TrainingError: a run failed.
-      Stopped: Ctrl-C or SIGTERM; called again, it goes on.
+      Stopped: Ctrl-C or SIGTERM; the next call continues.
     """
     best = search.distinct()[:count]
     if not best:
@@ -85,7 +85,7 @@ def train_finals(
     for baseline in baselines:
         name = baseline if baseline in PRESETS else Path(baseline).stem
         if name in recipes:
-            raise InputError(f"--baseline {baseline}: there is a '{name}' already; give the file another name")
+            raise InputError(f"--baseline {baseline}: there is a configuration '{name}' already; rename the file")
         recipes[name] = _recipe(baseline)
     folder = search.project / "final"
     found: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
@@ -104,14 +104,14 @@ def train_finals(
     return finals
 
 
-def read_finals(project: Path) -> dict[str, Any] | None:
-    """What `train_finals` found last; None where it was not run."""
+def read_retrained(project: Path) -> dict[str, Any] | None:
+    """The last result of `retrain_best`; None where there is none."""
     path = project / "final" / FINAL_NAME
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def final_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: mean over the seeds, and from the lowest to the highest."""
+def retrained_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: mean over the seeds, lowest and highest value."""
     rows = []
     for name, runs in finals["found"].items():
         rows.append([name, *(_summary([run[metric] for run in runs]) for metric in METRICS)])
@@ -126,7 +126,7 @@ def _recipe(baseline: str) -> TrainConfig:
 
 
 def _make(run: Path, config: TrainConfig, data: str, split: str, positive: str | None) -> None:
-    """Trains and evaluates a run as `cxr train` and `cxr evaluate` do, as far as that was not done."""
+    """Trains and evaluates a run as `cxr train` and `cxr evaluate` do, unless that was done."""
     run.parent.mkdir(parents=True, exist_ok=True)
     digest = open_dataset(data).manifest.digest
     begun = (run / RUN_NAME).exists()
@@ -157,9 +157,9 @@ def _call(module: str, arguments: list[str], run: Path) -> None:
             while process.poll() is None and not stop:
                 time.sleep(0.1)
         finally:
-            end_process(process)
+            end_processes([process])
         if stop:
-            raise Stopped("stopped; the same command goes on", stop.signal)
+            raise Stopped("stopped; the same command continues", stop.signal)
     if process.returncode:
         said = last_lines(log)
         raise TrainingError(f"{run} failed with exit status {process.returncode}; its log, {log}, ends with:\n{said}")
