@@ -12,11 +12,12 @@ MODULES = {
     "beam": ("apache_beam", "sklearn"),
     "train": ("tensorflow", "keras", "numba", "sklearn", "matplotlib"),
     "tune": ("tensorflow", "keras", "numba", "sklearn", "matplotlib", "keras_tuner", "grpc", "rich"),
+    "report": ("sklearn", "matplotlib", "tabulate"),
     "stream": ("tensorflow", "numba"),
     "board": ("tensorboard",),
 }
 """Modules that a command of each kind cannot do without."""
-_EXTRA_OF = {"stream": "train", "board": "train"}
+_EXTRA_OF = {"report": "tune", "stream": "train", "board": "train"}
 
 
 def require(purpose: str, need: str) -> None:

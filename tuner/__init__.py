@@ -14,10 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.cluster.launch import Resources, search, work
+    from tuner.cluster.launch import search, work
     from tuner.project import load_config
     from tuner.results import SearchResult, TrialResult, read_search
-    from tuner.search_config import SearchConfig
+    from tuner.search_config import Resources, SearchConfig
     from tuner.space.parameter import Parameter
     from tuner.space.space import Space
 
@@ -34,8 +34,8 @@ __all__ = [
     "work",
 ]
 _HOMES = {
-    "search_config": ("SearchConfig",),
-    "cluster.launch": ("Resources", "search", "work"),
+    "search_config": ("Resources", "SearchConfig"),
+    "cluster.launch": ("search", "work"),
     "project": ("load_config",),
     "results": ("SearchResult", "TrialResult", "read_search"),
     "space.parameter": ("Parameter",),

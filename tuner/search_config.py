@@ -1,74 +1,82 @@
-"""The configuration of a search: one frozen dataclass, stored in its project as JSON."""
+"""The configuration of a search, stored in its project as JSON, and the resources it runs on."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from cxr.errors import InputError
+from cxr.kinds import Choice, Kind, Parsed, Real, Text, Whole, directory
+from cxr.options import Options, checked, option, options
+from tfrecords.streaming.cache import CACHE_MODES
 from tuner.objectives import OBJECTIVES, Objective
 from tuner.space.space import Space
 
 OracleName = Literal["hyperband", "bayesian", "random", "grid"]
 PrunerName = Literal["median", "halving", "none"]
+_WHERE, _SEARCH, _WORKERS = "what and where", "search", "workers"
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchConfig:
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT; a port of 0 is any that is free.
+
+    Raises:
+      InputError: it is none.
+    """
+    host, _, port = checked("address", ADDRESS, text).rpartition(":")
+    return host, int(port)
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(value)
+    return value
+
+
+ADDRESS = Parsed(_address, "HOST:PORT, such as 127.0.0.1:7171", "HOST:PORT")
+
+
+@options
+class SearchConfig(Options):
     """Everything that determines the trials of a search.
 
-    Attributes:
-      data: directory of the data set.
-      project: directory of the search.
-      oracle: `hyperband` (Li et al. 2018) gives many trials few epochs and the best of them more; `bayesian` fits a
-        Gaussian process to the scores; `random`; `grid` tries every combination.
-      objective: one of `tuner.objectives.OBJECTIVES`.
-      space: what is varied.
-      epochs: of a trial; with `hyperband` the most that a trial gets.
-      max_trials: number of trials; None is 20, but with `hyperband` and `grid` as many as they plan.
-      factor: of `hyperband` and `halving`: one trial in so many continues, with so many times the epochs.
-      pruner: stops a trial early, compared with others of as many epochs: `median`, when its best is worse than the
-        median of the others (Golovin et al. 2017); `halving`, when it is not in the best 1/factor of those that came
-        as far (Li et al. 2020); `none`.
-      max_failures: failed trials in a row that end the search.
-      max_attempts: workers that a trial may kill before it counts as failed.
-      seed: of the oracle and of every trial's training.
-      positive: of two labels, the finding; None is the one that is not named like 'normal'.
+    Oracles: `hyperband` (Li et al. 2018) gives many trials few epochs and the best of them more; `bayesian` fits a
+    Gaussian process to the scores; `random`; `grid` tries every combination. Pruners stop a trial early, compared with
+    others of as many epochs: `median`, when its best is worse than the median of the others (Golovin et al. 2017);
+    `halving`, when it is not in the best 1/factor of those that came as far (Li et al. 2020).
     """
 
-    data: str
-    project: str
-    oracle: OracleName = "hyperband"
-    objective: str = "val_auc"
-    space: Space = dataclasses.field(default_factory=lambda: Space.named("compact"))
-    epochs: int = 10
-    max_trials: int | None = None
-    factor: int = 3
-    pruner: PrunerName = "median"
-    max_failures: int = 5
-    max_attempts: int = 3
-    seed: int = 0
-    positive: str | None = None
+    title: ClassVar[str] = "search"
 
-    def __post_init__(self):
-        for name, allowed in (
-            ("oracle", get_args(OracleName)),
-            ("pruner", get_args(PrunerName)),
-            ("objective", tuple(OBJECTIVES)),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                near = difflib.get_close_matches(str(value), allowed, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise InputError(f"{name}={value!r}: {hint}expected one of {', '.join(allowed)}")
-        for name, least in _WHOLE.items():
-            value = getattr(self, name)
-            if value is None and name == "max_trials":
-                continue
-            if type(value) is not int or value < least:
-                raise InputError(f"{name}={value!r}: expected a whole number, at least {least}")
+    data: str = option(directory(), "data set of `cxr preprocess`", shown=False)
+    project: str = option(directory(), "directory of the search", shown=False)
+    oracle: OracleName = option(Choice(get_args(OracleName)), "chooses what to try", default="hyperband", group=_SEARCH)
+    objective: str = option(
+        Choice(tuple(OBJECTIVES), "NAME"), "what to optimise, see below", default="val_auc", group=_WHERE
+    )
+    space: Space = option(Kind(), "what is varied", default_factory=lambda: Space.named("compact"), shown=False)
+    epochs: int = option(Whole(1), "epochs of a trial; with hyperband at most", default=10, group=_SEARCH)
+    max_trials: int | None = option(
+        Whole(1), "number of trials", default=None, unset="20; with hyperband and grid as many as they plan",
+        group=_SEARCH,
+    )  # fmt: skip
+    factor: int = option(
+        Whole(2), "of hyperband and halving: one trial in N continues, with N times the epochs", default=3,
+        group=_SEARCH,
+    )  # fmt: skip
+    pruner: PrunerName = option(Choice(get_args(PrunerName)), "stops bad trials early", default="median", group=_SEARCH)
+    max_failures: int = option(Whole(1), "failed trials in a row that end the search", default=5, group=_SEARCH)
+    max_attempts: int = option(
+        Whole(1), "workers that a trial may kill before it counts as failed", default=3, group=_SEARCH
+    )
+    seed: int = option(Whole(0), "seed of the oracle and of every trial", default=0, group=_SEARCH)
+    positive: str | None = option(
+        Text(metavar="LABEL"), "of two labels, the finding", default=None, unset="the one not named like 'normal'",
+        group=_WHERE,
+    )  # fmt: skip
+
+    def check(self) -> None:
         if not self.space.parameters and self.oracle != "grid":
             raise InputError(
                 f"every hyperparameter is fixed, so there is one configuration only, and nothing for "
@@ -95,8 +103,7 @@ class SearchConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has; `from_json` reads them."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "space": self.space.to_json()}
+        return {**super().to_json(), "space": self.space.to_json()}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> SearchConfig:
@@ -105,13 +112,38 @@ class SearchConfig:
         Raises:
           InputError: a field is unknown or has a bad value.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(fields) - known)
-        if unknown:
-            raise InputError(
-                f"the search has unknown settings: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-            )
-        return cls(**{**fields, "space": Space.from_json(fields["space"])})
+        return super().from_json({**fields, "space": Space.from_json(fields["space"])})
 
 
-_WHOLE = {"epochs": 1, "max_trials": 1, "factor": 2, "max_failures": 1, "max_attempts": 1, "seed": 0}
+@options
+class Resources(Options):
+    """What a search runs on; may differ when it is resumed."""
+
+    title: ClassVar[str] = "resources of a search"
+
+    workers: int = option(
+        Whole(0), "processes that train on this host, each with its share of the cores or a GPU of its own", default=1,
+        unset="one for each GPU, else 1", group=_WORKERS,
+    )  # fmt: skip
+    bind: str = option(
+        ADDRESS, "address that the chief listens on", default="127.0.0.1:0", unset="127.0.0.1, any free port",
+        group=_WORKERS,
+    )  # fmt: skip
+    worker_trials: int = option(
+        Whole(1), "trials after which a worker's process is replaced", default=8, group=_WORKERS
+    )
+    lease_seconds: float = option(
+        Real(above=0, metavar="S"), "silence after which a worker is considered dead", default=60.0, group=_WORKERS
+    )
+    hang_seconds: float = option(
+        Real(above=0, metavar="S"), "time without progress after which a worker is replaced", default=900.0,
+        group=_WORKERS,
+    )  # fmt: skip
+    cache: str | None = option(
+        Choice(CACHE_MODES), "where workers cache decoded images", default=None, unset="auto", group=_WORKERS
+    )
+
+    @property
+    def stream(self) -> dict[str, Any]:
+        """Options of every worker's stream."""
+        return {} if self.cache is None else {"cache": self.cache}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_INTERRUPTED, EXIT_OK, run_command
-from cxr.errors import InputError
-from cxr.kinds import Pairs
+from cxr.errors import InputError, UsageError
+from cxr.kinds import Choice, Flag, Pairs, Real, Text, directory
+from cxr.options import Options, option, options
 from tuner.objectives import OBJECTIVES
+from tuner.search_config import ADDRESS, Resources, SearchConfig
+from tuner.space.space import Space
 
+_WHERE, _WORKERS = "what and where", "workers"
 _DESCRIPTION = """\
 Searches over architectures and recipes: an oracle of KerasTuner chooses what to try, workers train each trial as
 `cxr train` would, and every trial is kept. `cxr tune --project DIR --resume` continues
@@ -39,179 +43,120 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr tune`."""
-    objectives = "\n".join(f"  {name:25}{goal.text}" for name, goal in OBJECTIVES.items())
-    parser = argparse.ArgumentParser(
-        prog="cxr tune", description=_DESCRIPTION, epilog=_EPILOG.format(objectives=objectives),
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+@options
+class TuneOptions(Options):
+    """What and where `cxr tune` searches; how is `tuner.search_config.SearchConfig`."""
+
+    data: str | None = option(
+        directory(), "data set of `cxr preprocess`", default=None, unset="with --resume, the search's own",
+        group=_WHERE,
     )  # fmt: skip
-    what = parser.add_argument_group("what and where")
-    what.add_argument("--data", metavar="DIR", help="data set of `cxr preprocess` (with --resume, the search's own)")
-    what.add_argument("--project", metavar="DIR", help="directory of the search")
-    what.add_argument("--resume", action="store_true", help="continue the search in the project")
-    what.add_argument("--overwrite", action="store_true", help="delete the search in the project")
-    what.add_argument("--objective", metavar="NAME", help="objective to optimise, see below (val_auc)")
-    what.add_argument(
-        "--positive", metavar="LABEL", help="of two labels, the finding (the one not named like 'normal')"
-    )
-    space = parser.add_argument_group("space")
-    space.add_argument(
-        "--space", metavar="NAME|FILE", help="compact, full, notebooks, or a JSON file, see the README (compact)"
-    )
-    space.add_argument(
-        "--fix", action="append", metavar="NAME=VALUE", help="the same in all trials; may be given several times"
-    )
-    space.add_argument(
-        "--narrow", action="append", metavar="NAME=A,B|LOW..HIGH", help="only these values; may be given several times"
-    )
-    space.add_argument("--show-space", action="store_true", help="show what would be varied, and stop")
-    how = parser.add_argument_group("search")
-    how.add_argument("--oracle", metavar="NAME", help="hyperband, bayesian, random or grid (hyperband)")
-    how.add_argument("--max-trials", type=int, metavar="N", help="trials (20; with hyperband and grid all they have)")
-    how.add_argument("--epochs", type=int, metavar="N", help="epochs a trial, with hyperband at most (10)")
-    how.add_argument(
-        "--factor", type=int, metavar="N", help="of hyperband and halving: one in N continues, for N times as long (3)"
-    )
-    how.add_argument("--pruner", metavar="NAME", help="stops bad trials early: median, halving or none (median)")
-    how.add_argument("--seed", type=int, metavar="N", help="of the oracle and of all trials (0)")
-    how.add_argument("--max-failures", type=int, metavar="N", help="failed trials in a row that end the search (5)")
-    how.add_argument(
-        "--max-attempts", type=int, metavar="N", help="workers that a trial may kill before it counts as failed (3)"
-    )
-    machine = parser.add_argument_group("workers")
-    machine.add_argument(
-        "--workers", type=int, metavar="N",
-        help="processes on this host, each with its share of the cores, or a GPU of its own (one a GPU, else 1)",
+    project: str | None = option(directory(), "directory of the search", default=None, group=_WHERE)
+    resume: bool = option(Flag(), "resume the search that is there", default=False, group=_WHERE)
+    overwrite: bool = option(Flag(), "delete the search that is there", default=False, group=_WHERE)
+    space: str = option(
+        Text(metavar="NAME|FILE"), "compact, full, notebooks, or a JSON file, see docs/tuning.md", default="compact",
+        group="space",
     )  # fmt: skip
-    machine.add_argument(
-        "--role", choices=("all", "chief", "worker"), help="chief and workers, or only one of them (all)"
+    fix: Mapping[str, Any] | None = option(
+        Pairs(), "the same in all trials; may be given several times", default=None, group="space"
     )
-    machine.add_argument("--bind", metavar="HOST:PORT", help="what the chief listens on (127.0.0.1, any free port)")
-    machine.add_argument("--chief", metavar="HOST:PORT", help="the chief, for --role worker")
-    machine.add_argument(
-        "--worker-trials", type=int, metavar="N", help="trials after which a worker's process is replaced (8)"
+    narrow: Mapping[str, str] | None = option(
+        Pairs("NAME=A,B|LOW..HIGH", texts=True), "only these values; may be given several times", default=None,
+        group="space",
+    )  # fmt: skip
+    show_space: bool = option(Flag(), "show what would be varied, and stop", default=False, group="space", alone=True)
+    role: str = option(
+        Choice(("all", "chief", "worker")), "chief and workers, or only one of them", default="all", group=_WORKERS
     )
-    machine.add_argument(
-        "--lease-seconds", type=float, metavar="S", help="silence after which a worker is taken for dead (60)"
+    chief: str | None = option(ADDRESS, "the chief, for --role worker", default=None, group=_WORKERS)
+    chief_patience: float = option(
+        Real(above=0, metavar="S"), "time that a worker waits for a silent chief", default=600.0, group=_WORKERS
     )
-    machine.add_argument(
-        "--hang-seconds", type=float, metavar="S", help="time without progress after which a worker is replaced (900)"
-    )
-    machine.add_argument(
-        "--chief-patience",
-        type=float,
-        metavar="S",
-        help="time that a worker waits for a silent chief (600)",
-    )
-    machine.add_argument("--cache", metavar="auto|memory|disk|none", help="where workers cache fitted images (auto)")
-    machine.add_argument("--quiet", action="store_true", help="show no table")
-    return parser
+    quiet: bool = option(Flag(), "show no table", default=False, group=_WORKERS)
 
 
-_SEARCH = ("oracle", "objective", "epochs", "max_trials", "factor", "pruner", "max_failures", "max_attempts", "seed",
-           "positive")  # fmt: skip
-_RESOURCES = ("workers", "bind", "worker_trials", "lease_seconds", "hang_seconds", "cache")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr tune`; returns its exit status."""
-    parser = build_parser()
-    given = vars(parser.parse_args(argv))
-    role = given.get("role", "all")
-
+def run(given: Given) -> int:
+    """Runs, or resumes, the search that a command line describes."""
     from trainer.training.stopping import Stopped
     from tuner.cluster.host import find_gpus
-    from tuner.cluster.launch import Resources, search, work
+    from tuner.cluster.launch import search, work
     from tuner.tune_report import main as report
 
-    if given.get("show_space"):
-        print(choose_space(given).describe())
+    asked = given.make(TuneOptions)
+    if asked.show_space:
+        print(choose_space(asked).describe())
         return EXIT_OK
-    for name, needed in (("project", True), ("data", not given.get("resume") or role == "worker")):
-        if needed and name not in given:
-            raise InputError(f"--{name} is missing: {_MISSING[name]}")
-    workers = given.get("workers", 0 if role == "chief" else max(1, len(find_gpus())))
-    resources = Resources(
-        **{"workers": workers, "bind": "127.0.0.1:7171" if role == "chief" else "127.0.0.1:0"}
-        | {name: given[name] for name in _RESOURCES if name in given}
-    )
-    _check_role(role, given, resources)
-    quiet = given.get("quiet", False)
+    if asked.project is None:
+        raise UsageError("--project is missing: the directory of the search")
+    if asked.data is None and (asked.role == "worker" or not asked.resume):
+        raise UsageError("--data is missing: the data set to search on (or --resume, to resume a search)")
+    workers = 0 if asked.role == "chief" else max(1, len(find_gpus()))
+    bind = "127.0.0.1:7171" if asked.role == "chief" else "127.0.0.1:0"
+    resources = Resources(**{"workers": workers, "bind": bind, **given.of(Resources)})
+    _check_role(asked, given, resources)
     try:
-        if role == "worker":
+        if asked.role == "worker":
             work(
-                given["chief"], given["data"], given["project"], resources,
-                patience=given.get("chief_patience", 600.0), quiet=quiet,
+                str(asked.chief), str(asked.data), asked.project, resources, patience=asked.chief_patience,
+                quiet=asked.quiet,
             )  # fmt: skip
             return EXIT_OK
-        search(
-            choose_config(given), resources, resume=given.get("resume", False), overwrite=given.get("overwrite", False),
-            quiet=quiet,
-        )  # fmt: skip
+        config = choose_config(asked, given)
+        search(config, resources, resume=asked.resume, overwrite=asked.overwrite, quiet=asked.quiet)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
-    return report([given["project"]])
+    return report([asked.project])
 
 
-def choose_config(given: dict[str, Any]) -> Any:
-    """The `SearchConfig` that the options make; with --resume, that of the project with what is given."""
+def choose_config(asked: TuneOptions, given: Given) -> SearchConfig:
+    """The configuration that the options make; with --resume, that of the project with what is given."""
     from tuner.project import load_config
-    from tuner.search_config import SearchConfig
 
-    fields = {name: given[name] for name in _SEARCH if name in given}
-    if "data" in given:
-        fields["data"] = given["data"]
-    spaced = any(name in given for name in ("space", "fix", "narrow"))
-    if given.get("resume"):
-        if spaced:
+    fields = {name: value for name, value in given.of(SearchConfig).items() if name not in ("project", "space")}
+    if asked.resume:
+        if given.keys() & {"space", "fix", "narrow"}:
             raise InputError("--resume keeps the space of the search; leave out --space, --fix and --narrow")
-        return load_config(given["project"], **fields)
-    return SearchConfig(project=given["project"], space=choose_space(given), **fields)
+        return load_config(str(asked.project), **fields)
+    return SearchConfig(**{**fields, "project": str(asked.project), "space": choose_space(asked)})
 
 
-def choose_space(given: dict[str, Any]) -> Any:
-    """The `Space` that --space, --fix and --narrow make."""
-    from tuner.space.space import Space
-
-    space = Space.load(given.get("space", "compact"))
-    if "fix" in given:  # first: what is fixed may be what a narrowing is about
-        space = space.fix({name: value for pair in given["fix"] for name, value in Pairs().parse(pair).items()})
-    if "narrow" in given:
-        space = space.narrow(dict(_split(pair) for pair in given["narrow"]))
-    return space
+def choose_space(asked: TuneOptions) -> Space:
+    """The space that --space, --fix and --narrow make."""
+    space = Space.load(asked.space)
+    if asked.fix:  # first: what is fixed may be what a narrowing is about
+        space = space.fix(asked.fix)
+    return space.narrow(asked.narrow) if asked.narrow else space
 
 
-_MISSING = {
-    "project": "the directory of the search",
-    "data": "the data set to search on (or --resume, to continue a search)",
-}
-
-
-def _split(pair: str) -> tuple[str, str]:
-    name, sign, text = pair.partition("=")
-    if not sign or not name or not text:
-        raise InputError(f"--narrow {pair}: expected NAME=A,B or NAME=LOW..HIGH")
-    return name.replace("-", "_"), text
-
-
-def _check_role(role: str, given: dict[str, Any], resources: Any) -> None:
-    """Raises InputError where options are for another role."""
-    if role == "worker":
-        if "chief" not in given:
-            raise InputError(f"--role worker needs --chief HOST:PORT, such as {socket.gethostname()}:7171")
-        odd = [name for name in (*_SEARCH, "space", "fix", "narrow", "bind", "resume", "overwrite") if name in given]
+def _check_role(asked: TuneOptions, given: Given, resources: Resources) -> None:
+    """Raises UsageError where options are for another role."""
+    if asked.role == "worker":
+        if asked.chief is None:
+            raise UsageError(f"--role worker needs --chief HOST:PORT, such as {socket.gethostname()}:7171")
+        chiefs = {*given.of(SearchConfig), "space", "fix", "narrow", "bind", "resume", "overwrite"}
+        odd = [name for name in given if name in chiefs - {"data", "project"}]
         if odd:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
-            raise InputError(f"{names}: decided by the chief, not for --role worker")
+            raise UsageError(f"{names}: for the chief to decide, not for --role worker")
         if not resources.workers:
-            raise InputError("--workers 0: --role worker needs at least one")
-    elif "chief" in given:
-        raise InputError(f"--chief is for --role worker; received --role {role}")
-    elif role == "all" and not resources.workers:
-        raise InputError("--workers 0: a search needs at least one worker (or --role chief, for workers elsewhere)")
+            raise UsageError("--workers 0: --role worker needs at least one")
+    elif asked.chief is not None:
+        raise UsageError(f"--chief is for --role worker; received --role {asked.role}")
+    elif asked.role == "all" and not resources.workers:
+        raise UsageError("--workers 0: a search needs at least one worker (or --role chief, for workers elsewhere)")
 
+
+def _epilog() -> str:
+    return _EPILOG.format(objectives="\n".join(f"  {name:25}{goal.text}" for name, goal in OBJECTIVES.items()))
+
+
+COMMAND = Command(
+    "tune", _DESCRIPTION, run, (TuneOptions, SearchConfig, Resources), _epilog, needs="tune",
+    groups=(_WHERE, "space", "search", _WORKERS),
+)  # fmt: skip
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

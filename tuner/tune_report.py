@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import shutil
@@ -12,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_INTERRUPTED, EXIT_OK, run_command
-from cxr.errors import InputError
+from cxr.kinds import Flag, Several, Text, Whole, directory
+from cxr.options import Options, option, options
 
 if TYPE_CHECKING:
     from tuner.report.importance import Importances
@@ -32,65 +33,59 @@ examples:
   cxr train --data data/cxr --run runs/best --config search/report/best.json
 """
 _TOP = 10
+_AGAIN = "training the best again"
 _COLUMNS = 3
 """Hyperparameters in the ranking that is printed."""
 _REASONS = 3
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr tune-report`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr tune-report", description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("project", metavar="PROJECT", help="directory of the search")
-    parser.add_argument("--output", metavar="DIR", help="where to write (PROJECT/report)")
-    parser.add_argument("--top", type=int, default=_TOP, metavar="N", help=f"rows of the ranking to print ({_TOP})")
-    parser.add_argument("--quiet", action="store_true", help="print only where the files are; no progress bar")
-    final = parser.add_argument_group("training the best again")
-    final.add_argument(
-        "--final", type=int, default=0, metavar="K", help="train the K best again, and evaluate them (0)"
+@options
+class ReportOptions(Options):
+    """What `cxr tune-report` reports, and what it trains again."""
+
+    project: str = option(directory("PROJECT"), "directory of the search", positional=True)
+    output: str | None = option(directory(), "where to write", default=None, unset="PROJECT/report")
+    top: int = option(Whole(1), "rows of the ranking to print", default=_TOP)
+    quiet: bool = option(Flag(), "print only where the files are; no progress bar", default=False)
+    final: int = option(Whole(0, metavar="K"), "train the K best again, and evaluate them", default=0, group=_AGAIN)
+    seeds: tuple[int, ...] = option(
+        Several(Whole(0), distinct=True), "seeds of those runs", default=(0, 1, 2), group=_AGAIN
     )
-    final.add_argument("--seeds", default="0,1,2", metavar="A,B", help="seeds of those runs (0,1,2)")
-    final.add_argument("--epochs", type=int, metavar="N", help="epochs of those runs (the search's)")
-    final.add_argument("--split", default="val", metavar="NAME", help="split that they are evaluated on (val)")
-    final.add_argument(
-        "--baseline", action="append", default=[], metavar="PRESET|FILE",
-        help="trained and evaluated beside them; may be given several times",
+    epochs: int | None = option(Whole(1), "epochs of those runs", default=None, unset="the search's", group=_AGAIN)
+    split: str = option(Text(metavar="NAME"), "split that they are evaluated on", default="val", group=_AGAIN)
+    baseline: tuple[str, ...] = option(
+        Several(Text(metavar="PRESET|FILE"), 0, metavar="PRESET|FILE"),
+        "trained and evaluated beside them; may be given several times", default=(), group=_AGAIN, repeated=True,
     )  # fmt: skip
-    final.add_argument("--data", metavar="DIR", help="data set for them (the search's own)")
-    return parser
+    data: str | None = option(directory(), "data set for them", default=None, unset="the search's own", group=_AGAIN)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr tune-report`; returns its exit status."""
-    arguments = build_parser().parse_args(argv)
+def run(given: Given) -> int:
+    """Writes the report of the search that a command line names."""
+    asked = given.make(ReportOptions)
 
     from trainer.training.stopping import Stopped
     from tuner.report import PAGE_NAME, hyperparameter_importance, write_report
     from tuner.results import read_search
     from tuner.retraining import read_retrained, retrain_best
 
-    if arguments.top < 1 or arguments.final < 0:
-        raise InputError(f"--top {arguments.top} --final {arguments.final}: expected whole numbers from 1, and from 0")
-    seeds = _seeds(arguments.seeds)
-    search = read_search(arguments.project)
-    if arguments.final:
+    search = read_search(asked.project)
+    if asked.final:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             retrain_best(
-                search, arguments.final, seeds, split=arguments.split, baselines=arguments.baseline,
-                epochs=arguments.epochs, data=arguments.data, quiet=arguments.quiet,
+                search, asked.final, asked.seeds, split=asked.split, baselines=asked.baseline,
+                epochs=asked.epochs, data=asked.data, quiet=asked.quiet,
             )  # fmt: skip
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
     finals = read_retrained(search.project)
     importances = hyperparameter_importance(search)
-    folder = Path(arguments.output) if arguments.output else None
+    folder = Path(asked.output) if asked.output else None
     folder = write_report(search, folder, importances=importances, finals=finals)
-    if not arguments.quiet:
-        print(summarize(search, arguments.top, importances))
+    if not asked.quiet:
+        print(summarize(search, asked.top, importances))
         if finals:
             print(f"\n{_finals_text(finals)}")
         print()
@@ -158,15 +153,8 @@ def _next_steps(search: SearchResult, folder: Path, page: str) -> str:
     return "\n".join(lines)
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--seeds {text}: expected whole numbers with commas, such as 0,1,2") from error
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise InputError(f"--seeds {text}: expected different whole numbers, at least 0")
-    return seeds
-
+COMMAND = Command("tune-report", _DESCRIPTION, run, ReportOptions, _EPILOG, needs="report")
+main = COMMAND.main
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

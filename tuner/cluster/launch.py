@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import socket
 import sys
@@ -14,23 +13,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from cxr.errors import CxrError, InputError, OutputError, TrainingError
 from cxr.machine import load_tensorflow_quietly
 from tfrecords.dataset import open_dataset
-from tfrecords.streaming.cache import CacheMode
 from trainer.facts import DataFacts, check_trainable
 from trainer.run import describe_making, locked
 from trainer.training.stopping import Stopped, StopRequest, stop_on_signals
 from tuner.cluster.host import sharing_notes
 from tuner.cluster.live_table import LiveTable
-from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, is_loopback, parse_address, serve
+from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, is_loopback, serve
 from tuner.cluster.supervisor import Supervisor, worker_names
 from tuner.cluster.worker_options import WorkerOptions
 from tuner.project import check_project, check_same, clear
 from tuner.results import SearchResult, cannot_write, read_search, write_search_file
-from tuner.search_config import SearchConfig
+from tuner.search_config import Resources, SearchConfig, parse_address
 
 if TYPE_CHECKING:
     from tuner.cluster.chief import Chief
@@ -40,44 +38,6 @@ NO_AUTHENTICATION = (
     "WARNING the chief listens on {address} without authentication or encryption: anybody who reaches that port can "
     "take trials and report scores. Use it only inside a network that you trust."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Resources:
-    """What a search runs on; may differ when it is resumed.
-
-    Attributes:
-      workers: processes that train on this host; 0 for a chief alone.
-      bind: HOST:PORT that the chief listens on; port 0 is any free port.
-      worker_trials: trials that a worker's process runs before it is replaced.
-      lease_seconds: silence after which a worker is taken for dead, and its trial given to another.
-      hang_seconds: time without a training step or an evaluation after which a worker is replaced.
-      cache: where each worker caches fitted images, as for `cxr train`; None for that command's default.
-    """
-
-    workers: int = 1
-    bind: str = "127.0.0.1:0"
-    worker_trials: int = 8
-    lease_seconds: float = 60.0
-    hang_seconds: float = 900.0
-    cache: str | None = None
-
-    def __post_init__(self):
-        for name, least in (("workers", 0), ("worker_trials", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InputError(f"{name}={value!r}: expected a whole number, at least {least}")
-        for name in ("lease_seconds", "hang_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name}={getattr(self, name)!r}: expected a number of seconds above 0")
-        parse_address(self.bind)
-        if self.cache is not None and self.cache not in get_args(CacheMode):
-            raise InputError(f"cache={self.cache!r}: expected one of {', '.join(get_args(CacheMode))}")
-
-    @property
-    def stream(self) -> dict[str, Any]:
-        """Options of every worker's stream."""
-        return {} if self.cache is None else {"cache": self.cache}
 
 
 def search(

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 
 from cxr.errors import CxrError, InputError
+from tuner.search_config import parse_address
 
 VERSION = 1
 BEAT_SECONDS = 5.0
@@ -40,18 +41,6 @@ class ChiefRefused(CxrError):
 
 class ChiefLost(CxrError):
     """The chief did not answer in time."""
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; port 0 is any free port.
-
-    Raises:
-      InputError: the text is something else.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"'{text}': expected HOST:PORT, such as 127.0.0.1:7171")
-    return host, int(port)
 
 
 def is_loopback(host: str) -> bool:

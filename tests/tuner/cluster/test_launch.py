@@ -137,15 +137,15 @@ def test_final_runs_of_the_best(searched, capsys):
         (["--project", "P", "--data", "nowhere"], "nowhere"),
         (["--project", "P", "--data", "DATA", "--oracle", "hyperbend"], "did you mean hyperband"),
         (["--project", "P", "--data", "DATA", "--objective", "auc"], "expected one of val_auc"),
-        (["--project", "P", "--data", "DATA", "--epochs", "0"], "epochs=0"),
-        (["--project", "P", "--data", "DATA", "--max-trials", "0"], "max_trials=0"),
+        (["--project", "P", "--data", "DATA", "--epochs", "0"], "--epochs 0"),
+        (["--project", "P", "--data", "DATA", "--max-trials", "0"], "--max-trials 0"),
         (["--project", "P", "--data", "DATA", "--oracle", "grid"], "these ranges have no end of values"),
         (["--project", "P", "--data", "DATA", "--fix", "modle=mlp"], "did you mean model"),
-        (["--project", "P", "--data", "DATA", "--narrow", "model"], "expected NAME=A,B"),
+        (["--project", "P", "--data", "DATA", "--narrow", "model"], "--narrow model: expected values by name"),
         (["--project", "P", "--data", "DATA", "--space", "larg"], "expected one of compact"),
         (["--project", "P", "--data", "DATA", "--workers", "0"], "needs at least one worker"),
-        (["--project", "P", "--data", "DATA", "--lease-seconds", "0"], "lease_seconds=0"),
-        (["--project", "P", "--data", "DATA", "--cache", "attic"], "cache='attic'"),
+        (["--project", "P", "--data", "DATA", "--lease-seconds", "0"], "--lease-seconds 0"),
+        (["--project", "P", "--data", "DATA", "--cache", "attic"], "--cache attic"),
         (["--project", "P", "--data", "DATA", "--bind", "here"], "expected HOST:PORT"),
         (["--project", "P", "--data", "DATA", "--bind", "192.0.2.1:0"], "cannot listen"),
         (["--project", "P", "--data", "DATA", "--chief", "a:1"], "--chief is for --role worker"),
@@ -191,7 +191,8 @@ def test_what_is_damaged_is_said(tmp_path):
 
 
 def test_a_port_that_others_reach_is_warned_of(tmp_path, data):
-    from tuner.cluster.launch import Resources, _introduce
+    from tuner.cluster.launch import _introduce
+    from tuner.search_config import Resources
 
     config = SearchConfig(data=str(data), project=str(tmp_path))
     said = []

@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from cxr.errors import InputError
-from tuner.cluster.protocol import ChiefClient, ChiefLost, ChiefRefused, is_loopback, parse_address, serve
+from tuner.cluster.protocol import ChiefClient, ChiefLost, ChiefRefused, is_loopback, serve
+from tuner.search_config import parse_address
 
 
 @pytest.fixture
