@@ -14,6 +14,7 @@ BASE = [
     "simplejpeg>=1.8",
     "opencv-python-headless>=5",  # older ones take damaged PNGs
     "pillow>=12.1.1,<13",
+    "requests>=2.31",
     "tqdm>=4.66",
     "tabulate>=0.9",
     "jinja2>=3.1",
@@ -29,7 +30,6 @@ EXTRAS = {
         "tensorboard>=2.21",
         "tensorflow-datasets>=4.9.10",
         "importlib_resources>=6",  # which tensorflow-datasets imports and does not declare
-        "requests>=2.31",
         "scikit-learn>=1.6",
         "matplotlib>=3.10",
     ],

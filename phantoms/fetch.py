@@ -1,25 +1,18 @@
 """`cxr fetch kermany`: downloads and unpacks a public set of chest X-rays.
 
-Each of the three steps can be killed at any moment, and the same command then continues it:
+Both steps can be killed at any moment, and the same command then resumes:
 
-1. Transfer. TFDS's downloader starts a broken file over, so the bytes come here, by HTTP range requests (RFC 9110,
-   section 14) into `DIR/.download/ChestXRay2017.zip.part`, which is renamed once it is whole. A server without ranges,
-   or a file that has changed there, starts over.
-2. Check. TFDS's download manager takes the zip as one placed by hand, and holds it against the SHA-256 that it recorded
-   when it first saw the file; the publisher's own is not known here.
-3. Unpacking. The manager yields the members; each is written under another name, then renamed, in
-   `DIR/.download/unpacked`. A split moves into DIR when every file of the archive is there, so that no half split
-   looks whole.
+1. Download by HTTP range requests (RFC 9110, section 14) into `DIR/.download/ChestXRay2017.zip.part`, which is renamed
+   once it is whole. Where the server has no ranges, or the file has changed there, it starts over.
+2. Unpacking into `DIR/.download/unpacked`, each file checked against its CRC-32 and renamed when it is whole. A split
+   moves into DIR when every file of the archive is there, so that no half split looks whole.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import fcntl
-import importlib.util
 import json
-import os
 import re
 import shlex
 import shutil
@@ -31,8 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import requests
+
 from cxr.console import EXIT_OK, format_bytes, progress_bar, run_command
-from cxr.errors import InputError, MissingExtraError, OutputError
+from cxr.errors import InputError, OutputError
+from cxr.files import write_atomically
 
 URL = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded"
 ZIP_NAME = "ChestXRay2017.zip"
@@ -48,7 +44,7 @@ Licence: CC BY 4.0. Please cite Kermany, Goldbaum, Cai et al., "Identifying Medi
 Image-Based Deep Learning", Cell 172(5), 2018; data: Mendeley Data, doi 10.17632/rscbjbr9sj."""
 TIMEOUT = (10, 60)  # seconds to connect, and between two reads
 CHUNK = 1 << 14  # bytes a read; what a read has not finished is lost with the connection
-MIN_PROGRESS = 1 << 20  # bytes that an attempt must bring for a lost connection to be taken up again at once
+MIN_PROGRESS = 1 << 20  # bytes that an attempt must bring for a lost connection to be resumed at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       InputError: the download failed, or the zip is truncated, damaged or not this data set.
       OutputError: DIR holds something else, is in use by another fetch, full or read-only.
-      MissingExtraError: tensorflow-datasets is not installed.
     """
     parser = argparse.ArgumentParser(prog="cxr fetch", description="Download a public set of chest X-rays.")
     parser.add_argument("dataset", choices=["kermany"], help="5,856 chest X-rays of children, 1.2 GB, CC BY 4.0")
@@ -79,14 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OutputError(
             f"{args.to} already holds {next(iter(counts))}, not made by this command; choose another --to"
         )
-    if args.zip is None and not archive.exists():
-        _check_packages()
     with _locked(work):
         if args.zip is None and not archive.exists():
             _transfer(args.url, archive)
-        _unpack(archive, args.url, args.to)
+        _unpack(archive, args.to)
         counts = _count(args.to)
-        _write_json(work / "complete.json", {"counts": counts})
+        write_atomically(work / "complete.json", json.dumps({"counts": counts}))
         for leftover in ("*.part", "*.part.json", *([] if args.keep_zip else [ZIP_NAME])):
             for path in work.glob(leftover):
                 path.unlink()
@@ -108,12 +101,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(path)
-
-
 def _count(target: Path) -> dict[str, int]:
     """Number of files per split and class: `{"train/NORMAL": 1349, ...}`."""
     folders = (folder for split in SPLITS for folder in sorted((target / split).glob("[!.]*")) if folder.is_dir())
@@ -129,7 +116,7 @@ def _locked(work: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise OutputError(f"another cxr fetch is at work in {work.parent}") from None
+                raise OutputError(f"another cxr fetch is running in {work.parent}") from None
             yield
     except OSError as error:
         raise OutputError(f"cannot write to {work.parent}: {error.strerror or error}") from error
@@ -140,19 +127,8 @@ def _need_space(folder: Path, needed: int) -> None:
         raise OutputError(f"{folder} needs {format_bytes(needed)} of free disk, {format_bytes(free)} are free")
 
 
-def _check_packages() -> None:
-    """Raises MissingExtraError before a long download that could not be made or not be unpacked."""
-    for purpose, module in (("downloading", "requests"), ("unpacking the data set", "tensorflow_datasets")):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(purpose, module.replace("_", "-"), "train")
-
-
 def _transfer(url: str, archive: Path) -> None:
-    """Downloads `url` to `archive`, continuing what an earlier run has left in `archive`.part."""
-    try:
-        import requests
-    except ImportError as error:
-        raise MissingExtraError("downloading", "requests", "train") from error
+    """Downloads `url` to `archive`, resuming what an earlier run has left in `archive`.part."""
     part = archive.with_name(archive.name + ".part")
     print(f"Downloading {url}")
     while True:
@@ -161,13 +137,10 @@ def _transfer(url: str, archive: Path) -> None:
             if _transfer_some(url, part):
                 break
         except requests.RequestException as error:
-            if _size(part) - before >= MIN_PROGRESS:
+            size = _size(part)
+            if size - before >= MIN_PROGRESS:
                 continue
-            kept = (
-                f" {format_bytes(size)} are kept; the same command continues there if the server can."
-                if (size := _size(part))
-                else ""
-            )
+            kept = f" {format_bytes(size)} are kept; the same command resumes there if the server can." if size else ""
             raise InputError(
                 f"cannot download {url}: {_reason(error)}.{kept} To place the file by hand, save it as {archive} "
                 "(or pass --zip FILE) and run the same command again"
@@ -194,8 +167,6 @@ def _reason(error: Exception) -> str:
 
 def _transfer_some(url: str, part: Path) -> bool:
     """One request: True when `part` is whole, False to ask again. A broken one raises requests.RequestException."""
-    import requests
-
     notes = part.with_name(part.name + ".json")  # what `part` is a part of
     known = _read_json(notes)
     have = _size(part) if known.get("url") == url else 0
@@ -221,7 +192,7 @@ def _transfer_some(url: str, part: Path) -> bool:
         response.raise_for_status()
         if not continues:
             part.unlink(missing_ok=True)
-            _write_json(notes, fresh)
+            write_atomically(notes, json.dumps(fresh))
             have = 0
         total = fresh["length"] or ABOUT_BYTES
         _need_space(part.parent, total - have + total)
@@ -271,7 +242,7 @@ def _is_whole(path: Path, info: zipfile.ZipInfo) -> bool:
     return path.exists() and _size(path) == info.file_size and zlib.crc32(path.read_bytes()) == info.CRC
 
 
-def _unpack(archive: Path, url: str, target: Path) -> None:
+def _unpack(archive: Path, target: Path) -> None:
     """Unpacks the images of `archive` into `target`; never overwrites a file there."""
     members, staging = _list_members(archive), target / ".download" / "unpacked"
     missing = {}
@@ -284,7 +255,7 @@ def _unpack(archive: Path, url: str, target: Path) -> None:
             missing[name] = info
     if missing:
         _need_space(target, sum(info.file_size for info in missing.values()))
-        _extract(archive, url, staging, missing)
+        _extract(archive, staging, missing)
     for name in members:
         if (staging / name).exists():
             split = PurePosixPath(name).parts[0]
@@ -294,51 +265,22 @@ def _unpack(archive: Path, url: str, target: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _extract(archive: Path, url: str, staging: Path, missing: dict[str, zipfile.ZipInfo]) -> None:
-    """Checks the zip with TFDS's download manager and writes the members `missing` below `staging`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TFDS opens files through TensorFlow, which greets at length
-    try:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.download.checksums import UrlInfo, load_url_infos
-        from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-    except ImportError as error:
-        raise MissingExtraError("unpacking the data set", "tensorflow-datasets", "train") from error
-
-    record = staging.parent / "checksums.tsv"
-    known = load_url_infos(record).get(url) if record.exists() else None
-    expected = known or UrlInfo(size=0, checksum="", filename=None)
-    tfds.disable_progress_bar()  # there is one below
-    manager = tfds.download.DownloadManager(
-        download_dir=staging.parent,
-        extract_dir=staging,
-        manual_dir=archive.parent,
-        url_infos={url: dataclasses.replace(expected, filename=archive.name)},
-        register_checksums=known is None,
-        register_checksums_path=record,
-    )
+def _extract(archive: Path, staging: Path, missing: dict[str, zipfile.ZipInfo]) -> None:
+    """Writes the members `missing` below `staging`; `zipfile` checks their CRC-32."""
     print(f"Unpacking {archive}")
-    name = ""
-    try:
-        resource = tfds.download.Resource(path=manager.download(url), extract_method=tfds.download.ExtractMethod.ZIP)
-        with progress_bar(len(missing), "unpacked", unit=" files") as bar:
-            for name, handle in manager.iter_archive(resource):
-                if (relative := _relative(name)) not in missing:
-                    continue
-                path = staging / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_name(f".{path.name}.tmp")
-                with temporary.open("wb") as file:
-                    shutil.copyfileobj(handle, file)
-                temporary.replace(path)
-                bar.update()
-    except NonMatchingChecksumError:
-        raise InputError(
-            f"{archive} is not the file of the earlier run (its SHA-256 differs from that in {record}); "
-            "put that one back, or delete the record to go on with this one"
-        ) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        record.unlink(missing_ok=True)
-        raise InputError(f"{archive} is damaged at or after {name!r}: {error}. Delete it and run again") from None
+    bar = progress_bar(len(missing), "unpacked", unit=" files")
+    with bar, zipfile.ZipFile(archive) as opened:
+        for name, info in missing.items():
+            path = staging / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            try:
+                with opened.open(info) as source, temporary.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                raise InputError(f"{archive} is damaged at {name!r}: {error}. Delete it and run again") from None
+            temporary.replace(path)
+            bar.update()
 
 
 if __name__ == "__main__":
