@@ -61,7 +61,7 @@ def gradcam(model: keras.Model, images: Any, label_index: int | np.ndarray, batc
     indices = _check(model, pixels, label_index)
     to_map, to_scores = _take_apart(model)
     heat = np.zeros(pixels.shape[:3], np.float32)
-    height, width = heat.shape[1:]
+    height, width = pixels.shape[1:3]
     multiple = max((one.multiple for one in find_backbone(model).layers if isinstance(one, PadToMultiple)), default=1)
     for start in range(0, len(pixels), batch_size):
         part = slice(start, start + batch_size)
