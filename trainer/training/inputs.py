@@ -12,8 +12,6 @@ from tfrecords.dataset import XrayDataset
 from trainer.facts import TRAIN, DataFacts
 from trainer.train_config import TrainConfig
 
-NATIVE_BUCKETS = 4
-"""Shapes of batches at native size: each is compiled by itself, and fewer of them need more padding."""
 NATIVE_MULTIPLE = 64
 """What the sides of a batch of files are rounded up to, so that few shapes are compiled."""
 
@@ -57,7 +55,7 @@ def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **o
 def pixels_of(config: TrainConfig) -> dict[str, Any]:
     """Options of any stream that a model of this configuration reads."""
     if config.native:
-        return {"image_size": None, "max_buckets": NATIVE_BUCKETS}
+        return {"image_size": None}
     return {"image_size": config.image_size, "fit": config.fit}
 
 

@@ -19,7 +19,7 @@ from trainer.train_config import TrainConfig
 from trainer.training import precision
 
 GRADIENT_SHARE = 1.5
-"""Memory of a training step over that of the features of all layers; 1.2 to 1.8 were measured on CPUs."""
+"""Memory of a training step over that of the features of all layers; 1.4 was measured on a CPU."""
 
 
 def feature_bytes(config: TrainConfig, channels: int, shape: tuple[int, int]) -> int:
