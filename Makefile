@@ -63,6 +63,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --json benchmarks/results/stream.json
 	$(BIN)/python benchmarks/stream.py --images $(or $(IMAGES),$(DEMO)/images) --memory \
 		--json benchmarks/results/stream-memory.json
+	$(BIN)/python benchmarks/equal_footing.py --images $(or $(IMAGES),$(DEMO)/images) \
+		--json benchmarks/results/equal_footing.json
+	$(BIN)/python benchmarks/opening.py --json benchmarks/results/opening.json
 	$(BIN)/python benchmarks/tune.py --load --data $(DEMO)/data --json benchmarks/results/tune.json
 	$(BIN)/python benchmarks/augment.py --json benchmarks/results/augment.json
 

@@ -23,9 +23,11 @@ They take turns within a round, each in a process of its own, with the files in 
 from before the loader is built, imports excluded; `later epochs` are those after it, in the same process. An epoch
 more is looked at: images, pixels and shapes. Medians of the rounds are given, and ratios of ours to the best other.
 
-All but ours and tfrecord run under --peer-python. It needs grain, array_record, opencv-python-headless, numpy, and
-torch; mosaicml-streaming; ffcv, which is built from source and needs a C++ compiler, pkg-config and the Debian
-packages libopencv-dev and libturbojpeg0-dev. A loader whose package is missing is listed as not installed.
+All but ours and tfrecord run under --peer-python, in an environment of their own, for which `requirements.txt` has
+grain, array_record, numpy and opencv-python-headless. Besides it needs torch (its CUDA build also runs without a GPU);
+mosaicml-streaming, which asks for numpy below 2.2 and also runs with a later one; and ffcv, which is built from source
+with a C++ compiler, pkg-config and the Debian packages libopencv-dev and libturbojpeg0-dev. A loader whose package is
+missing is listed as not installed.
 """
 
 from __future__ import annotations

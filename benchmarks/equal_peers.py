@@ -127,8 +127,10 @@ def grain(processes: bool) -> Loader:
 
 def torch_batches(dataset: Any, workers: int, shuffle: bool | None) -> Iterator[np.ndarray]:
     """Epoch after epoch of a PyTorch DataLoader whose workers, if any, live on from epoch to epoch."""
+    import torch
     from torch.utils.data import DataLoader
 
+    torch.set_num_threads(1)  # a batch is too small to share: on a busy machine more threads took ten times as long
     batches = DataLoader(dataset, BATCH, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0)
     while True:
         for images, _ in batches:
@@ -154,10 +156,9 @@ def memory_map(workers: int) -> Loader:
 
     def loader(folder: Path) -> Epochs:
         import cv2
-        import torch.utils.data
+        import torch.utils.data  # noqa: F401
 
         cv2.setNumThreads(1)
-        torch.set_num_threads(1)  # a batch is too small to share: more threads took longer
         return lambda: torch_batches(Mapped(folder), workers, shuffle=True)
 
     return loader
