@@ -10,8 +10,6 @@ Both steps can be killed at any moment, and the same command then resumes:
 
 from __future__ import annotations
 
-import argparse
-import fcntl
 import json
 import re
 import shlex
@@ -19,16 +17,19 @@ import shutil
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import requests
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, format_bytes, progress_bar, run_command
 from cxr.errors import InputError, OutputError
-from cxr.files import write_atomically
+from cxr.files import locked, write_atomically
+from cxr.kinds import Choice, Flag, Parsed, Text
+from cxr.options import Options, option, options
 
 URL = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded"
 ZIP_NAME = "ChestXRay2017.zip"
@@ -47,25 +48,29 @@ CHUNK = 1 << 14  # bytes a read; what a read has not finished is lost with the c
 MIN_PROGRESS = 1 << 20  # bytes that an attempt must bring for a lost connection to be resumed at once
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr fetch`: afterwards DIR holds `train/`, `test/` and, where the archive has it, `val/`.
+@options
+class FetchOptions(Options):
+    """What `cxr fetch` downloads, and where to."""
+
+    dataset: str = option(
+        Choice(("kermany",)), "kermany: 5,856 chest X-rays of children, 1.2 GB, CC BY 4.0", positional=True
+    )
+    to: Path = option(Parsed(Path, "the path of a directory", "DIR"), "where train/ and test/ go")
+    zip: Path | None = option(
+        Parsed(Path, "the path of a file", "FILE"), f"use this copy of {ZIP_NAME}; download nothing", default=None
+    )
+    url: str = option(Text(metavar="URL"), "a mirror of the zip", default=URL, unset="Mendeley Data")
+    keep_zip: bool = option(Flag(), "delete the downloaded zip after unpacking", default=True)
+
+
+def run(given: Given) -> int:
+    """Fetches the data set of a command line: then DIR holds `train/`, `test/` and, if the zip has it, `val/`.
 
     Raises:
       InputError: the download failed, or the zip is truncated, damaged or not this data set.
       OutputError: DIR holds something else, is in use by another fetch, full or read-only.
     """
-    parser = argparse.ArgumentParser(prog="cxr fetch", description="Download a public set of chest X-rays.")
-    parser.add_argument("dataset", choices=["kermany"], help="5,856 chest X-rays of children, 1.2 GB, CC BY 4.0")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where train/ and test/ go")
-    parser.add_argument("--zip", type=Path, metavar="FILE", help=f"use this copy of {ZIP_NAME}; download nothing")
-    parser.add_argument("--url", default=URL, help="a mirror of the zip (default: Mendeley Data)")
-    parser.add_argument(
-        "--keep-zip",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep the downloaded zip in DIR/.download after unpacking (default: keep)",
-    )
-    args = parser.parse_args(argv)
+    args = given.make(FetchOptions)
     work, archive = args.to / ".download", args.zip or args.to / ".download" / ZIP_NAME
     if _read_json(work / "complete.json").get("counts") == (counts := _count(args.to)) and counts:
         print(f"{args.to} is complete with {sum(counts.values()):,} images; nothing to do.")
@@ -111,12 +116,7 @@ def _count(target: Path) -> dict[str, int]:
 def _locked(work: Path) -> Iterator[None]:
     """Holds DIR/.download for this process; what the file system refuses in the meantime becomes an OutputError."""
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(f"another cxr fetch is running in {work.parent}") from None
+        with locked(work / "lock", f"another cxr fetch is running in {work.parent}"):
             yield
     except OSError as error:
         raise OutputError(f"cannot write to {work.parent}: {error.strerror or error}") from error
@@ -282,6 +282,9 @@ def _extract(archive: Path, staging: Path, missing: dict[str, zipfile.ZipInfo]) 
             temporary.replace(path)
             bar.update()
 
+
+COMMAND = Command("fetch", "Downloads a public set of chest X-rays.", run, FetchOptions)
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))

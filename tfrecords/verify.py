@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -14,9 +13,12 @@ from typing import NamedTuple
 
 import blake3
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_FAILED, EXIT_OK, format_bytes, progress_bar, run_command
-from cxr.errors import CorruptError, CxrError, DatasetError, InputError
+from cxr.errors import CorruptError, CxrError, DatasetError
+from cxr.kinds import Flag, Whole, directory
 from cxr.machine import usable_cores
+from cxr.options import Options, option, options
 from tfrecords.format.framing import FramedRecord, hash_file, read_records
 from tfrecords.format.manifest import (
     ImageEntry,
@@ -356,38 +358,40 @@ def _compare_rungs(rows: Sequence[Row], full: Sequence[Row], size: int | None) -
     return None
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `cxr verify`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr verify",
-        description="Checks every CRC, count, checksum and manifest entry of a data set. Names file, record and byte "
-        "offset of each fault and exits 1 if there is one.",
-    )
-    parser.add_argument("data", metavar="DIR", help="a data set written by `cxr preprocess`")
-    parser.add_argument("--deep", action="store_true", help="decode every record and compare the hash of its pixels")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
+@options
+class VerifyOptions(Options):
+    """What `cxr verify` checks."""
+
+    data: str = option(directory(), "a data set written by `cxr preprocess`", positional=True)
+    deep: bool = option(Flag(), "decode every record and compare the hash of its pixels", default=False)
+    workers: int | None = option(Whole(1), "processes", default=None, unset="one for each core")
+    quiet: bool = option(Flag(), "no progress bar", default=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `cxr verify`; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise InputError(f"--workers: expected at least 1, received {arguments.workers}")
-    root = Path(arguments.data)
-    faults = verify(root, arguments.deep, arguments.workers, arguments.quiet)
+def run(given: Given) -> int:
+    """Checks the data set of a command line; the exit status is 1 where there is a fault."""
+    asked = given.make(VerifyOptions)
+    root = Path(asked.data)
+    faults = verify(root, asked.deep, asked.workers, asked.quiet)
     for fault in faults:
         print(f"FAULT {fault}")
     manifest = read_manifest(root)
     shards = [shard for rung in manifest.rungs.values() for shards in rung.shards.values() for shard in shards]
     what = (
         f"{len(shards)} shards, {sum(shard.records for shard in shards)} records, "
-        f"{format_bytes(sum(shard.bytes for shard in shards))}{', every pixel' if arguments.deep else ''}"
+        f"{format_bytes(sum(shard.bytes for shard in shards))}{', every pixel' if asked.deep else ''}"
     )
     print(f"{root}: {len(faults)} faults in {what}" if faults else f"{root}: no fault in {what}")
     return EXIT_FAILED if faults else EXIT_OK
 
+
+COMMAND = Command(
+    "verify",
+    "Checks every CRC, count, checksum and manifest entry of a data set. Names file, record and byte offset of each "
+    "fault and exits 1 if there is one.",
+    run, VerifyOptions,
+)  # fmt: skip
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))
