@@ -157,7 +157,7 @@ def test_who_listens_to_others_is_warned(logs, board):
 def test_what_is_refused(tmp_path):
     with pytest.raises(InputError, match="missing is not a folder"):
         main([str(tmp_path / "missing")])
-    with pytest.raises(InputError, match="--port: expected 1 to 65535, received 99999"):
+    with pytest.raises(InputError, match="--port 99999: expected a whole number from 1 to 65535"):
         main([str(tmp_path), "--port", "99999"])
     for host in ("192.0.2.1", "no.such.host.invalid"):
         with pytest.raises(InputError, match=f"--host {host}: .*; expected a name or address of this machine"):
