@@ -1,8 +1,8 @@
-"""The directory of a training run: all that is needed to use, go on with, or repeat it.
+"""The directory of a training run: all that is needed to use, resume or repeat it.
 
 RUN/run.json              configuration, facts of the data, versions, seed, commit, command line, state
 RUN/history.csv           one row an epoch
-RUN/checkpoints/          last.npz, to go on from; best.weights.h5, the weights to use
+RUN/checkpoints/          last.npz, to resume from; best.weights.h5, the weights to use
 RUN/tensorboard/          train/ and validation/, evaluation/SPLIT/
 RUN/operating_point.json  chosen on validation
 RUN/evaluation/SPLIT/     metrics.json, predictions.csv, report.html, pictures
@@ -251,7 +251,7 @@ def check_free(root: Path, overwrite: bool = False) -> None:
         raise OutputError(f"{root} holds something that is no run ({content[0]}, ...); choose another --run")
     if not overwrite:
         state = _read_json(root)["state"]
-        hint = "--resume goes on with it" if state != "finished" else "it is finished"
+        hint = "--resume resumes it" if state != "finished" else "it is finished"
         raise OutputError(f"{root} holds a run already; {hint}. Choose another --run, or --overwrite to lose it")
 
 

@@ -24,7 +24,7 @@ from trainer.train_config import TrainConfig
 _WHERE = "what and where"
 _DESCRIPTION = """\
 Trains a classifier on the train split of a data set, chooses the best epoch on the val split, and keeps all of it
-in the directory of the run. Stopped or killed, `cxr train --run RUN --resume` goes on in the middle of the epoch."""
+in the directory of the run. Stopped or killed, `cxr train --run RUN --resume` resumes in the middle of the epoch."""
 _EPILOG = """\
 presets, each a whole recipe; options given beside one replace its own:
 {presets}

@@ -255,7 +255,7 @@ def run_tasks(
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{error}\n")
         last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
-        raise CxrError(f"the Beam pipeline failed: {type(error).__name__}: {last} (the whole story: {log})") from error
+        raise CxrError(f"the Beam pipeline failed: {type(error).__name__}: {last} (full log: {log})") from error
     if errors.exists():
         first = errors.read_text(encoding="utf-8").splitlines()[0]
         raise CxrError(json.loads(first))

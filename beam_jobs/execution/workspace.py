@@ -233,5 +233,5 @@ def _describe_difference(held: dict[str, Any], job: dict[str, Any]) -> str:
             flag = "--" + option.replace("_", "-")
             return f"{flag} was {before.get(option)!r} and is {now.get(option)!r}"
     if held.get("versions", job["versions"]) != job["versions"]:
-        return "it was begun with other versions of the software"
+        return "it was started with other versions of the software"
     return "the images of the source are others"

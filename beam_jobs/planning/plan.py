@@ -192,7 +192,7 @@ def _assign_labels(
         names = config.classes or tuple(sorted({name for labels in found for name in labels if name}, key=_label_order))
     unprintable = [name for name in names if not name.isprintable()]
     if unprintable:
-        raise InputError(f"the label {unprintable[0]!r} has signs that cannot be printed; rename it in the source")
+        raise InputError(f"the label {unprintable[0]!r} contains unprintable characters; rename it in the source")
     multi_label = any(len(labels) > 1 for labels in found)
     position = {name: index for index, name in enumerate(names)}
     indices: list[tuple[int, ...]] = []

@@ -196,7 +196,7 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
 
 
 def _label_from_encoding(images: Sequence[AuditImage], features: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """For each label but the first (or each, with several an image): can it be told from the encoding, within train?"""
+    """For each label but the first (or each, with several an image): can it be predicted from the encoding, within train?"""
     chosen = [image.split == "train" for image in images]
     train = [image for image in images if image.split == "train"]
     patients = [image.patient for image in train]
@@ -227,7 +227,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         if result.get("auc", 0) > WARN_AUC:
             best = sorted(result["single"].items(), key=lambda item: -item[1])[:3]
             found.append(
-                f"SHORTCUT: the label '{label}' can be told from the encoding alone, AUC {result['auc']:.3f} "
+                f"SHORTCUT: the label '{label}' can be predicted from the encoding alone, AUC {result['auc']:.3f} "
                 f"({', '.join(f'{name} {auc:.2f}' for name, auc in best)}). A model may learn the files instead of "
                 "the lungs: train with re-compression, and test on images that were encoded otherwise."
             )

@@ -22,7 +22,7 @@ def closing_report(summary: JobSummary, output: str) -> str:
     parts = [manifest_tables(manifest)]
     rejects = len(summary.rejects)
     parts.append(
-        f"{images} images; {rejects} left out (rejects.jsonl)" if rejects else f"{images} images; none left out"
+        f"{images} images; {rejects} left out (rejects.jsonl)" if rejects else f"{images} images; none rejected"
     )
     if rejects:
         parts[-1] += "".join(f"\n  {path}: {reason}" for path, reason in summary.rejects[:_SHOWN])
@@ -60,9 +60,9 @@ def audit_text(audit: dict) -> str:
         ["patients in several splits", str(len(audit["patients_across_splits"]))],
     ]
     for name, result in audit["label_from_encoding"].items():
-        rows.append([f"'{name}' told from the encoding alone", _auc(result)])
+        rows.append([f"'{name}' predictable from the encoding alone", _auc(result)])
     for name, result in audit["split_from_encoding"].items():
-        rows.append([f"'{name}' told from 'train' by the encoding", _auc(result)])
+        rows.append([f"'{name}' distinguishable from 'train' by the encoding", _auc(result)])
     text = tabulate(rows, ["audit", "found"])
     for group in duplicates["groups"][:_SHOWN]:
         text += f"\n  same pixels: {' = '.join(group['paths'])}"

@@ -194,7 +194,7 @@ class DiskCache:
         except OSError as error:
             reason = str(error.strerror)
         self._full = True
-        warnings.warn(f"the image cache {self._folder} takes no more: {reason}; going on without", stacklevel=2)
+        warnings.warn(f"the image cache {self._folder} cannot store more: {reason}; continuing without", stacklevel=2)
 
     def read_batch(self, rows: np.ndarray, out: np.ndarray) -> bool:
         """See `PixelCache`."""

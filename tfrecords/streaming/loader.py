@@ -101,7 +101,7 @@ class Loader:
             try:
                 return open_cache(kind, *arguments)
             except OutputError as error:
-                warnings.warn(f"going on without a cache: {error}", stacklevel=2)
+                warnings.warn(f"continuing without a cache: {error}", stacklevel=2)
                 kind = "none"
         return open_cache(kind, *arguments)
 

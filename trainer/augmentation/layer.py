@@ -23,7 +23,7 @@ class RandomImageLayer(keras.layers.Layer):
     Input and output: float32 `[batch, height, width, channels]` in [0, 1]. Where images do not fill the batch, they
     come with `sizes`, int32 `[batch, 2]`, the height and width of each, and `ExtendBorders` goes before.
     It computes in float32 under every dtype policy. Every image gets draws of its own. The random state is one of
-    the layer's variables, so a model that is restored from a checkpoint goes on with the same sequence.
+    the layer's variables, so a model that is restored from a checkpoint continues with the same sequence.
 
     A subclass overrides `change`.
 

@@ -1,4 +1,4 @@
-"""Training: one or two phases of Keras's `fit` that can be stopped at any step and gone on with.
+"""Training: one or two phases of Keras's `fit` that can be stopped at any step and resumed.
 
 A run goes on exactly where it was because nothing that matters lives outside the checkpoint and the configuration:
 the batch of a step is a pure function of the step (`tfrecords.streaming.sampling`), augmentation and dropout draw from
@@ -53,7 +53,7 @@ class Phase:
 
     @property
     def epochs(self) -> int:
-        """Their number."""
+        """Number of epochs in this phase."""
         return self.last - self.first
 
 
@@ -81,7 +81,7 @@ def train(
     quiet: bool = False,
     **stream: Any,
 ) -> list[dict[str, float]]:
-    """Trains the model of a run, or goes on with it.
+    """Trains the model of a run, or resumes its training.
 
     Args:
       run: opened or just created.

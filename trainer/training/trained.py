@@ -22,7 +22,7 @@ def load_model(run: Run | str | Path) -> Classifier:
             raise DatasetError(f"the run {run.root} has lost its weights, {run.best_weights}; train it anew")
         raise DatasetError(
             f"the run {run.root} has no weights yet: no epoch of it has ended. "
-            f"`cxr train --run {run.root} --resume` goes on"
+            f"`cxr train --run {run.root} --resume` resumes it"
         )
     model = build_classifier(run.config, run.facts, load_weights=False)
     try:

@@ -61,7 +61,7 @@ class Chief:
       config: of the search.
       digest: of the data set's manifest; workers with another data set are refused.
       resume: continue the search that the project holds.
-      lease_seconds: silence after which a worker is taken for dead.
+      lease_seconds: silence after which a worker is considered dead.
       hang_seconds: time without progress after which a worker ends itself.
       notify: called with a line for people at each event.
 

@@ -74,7 +74,7 @@ def test_what_was_printed_is_in_the_log(finished):
     images = text_of(log, "data_set/images")
     assert f"{train.images}" in images
     assert all(line.startswith("    ") for line in images.splitlines()), "shown as it is, in columns"
-    assert "told from the encoding alone" in text_of(log, "data_set/audit")
+    assert "predictable from the encoding alone" in text_of(log, "data_set/audit")
     for warning in summary.audit["warnings"]:
         assert f"WARNING {warning.split()[0]}" in text_of(log, "data_set/audit")
     assert "train/NORMAL/a | b_c_<i>.jpeg: " in text_of(log, "data_set/rejects")

@@ -336,7 +336,7 @@ def test_auto_goes_on_without_a_cache_that_cannot_be_made(dataset, tmp_path, mon
     data = tfrecords.open_dataset(dataset.root)
     options = data.options("train", image_size=SIZE, training=True, cache="auto", cache_dir=folder, rung="full")
     monkeypatch.setattr(cache, "DiskCache", lambda folder, *_: (_ for _ in ()).throw(OutputError("no")))
-    with pytest.warns(UserWarning, match="going on without a cache: no"):
+    with pytest.warns(UserWarning, match="continuing without a cache: no"):
         assert open_loader(data.root, data.manifest.digest, options).cache.kind == "none"
 
 
