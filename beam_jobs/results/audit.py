@@ -196,7 +196,7 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
 
 
 def _label_from_encoding(images: Sequence[AuditImage], features: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """For each label but the first (or each, with several an image): can it be predicted from the encoding, within train?"""
+    """For each label but the first (or each, with several an image): can the encoding predict it, within train?"""
     chosen = [image.split == "train" for image in images]
     train = [image for image in images if image.split == "train"]
     patients = [image.patient for image in train]

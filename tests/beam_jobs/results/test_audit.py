@@ -146,7 +146,8 @@ def test_a_label_that_the_file_size_gives_away():
     assert max(found["PNEUMONIA"]["single"], key=found["PNEUMONIA"]["single"].get) == "bytes per pixel"
     (line,) = warnings_of(report, "SHORTCUT")
     assert (
-        f"the label 'PNEUMONIA' can be predicted from the encoding alone, AUC {found['PNEUMONIA']['auc']:.3f} (bytes per"
+        "the label 'PNEUMONIA' can be predicted from the encoding alone, "
+        f"AUC {found['PNEUMONIA']['auc']:.3f} (bytes per"
         in line
     )
 
