@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import blake3
 import numpy as np
@@ -21,11 +21,10 @@ from tfrecords.format.shard_index import TextColumn, number_columns, read_number
 from tfrecords.format.shards import index_path, is_shard_name
 
 OnCorrupt = Literal["error", "skip"]
-_T = TypeVar("_T")
 _COLUMNS = ("shard", "number", "offset", "length", "crc", "image", "encoding", "shape", "label")
 _LARGEST_SIDE = 1 << 20
 _THREADS = 8
-"""Shards that are opened at the same time: on a network most of the time is waiting."""
+"""Shards that are opened or checked at the same time: on a network most of the time is waiting."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,14 +114,17 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
       DatasetError: a shard or its index is missing, damaged, or one too many.
     """
     paths, shards = tuple(manifest.shard_paths(root, rung, split)), manifest.rungs[rung].shards[split]
-    opened = _in_threads(functools.partial(_open_shard, manifest.label_columns), zip(paths, shards, strict=True))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        opened = list(pool.map(functools.partial(_open_shard, manifest.label_columns), paths, shards))
     faults = list(_foreign_shards(root, manifest, rung, split)) + [fault for _, found in opened for fault in found]
     index = _join(paths, shards, [rows for rows, _ in opened], manifest.label_columns)
     bad = _broken_rows(index, manifest, rung)
     if on_corrupt == "skip":
         good = np.delete(np.arange(len(index)), list(bad))
-        for found in _in_threads(functools.partial(_unreadable_rows, index, good), enumerate(paths)):
-            bad |= found
+        by_shard = np.split(good, np.searchsorted(index.shard[good], np.arange(1, len(paths))))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for found in pool.map(functools.partial(_unreadable_rows, index), paths, by_shard):
+                bad |= found
     faults += [index.corrupt(row, fault) for row, fault in sorted(bad.items())]
     if faults and on_corrupt == "error":
         raise faults[0]
@@ -130,17 +132,6 @@ def build_index(root: Path, manifest: Manifest, rung: str, split: str, on_corrup
     columns = {name: getattr(index, name)[good] for name in _COLUMNS} if bad else {}
     lost = sum(shard.records for shard in shards) - len(good)
     return dataclasses.replace(index, faults=tuple(faults), lost=lost, **columns)
-
-
-def _in_threads(work: Callable[..., _T], arguments: Iterable[tuple]) -> list[_T]:
-    """`work` of each of the arguments, in their order; a few threads share them, since one task is very short."""
-    todo = list(arguments)
-    parts = [todo[start::_THREADS] for start in range(_THREADS)]
-    done: list[_T | None] = [None] * len(todo)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start, results in enumerate(pool.map(lambda part: [work(*one) for one in part], parts)):
-            done[start::_THREADS] = results
-    return cast(list[_T], done)
 
 
 def _foreign_shards(root: Path, manifest: Manifest, rung: str, split: str) -> Iterator[DatasetError]:
@@ -192,6 +183,7 @@ def _wrong_size(path: Path, rows: np.ndarray, shard: Shard, size: int) -> Iterat
 def _broken_rows(index: SplitIndex, manifest: Manifest, rung: str) -> dict[int, str]:
     """By row, what is wrong with records that the manifest does not allow or whose sizes contradict each other."""
     length, shape, label, (begin, end) = index.length, index.shape, index.label, index.image.T
+    names = dict(enumerate(ENCODINGS))
     raw, allowed = manifest.rungs[rung].encoding == "raw", RUNG_ENCODINGS[manifest.rungs[rung].encoding]
     channels = (manifest.channels,) if manifest.channels else (1, 3)
     needed = shape.astype(np.int64).prod(axis=1) * manifest.bit_depth // 8
@@ -208,7 +200,7 @@ def _broken_rows(index: SplitIndex, manifest: Manifest, rung: str) -> dict[int, 
         ),
         (
             ~np.isin(index.encoding, [ENCODINGS.index(name) for name in allowed]),
-            lambda at: f"encoding {ENCODINGS[index.encoding[at]]}; expected {' or '.join(allowed)}",
+            lambda at: f"encoding {names.get(index.encoding[at], 'unknown')}; expected {' or '.join(allowed)}",
         ),
         (
             ~np.isin(shape[:, 2], channels),
@@ -229,16 +221,18 @@ def _broken_rows(index: SplitIndex, manifest: Manifest, rung: str) -> dict[int, 
     return {at: say(at) for broken, say in reversed(checks) for at in np.flatnonzero(broken).tolist()}
 
 
-def _unreadable_rows(index: SplitIndex, rows: np.ndarray, shard: int, path: Path) -> dict[int, str]:
-    """By row, what is wrong with those of the given rows that lie in a shard and whose data is not what was written."""
+def _unreadable_rows(index: SplitIndex, path: Path, rows: np.ndarray) -> dict[int, str]:
+    """By row, what is wrong with the records, all of one shard, whose data is not what was written."""
     faults: dict[int, str] = {}
-    own = rows[index.shard[rows] == shard].tolist()
-    if not own:  # perhaps because the shard is missing
+    if not len(rows):  # perhaps because the shard is missing
         return faults
-    with open(path, "rb") as file:
-        for row in own:
-            file.seek(index.offset[row])
-            length = int(index.length[row])
-            if fault := check_data(file.read(length), length, int(index.crc[row])):
-                faults[row] = fault
+    try:
+        with open(path, "rb") as file:
+            for row in rows.tolist():
+                file.seek(index.offset[row])
+                length = int(index.length[row])
+                if fault := check_data(file.read(length), length, int(index.crc[row])):
+                    faults[row] = fault
+    except OSError as error:
+        return dict.fromkeys(rows.tolist(), f"cannot read the shard: {error.strerror}")
     return faults

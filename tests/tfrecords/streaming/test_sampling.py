@@ -27,12 +27,14 @@ def index_of(shard, length=None, label=None) -> SplitIndex:
     label = np.zeros(count) if label is None else np.asarray(label)
     return SplitIndex(
         paths=tuple(Path(f"shard{number}") for number in range(int(shard.max()) + 1)),
+        shards=(),
         faults=(),
         lost=0,
         shard=shard,
         number=np.array([int((shard[:row] == shard[row]).sum()) for row in range(count)], np.int32),
         offset=np.cumsum(length).astype(np.int64),
         length=length.astype(np.int64),
+        crc=np.zeros(count, np.uint32),
         image=np.zeros((count, 2), np.int64),
         encoding=np.zeros(count, np.uint8),
         shape=np.ones((count, 3), np.int32),

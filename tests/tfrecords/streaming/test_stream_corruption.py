@@ -225,7 +225,8 @@ def test_several_faults_are_all_counted_and_the_first_is_named(dataset):
     flip(dataset.shard(), frames_after_damage(dataset) + 300)
     dataset.shard("train", 1).unlink()
     with pytest.warns(
-        UserWarning, match=r"skipped 4 of 5 records of split 'train'; first fault: \S+: record 0 at byte 0"
+        UserWarning,
+        match="skipped 4 of 5 records of split 'train'; first fault: cannot read the shard .*00001-of-00002",
     ):
         batches = stream(dataset, on_corrupt="skip")
     assert paths_of(batches) == everything(dataset)[1:2]
