@@ -235,7 +235,7 @@ def _permutation_losses(
     def r2(forest: OutOfBag, variables: np.ndarray, ranks: np.ndarray) -> float:
         return 1 - float(((forest.predict(variables) - ranks) ** 2).mean()) / variance
 
-    forest = OutOfBag(_TREES, max_features=0.5, min_samples_leaf=2, random_state=seed).fit(variables, ranks)
+    forest = OutOfBag(_TREES, min_samples_leaf=2, random_state=seed).fit(variables, ranks)
     found = permutation_importance(forest, variables, ranks, scoring=r2, n_repeats=_SHUFFLES, random_state=seed)
     return found.importances, r2(forest, variables, ranks)
 
