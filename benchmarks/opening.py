@@ -72,8 +72,8 @@ def multiply(source: Path, target: Path, times: int) -> None:
 
 def opened(root: Path) -> dict[str, Any]:
     """Opens a data set and reads a batch; seconds."""
-    import tfrecords.loader
-    import tfrecords.stream  # noqa: F401
+    import tfrecords.streaming.loader
+    import tfrecords.streaming.stream  # noqa: F401
     from tfrecords import open_dataset
 
     began = time.perf_counter()
