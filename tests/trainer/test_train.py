@@ -62,7 +62,7 @@ def test_options_beside_a_preset_need_not_mind_its_frozen_epochs():
         ({"learning_rate": 0}, "learning_rate=0: expected above 0"),
         ({"learning_rate": float("nan")}, "expected a number"),
         ({"label_smoothing": 1.0}, "at most 0.999"),
-        ({"image_size": 8}, "expected a side of 16 to 4096"),
+        ({"image_size": 8}, "expected a side of 16 to 16384"),
         ({"image_size": [64, 64, 64]}, "expected a side"),
         ({"augment": "wild"}, "no augmentation 'wild'"),
         ({"augment_options": {"rotate": 5}}, "augmentation has no rotate"),
