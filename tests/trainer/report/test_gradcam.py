@@ -77,15 +77,15 @@ def test_it_is_the_formula_of_the_paper(trained):
 
     images, _, _ = squares(7, 2)
     to_map, to_scores = _take_apart(trained)
-    maps = keras.ops.convert_to_numpy(to_map(images[1:], training=False))
+    maps = keras.ops.convert_to_numpy(to_map(images[1:])[0])
     step = 1e-2
     weights = []
     for channel in range(maps.shape[-1]):
         moved = maps.copy()
         moved[..., channel] += step
-        up = keras.ops.convert_to_numpy(to_scores(moved, training=False))[0, 1]
+        up = keras.ops.convert_to_numpy(to_scores(moved))[0, 1]
         moved[..., channel] -= 2 * step
-        weights.append((up - keras.ops.convert_to_numpy(to_scores(moved, training=False))[0, 1]) / (2 * step))
+        weights.append((up - keras.ops.convert_to_numpy(to_scores(moved))[0, 1]) / (2 * step))
     coarse = np.maximum((maps * weights).sum(-1), 0)[0]
     heat = gradcam(trained, images[1:], 1)[0]
     # At the centre of a cell of the map, linear interpolation of 2 x 2 pixels a cell mixes in its neighbours.
