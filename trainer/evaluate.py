@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cxr.console import EXIT_OK, progress_bar, run_command
 from cxr.machine import load_tensorflow_quietly
+from tfrecords.format.choices import check_split
+from tfrecords.streaming.cache import keep_images
 
 if TYPE_CHECKING:
     import keras
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = open_run(arguments.run)
     data = open_dataset(arguments.data or run.facts.path)
     output = Path(arguments.output) if arguments.output else None
+    check_evaluation(run, data, arguments.split)
     load_tensorflow_quietly()
     metrics = evaluate(
         run, data, arguments.split, rule=arguments.operating_point, shifts=not arguments.no_shifts,
@@ -80,6 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_OK
 
 
+def check_evaluation(run: Run, data: XrayDataset, split: str) -> None:
+    """Checks what can be checked before TensorFlow is loaded.
+
+    Raises:
+      InputError: no such split, or data that do not fit the run.
+      DatasetError: the run has no weights.
+    """
+    run.facts.check_same_kind(data)
+    check_split(data.manifest, split)
+    run.check_weights()
+
+
+@keep_images()
 def evaluate(
     run: Run,
     data: XrayDataset,
@@ -114,15 +130,13 @@ def evaluate(
     """
     from cxr.errors import OutputError
     from cxr.files import write_atomically
-    from tfrecords.format.choices import check_split
     from trainer.evaluation.metrics import evaluate_predictions
     from trainer.facts import VALIDATION
     from trainer.report import write_report
     from trainer.training.trained import load_model
     from trainer.training.validation import predict_split, predict_validation
 
-    run.facts.check_same_kind(data)
-    check_split(data.manifest, split)
+    check_evaluation(run, data, split)
     folder = output or run.evaluation(split)
     try:
         folder.mkdir(parents=True, exist_ok=True)

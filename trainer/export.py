@@ -66,11 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"  # a SavedModel is its; weights are the same for all backends
-    load_tensorflow_quietly()  # which loads Keras
-
     from trainer.run import open_run
 
-    check = export_run(open_run(arguments.run), arguments.output, arguments.overwrite, arguments.check)
+    run = open_run(arguments.run)
+    run.check_weights()
+    _check_room(Path(arguments.output), arguments.overwrite)
+    load_tensorflow_quietly()  # which loads Keras
+    check = export_run(run, arguments.output, arguments.overwrite, arguments.check)
     if check:
         print(
             f"checked on {check.images} images of {check.source}: probabilities differ by at most "

@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.run import open_run
 
         run = open_run(arguments.run)
+        run.check_weights()
         load_tensorflow_quietly()
         from trainer.training.trained import load_model
 

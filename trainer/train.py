@@ -158,12 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError("--data is missing: the data set to train on (or --resume, to go on with a run)")
             check_free(root, given["overwrite"])
             config, positive = choose_config(given.get("preset"), given.get("config"), options)
-            if config.weights != "none":
-                load_tensorflow_quietly()
-                check_weights(config.model, config.weights)
             data = open_dataset(given["data"])
             facts = DataFacts.of(data, given.get("positive", positive))
             check_trainable(data, facts, config.monitor)
+            if config.weights != "none":
+                load_tensorflow_quietly()
+                check_weights(config.model, config.weights)
             training_steps(data, config, facts, **stream)
             held.enter_context(locked(root))
             run = create_run(root, config, facts, given.get("preset"), given["overwrite"], arguments)

@@ -90,7 +90,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        from tfrecords.images.fit import FITS
+        from tfrecords.images.fit_modes import FITS
 
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))

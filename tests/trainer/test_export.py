@@ -20,7 +20,7 @@ from PIL import Image
 from cxr.errors import InputError, OutputError
 from tfrecords.images import codec
 from tfrecords.images.decode import decode
-from tfrecords.images.fit import FITS
+from tfrecords.images.fit_modes import FITS
 from trainer import export
 from trainer.export import FACTS_NAME, check_export, export_run
 from trainer.serving.graph import decode_and_fit

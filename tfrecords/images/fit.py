@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numba
 import numpy as np
 
-Fit = Literal["squash", "pad", "crop"]
-"""How an image of another aspect ratio comes to the wanted size: `squash` stretches it, `pad` keeps all of it
-within black borders, `crop` fills the size and cuts off what stands over at both ends."""
-FITS: tuple[str, ...] = get_args(Fit)
+from tfrecords.images.fit_modes import Fit
 
 
 def fit(pixels: np.ndarray, out: np.ndarray, how: Fit = "squash") -> None:

@@ -10,12 +10,10 @@ import numpy as np
 
 from cxr.errors import InputError
 from cxr.machine import usable_cores
-from tfrecords.images.fit import FITS, Fit
+from tfrecords.images.fit_modes import FITS, LARGEST_SIZE, Fit
 from tfrecords.streaming.cache import CACHE_MODES, CacheMode, default_cache_dir
 from tfrecords.streaming.sampling import Sampling, check_whole
 from tfrecords.streaming.split_index import OnCorrupt
-
-LARGEST_SIZE = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrecords.images.fit import Fit
+from tfrecords.images.fit_modes import Fit
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15  # as OpenCV computes it

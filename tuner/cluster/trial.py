@@ -16,7 +16,7 @@ import keras
 
 from cxr.errors import BusyError, CxrError, DatasetError, TrainingError
 from tfrecords.dataset import XrayDataset
-from tfrecords.streaming.loader import forget_loaders
+from tfrecords.streaming.cache import keep_images
 from trainer.evaluate import choose_operating_point, shift_suite
 from trainer.evaluation.metrics import evaluate_predictions
 from trainer.facts import VALIDATION, DataFacts
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tuner.cluster.worker import Worker
 
 
+@keep_images()
 def run_trial(
     root: Path, task: dict[str, Any], data: XrayDataset, search: dict[str, Any], worker: Worker
 ) -> dict[str, Any]:
@@ -56,7 +57,6 @@ def run_trial(
     facts = DataFacts.of(data, search["positive"])
     steps = training_steps(data, config, facts, **worker.options.stream)
     keras.backend.clear_session()
-    forget_loaders()  # and the images that they keep
     gc.collect()
     with _locked_in_time(root, worker):
         run = _take_up(root, config, facts)

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tfrecords.images.fit import FITS, fit
+from tfrecords.images.fit import fit
+from tfrecords.images.fit_modes import FITS
 
 DTYPES = (np.uint8, np.uint16)
 

@@ -19,7 +19,7 @@ from cxr.errors import CorruptError, DatasetError, InputError
 from tfrecords.dataset import open_dataset
 from tfrecords.format.framing import RecordWriter, read_records
 from tfrecords.format.manifest import MANIFEST_NAME, read_manifest
-from tfrecords.streaming.loader import forget_loaders
+from tfrecords.streaming.loader import open_index
 from tfrecords.streaming.split_index import build_index
 from tfrecords.streaming.stream import plain_errors
 
@@ -330,7 +330,7 @@ def test_a_label_that_goes_bad_behind_a_disk_cache_is_an_error(dataset, tmp_path
     """The next run finds every image in the cache; a label of another class must still not pass for the right one."""
     options = {"batch_size": 5, "cache": "disk", "cache_dir": str(tmp_path / "cache")}
     assert paths_of(stream(dataset, **options)) == everything(dataset)
-    forget_loaders()
+    open_index.cache_clear()
     content = dataset.shard().read_bytes()
     entry = content.index(b"\x0a\x05label")
     place = entry + content[entry:].index(b"\x0a\x01") + 2
@@ -374,7 +374,7 @@ def test_other_errors_pass_through_plain_errors():
     with pytest.raises(tf.errors.OutOfRangeError, match="KeyError: 'x'"), plain_errors():
         raise tf.errors.OutOfRangeError(None, None, "KeyError: 'x'")
     with pytest.raises(DatasetError, match=r"^a: b$"), plain_errors():
-        raise tf.errors.UnknownError(None, None, "ValueError: x\ntfrecords.errors.DatasetError: a: b\nmore")
+        raise tf.errors.UnknownError(None, None, "ValueError: x\ncxr.errors.DatasetError: a: b\nmore")
 
 
 def test_random_damage_is_never_silent(make, tmp_path):
