@@ -155,6 +155,34 @@ def test_looking_into_a_data_set_needs_no_tensorflow(tmp_path):
     assert not loaded_after(opening) & {"apache_beam", "tensorflow", "keras", "numba"}
 
 
+NOWHERE = {
+    "bench": ["bench", "nowhere"],
+    "train": ["train", "--data", "nowhere", "--run", "run"],
+    "train from weights": [
+        "train",
+        "--data",
+        "nowhere",
+        "--run",
+        "run",
+        "--model",
+        "resnet50",
+        "--weights",
+        "imagenet",
+    ],
+    "evaluate": ["evaluate", "--run", "nowhere"],
+    "predict": ["predict", "--run", "nowhere", "setup.py"],
+    "export": ["export", "--run", "nowhere", "--output", "export"],
+    "tune": ["tune", "--data", "nowhere", "--project", "search"],
+}
+
+
+@pytest.mark.parametrize("command", NOWHERE)
+def test_a_folder_that_is_missing_is_named_before_anything_heavy_is_loaded(command):
+    loaded = loaded_after(f"from cxr import cli\nassert cli.main({NOWHERE[command]!r}) == 1")
+    assert any("nowhere" in word for word in loaded)  # of the message
+    assert not loaded & {"apache_beam", "tensorflow", "keras", "jax", "numba"}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in cli.COMMANDS)])
 def test_help_loads_nothing_heavy(arguments):
     statement = f"from cxr import cli\ntry:\n    cli.main({arguments!r})\nexcept SystemExit:\n    pass"

@@ -20,6 +20,7 @@ from cxr.console import EXIT_OK, progress_bar, run_command
 from cxr.errors import InputError, OutputError
 from cxr.files import write_atomically
 from cxr.machine import keep_tensorflow_small, load_tensorflow_quietly, usable_cores
+from tfrecords.dataset import open_dataset
 
 if TYPE_CHECKING:
     from tfrecords.streaming.loader import Loader
@@ -93,13 +94,12 @@ def measure(root: str | Path, split: str, seconds: float = 2.0, quiet: bool = Tr
     Raises:
       CxrError: the data set cannot be read or the options do not fit it.
     """
-    from tfrecords.dataset import open_dataset
-    from tfrecords.streaming.loader import forget_loaders, open_loader
+    from tfrecords.streaming.loader import open_index, open_loader
     from tfrecords.streaming.stream import make_stream, plain_errors
 
     data = open_dataset(root)
     chosen = data.options(split, training=True, epochs=None, cache="none", **options)
-    forget_loaders()
+    open_index.cache_clear()
     began = time.perf_counter()
     loader = open_loader(data.root, data.manifest.digest, chosen)
     opening_us = (time.perf_counter() - began) * 1e6 / len(loader.index)
@@ -298,19 +298,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not 0 < arguments.seconds < math.inf:
         raise InputError(f"--seconds {arguments.seconds:g}: expected more than 0")
+    options = {
+        "image_size": _image_size(arguments.image_size),
+        **{name: getattr(arguments, name) for name in ("batch_size", "fit", "rung", "threads")},
+    }
+    open_dataset(arguments.data).check_stream(arguments.split, **options)
     keep_tensorflow_small()
     load_tensorflow_quietly()
-    found = measure(
-        arguments.data,
-        arguments.split,
-        seconds=arguments.seconds,
-        quiet=False,
-        image_size=_image_size(arguments.image_size),
-        batch_size=arguments.batch_size,
-        fit=arguments.fit,
-        rung=arguments.rung,
-        threads=arguments.threads,
-    )
+    found = measure(arguments.data, arguments.split, seconds=arguments.seconds, quiet=False, **options)
     print(to_text(found, f"image size {arguments.image_size}, batches of {arguments.batch_size}"))
     if arguments.json:
         try:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cxr.errors import MissingExtraError
-from tfrecords.format.choices import check_split, class_weights
+from tfrecords.format.choices import check_split, choose_rung, class_weights
 from tfrecords.format.manifest import Manifest, Split, read_manifest
 
 if TYPE_CHECKING:
@@ -119,6 +119,16 @@ class XrayDataset:
         return _needing_extra("tfrecords.streaming.stream").make_stream(
             self.root, self.manifest.digest, self.options(split, **options)
         )
+
+    def check_stream(self, split: str, **options: Any) -> None:
+        """Checks what manifest and options alone tell of `stream(split, **options)`, before TensorFlow is loaded.
+
+        Raises:
+          InputError: there is no such split or rung, or an option is unknown or has a bad value.
+        """
+        chosen = self.options(split, **options)
+        check_split(self.manifest, split)
+        choose_rung(self.manifest, chosen.rung, None if chosen.image_size is None else chosen.size)
 
     def steps_per_epoch(self, split: str, **options: Any) -> int:
         """Batches of an epoch of `stream(split, **options)`, for the same options."""

@@ -13,6 +13,8 @@ from cxr.console import EXIT_OK, progress_bar, run_command
 from cxr.kinds import Flag, Text, Whole, directory
 from cxr.machine import load_tensorflow_quietly
 from cxr.options import Options, option, options
+from tfrecords.format.choices import check_split
+from tfrecords.streaming.cache import keep_images
 
 if TYPE_CHECKING:
     import keras
@@ -65,6 +67,7 @@ def run(given: Given) -> int:
     trained = open_run(asked.run)
     data = open_dataset(asked.data or trained.facts.path)
     output = Path(asked.output) if asked.output else None
+    check_evaluation(trained, data, asked.split)
     load_tensorflow_quietly()
     metrics = evaluate(
         trained, data, asked.split, rule=asked.operating_point, shifts=asked.shifts, bootstrap=asked.bootstrap,
@@ -76,6 +79,19 @@ def run(given: Given) -> int:
     return EXIT_OK
 
 
+def check_evaluation(run: Run, data: XrayDataset, split: str) -> None:
+    """Checks what can be checked before TensorFlow is loaded.
+
+    Raises:
+      InputError: no such split, or data that do not fit the run.
+      DatasetError: the run has no weights.
+    """
+    run.facts.check_same_kind(data)
+    check_split(data.manifest, split)
+    run.check_weights()
+
+
+@keep_images()
 def evaluate(
     run: Run,
     data: XrayDataset,
@@ -110,15 +126,13 @@ def evaluate(
     """
     from cxr.errors import OutputError
     from cxr.files import write_atomically
-    from tfrecords.format.choices import check_split
     from trainer.evaluation.metrics import evaluate_predictions
     from trainer.facts import VALIDATION
     from trainer.report import write_report
     from trainer.training.trained import load_model
     from trainer.training.validation import predict_split, predict_validation
 
-    run.facts.check_same_kind(data)
-    check_split(data.manifest, split)
+    check_evaluation(run, data, split)
     folder = output or run.evaluation(split)
     try:
         folder.mkdir(parents=True, exist_ok=True)

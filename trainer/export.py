@@ -65,11 +65,13 @@ def run(given: Given) -> int:
     asked = given.make(ExportOptions)
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"  # a SavedModel is its; weights are the same for all backends
-    load_tensorflow_quietly()  # which loads Keras
-
     from trainer.run import open_run
 
-    check = export_run(open_run(asked.run), asked.output, asked.overwrite, asked.check_images)
+    trained = open_run(asked.run)
+    trained.check_weights()
+    _check_room(Path(asked.output), asked.overwrite)
+    load_tensorflow_quietly()  # which loads Keras
+    check = export_run(trained, asked.output, asked.overwrite, asked.check_images)
     if check:
         print(
             f"checked on {check.images} images of {check.source}: probabilities differ by at most "

@@ -90,6 +90,7 @@ def run(given: Given) -> int:
         from trainer.run import open_run
 
         trained = open_run(asked.run)
+        trained.check_weights()
         load_tensorflow_quietly()
         from trainer.training.trained import load_model
 

@@ -87,6 +87,17 @@ class Run:
         """Table of the epochs."""
         return self.root / "history.csv"
 
+    def check_weights(self) -> None:
+        """Raises DatasetError unless there are weights to use; cheap, so that nothing large is loaded before."""
+        if self.best_weights.exists():
+            return
+        if self.state == "finished":
+            raise DatasetError(f"the run {self.root} has lost its weights, {self.best_weights}; train it again")
+        raise DatasetError(
+            f"the run {self.root} has no weights yet: no epoch of it has ended. "
+            f"`cxr train --run {self.root} --resume` resumes it"
+        )
+
     def weights_digest(self) -> str:
         """BLAKE3 of the weights to use; empty where there are none yet."""
         return weights_digest(self.root)

@@ -99,12 +99,12 @@ def run(given: Given) -> int:
                 raise UsageError("--data is missing: the data set to train on (or --resume, to resume a run)")
             check_free(root, asked.overwrite)
             config, positive = choose_config(asked.preset, asked.config, chosen)
-            if config.weights != "none":
-                load_tensorflow_quietly()
-                check_weights(config.model, config.weights)
             data = open_dataset(asked.data)
             facts = DataFacts.of(data, asked.positive or positive)
             check_trainable(data, facts, config.monitor)
+            if config.weights != "none":
+                load_tensorflow_quietly()
+                check_weights(config.model, config.weights)
             training_steps(data, config, facts, **stream)
             held.enter_context(locked(root))
             run = create_run(root, config, facts, asked.preset, asked.overwrite, given.argv)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -78,6 +80,19 @@ def test_command_line(dataset, tmp_path, capsys):
 def test_bad_arguments(dataset, capsys, arguments, message):
     assert cli.main(["bench", str(dataset.root), *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_wrong_split_or_rung_is_named_before_anything_heavy_is_loaded(dataset):
+    code = (
+        "import sys\nfrom cxr import cli\n"
+        f"assert cli.main(['bench', {str(dataset.root)!r}, '--split', 'test']) == 1\n"
+        f"assert cli.main(['bench', {str(dataset.root)!r}, '--rung', '512']) == 1\n"
+        "print(sorted({'tensorflow', 'keras', 'numba'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no split 'test'" in done.stderr
+    assert "no rung '512'" in done.stderr
+    assert done.stdout == "[]\n"
 
 
 def test_no_data_set(tmp_path, capsys):

@@ -15,6 +15,7 @@ import os
 import shutil
 import warnings
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -242,8 +243,23 @@ def cache_key(**what: object) -> str:
     return blake3.blake3(json.dumps({"version": _VERSION, **what}, sort_keys=True).encode()).hexdigest()[:32]
 
 
-_MEMORY: weakref.WeakValueDictionary[str, MemoryCache] = weakref.WeakValueDictionary()
-"""Memory caches in use in this process: streams over the same pixels share one."""
+_OPEN: weakref.WeakValueDictionary[Path, MemoryCache | DiskCache] = weakref.WeakValueDictionary()
+"""Caches in use in this process, by folder and key, a memory cache below `_MEMORY`: streams over the same pixels share
+one, and it goes with the last of them."""
+_MEMORY = Path("memory")
+_KEPT: list[list[PixelCache]] = []
+"""What each `keep_images` that is entered holds."""
+
+
+@contextlib.contextmanager
+def keep_images() -> Iterator[None]:
+    """Inside, caches outlive their streams: for work that makes one stream after another over the same images."""
+    kept: list[PixelCache] = []
+    _KEPT.append(kept)
+    try:
+        yield
+    finally:
+        _KEPT[:] = [other for other in _KEPT if other is not kept]
 
 
 def open_cache(kind: str, key: str, starts: np.ndarray, folder: Path, about: dict) -> PixelCache:
@@ -261,18 +277,19 @@ def open_cache(kind: str, key: str, starts: np.ndarray, folder: Path, about: dic
     """
     if kind == "none":
         return NoCache()
-    if kind == "disk":
-        return DiskCache(folder / key, starts, about)
-    cache = _MEMORY.get(key)
+    place = (_MEMORY if kind == "memory" else folder) / key
+    cache = _OPEN.get(place)
     if cache is None:
         try:
-            cache = MemoryCache(starts)
+            cache = MemoryCache(starts) if kind == "memory" else DiskCache(place, starts, about)
         except MemoryError as error:
             raise OutputError(
                 f"cache='memory' needs {format_bytes(int(starts[-1]))} of memory; use cache='disk' or 'none', "
                 "or a smaller image_size"
             ) from error
-        _MEMORY[key] = cache
+        _OPEN[place] = cache
+    for kept in _KEPT:
+        kept.append(cache)
     return cache
 
 
@@ -291,9 +308,7 @@ def choose_cache(needed: int, stored: int, decoding: bool, epochs: int | None, k
       key: of the cache; one that is open in this process is used in any case.
       folder: below which disk caches lie.
     """
-    if key in _MEMORY:
-        return "memory"
-    if fits_memory(needed):
+    if _MEMORY / key in _OPEN or fits_memory(needed):
         return "memory"
     if epochs == 1 or not (decoding or stored >= 2 * needed):
         return "none"
@@ -303,7 +318,7 @@ def choose_cache(needed: int, stored: int, decoding: bool, epochs: int | None, k
 
 def fits_memory(needed: int) -> bool:
     """Whether so many bytes are at most the share of memory that `auto` takes, after what open caches will take."""
-    promised = sum(cache.missing_bytes for cache in _MEMORY.values())
+    promised = sum(cache.missing_bytes for cache in _OPEN.values() if isinstance(cache, MemoryCache))
     return needed <= _MEMORY_SHARE * (available_memory() - promised)
 
 

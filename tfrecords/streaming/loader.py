@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tfrecords.images.fit import fit
 from tfrecords.streaming.buckets import assign_buckets, choose_buckets
 from tfrecords.streaming.buffers import BufferPool
 from tfrecords.streaming.cache import NoCache, PixelCache, cache_key, choose_cache, open_cache
-from tfrecords.streaming.reader import RecordReader, open_shard
+from tfrecords.streaming.reader import RecordReader
 from tfrecords.streaming.sampling import Plan
 from tfrecords.streaming.split_index import OnCorrupt, SplitIndex, build_index
 from tfrecords.streaming.stream_options import StreamOptions
@@ -46,7 +46,7 @@ class Loader:
         self.rung = choose_rung(manifest, options.rung, None if options.image_size is None else options.size)
         check_split(manifest, options.split)
         self.channels = options.channels or manifest.channels or 3
-        self.index = _index(root, manifest.digest, self.rung, options.split, options.on_corrupt)
+        self.index = open_index(root, manifest.digest, self.rung, options.split, options.on_corrupt)
         if self.index.faults:
             warnings.warn(
                 f"{root}: skipped {self.index.lost} of {self.index.lost + len(self.index)} records of split "
@@ -192,13 +192,12 @@ class Loader:
         return (images, *rest[: len(rest) - len(METADATA) * len(metadata)], *metadata)
 
 
-@functools.lru_cache(maxsize=16)
-def _index(root: Path, digest: str, rung: str, split: str, on_corrupt: OnCorrupt) -> SplitIndex:
-    """The index of a split, read once in a process for all streams over it."""
+@functools.lru_cache(maxsize=8)
+def open_index(root: Path, digest: str, rung: str, split: str, on_corrupt: OnCorrupt) -> SplitIndex:
+    """The index of a split, read once in a process for the streams over it."""
     return build_index(root, _manifest(root, digest), rung, split, on_corrupt)
 
 
-@functools.lru_cache(maxsize=16)
 def _manifest(root: Path, digest: str) -> Manifest:
     """The manifest of a data set that has been opened before.
 
@@ -211,27 +210,14 @@ def _manifest(root: Path, digest: str) -> Manifest:
     return manifest
 
 
-@functools.lru_cache(maxsize=16)
-def loader_of(recipe: bytes) -> Loader:
-    """The loader of a stream: one in a process for equal options, while it is among the last ones used."""
-    fields = json.loads(recipe)
-    root = Path(fields["root"])
-    return Loader(root, _manifest(root, fields["digest"]), StreamOptions.from_json(fields["options"]))
-
-
-def recipe_of(root: Path, digest: str, options: StreamOptions) -> bytes:
-    """All that a loader is made from."""
-    return json.dumps({"root": str(root.resolve()), "digest": digest, "options": options.to_json()}).encode()
+_LOADERS: weakref.WeakValueDictionary[tuple[Path, str, StreamOptions], Loader] = weakref.WeakValueDictionary()
 
 
 def open_loader(root: Path, digest: str, options: StreamOptions) -> Loader:
-    """The loader behind a stream, see `stream.make_stream`."""
-    _manifest.__wrapped__(root, digest)  # what is open already would not notice that the data set has changed
-    return loader_of(recipe_of(root, digest, options))
-
-
-def forget_loaders() -> None:
-    """Lets go of indexes, open files and memory caches that no stream is using."""
-    loader_of.cache_clear()
-    _index.cache_clear()
-    open_shard.cache_clear()
+    """The loader behind a stream, see `stream.make_stream`: one for equal options, which goes with the last stream."""
+    manifest = _manifest(root, digest)
+    key = (root.resolve(), digest, options)
+    loader = _LOADERS.get(key)
+    if loader is None:
+        loader = _LOADERS[key] = Loader(key[0], manifest, options)
+    return loader

@@ -16,11 +16,12 @@ import atexit
 import re
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +29,7 @@ import tensorflow as tf
 from cxr import errors
 from cxr.errors import CorruptError, DatasetError, InputError, OutputError
 from tfrecords.streaming.cache import MemoryCache
+from tfrecords.streaming.keras_calls import check_keras_call
 from tfrecords.streaming.loader import Loader, open_loader
 from tfrecords.streaming.stream_options import StreamOptions
 
@@ -85,52 +87,116 @@ def make_stream(root: Path, digest: str, options: StreamOptions) -> tf.data.Data
       CxrError: the data set cannot be read, or the options do not fit it.
     """
     loader = open_loader(root, digest, options)
-    specs = _specs(loader)
-    types = [spec.dtype for spec in specs]
-    # TensorFlow keeps Python functions for good; the loader goes when the stream does, which holds `load` below
-    kept = weakref.ref(loader)
-
-    def load_here(step: np.int64) -> tuple[np.ndarray, ...]:
-        with _CALLS:
-            return _alive(kept).load(int(step))
-
-    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes long
-    def load(step: tf.Tensor) -> tuple:
-        arrays = tf.numpy_function(load_here, [step], types, stateful=False)
-        for array, spec in zip(arrays, specs, strict=True):
-            array.set_shape(spec.shape)
-        return loader.structure(arrays)
-
     steps = tf.int64.max if options.epochs is None else options.epochs * loader.plan.steps_per_epoch
     if options.first_step > steps:
         raise InputError(f"first_step={options.first_step}: the stream has {steps} batches")
-    dataset = tf.data.Dataset.range(options.first_step, steps)
+    source = _Source(loader)
+    load = _load_function(loader, source)
     if isinstance(loader.cache, MemoryCache) and loader.buckets is None and not options.metadata:
-        dataset = _from_memory(loader, load)
+        dataset = _from_memory(loader, source, load)
     else:
+        dataset = tf.data.Dataset.range(options.first_step, steps)
         dataset = dataset.map(load, num_parallel_calls=options.thread_count, deterministic=True)
+    count = tf.data.INFINITE_CARDINALITY if options.epochs is None else steps - options.first_step
     settings = tf.data.Options()
     settings.autotune.enabled = False
     settings.threading.private_threadpool_size = options.thread_count + 1
-    return dataset.prefetch(options.prefetch).with_options(settings)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(options.prefetch)
+    return Stream(dataset.with_options(settings), loader)
+
+
+class Stream(tf.data.Dataset):
+    """What `make_stream` returns. It, its iterators and datasets derived from it keep the loader and its images.
+
+    TensorFlow keeps the Python functions of a graph for good, so those here know the loader by a weak reference.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset, loader: Loader):
+        self._dataset, self._options_of_stream = dataset, loader.options
+        super().__init__(dataset._variant_tensor)
+        if tf.executing_eagerly():
+            self._variant_tensor.loader = loader  # which also graphs keep that use this dataset
+        else:  # made within the function of another dataset, or a tf.function, whose graph makes it anew in each call
+            graph = tf.compat.v1.get_default_graph()
+            graph.cxr_loaders = [*getattr(graph, "cxr_loaders", ()), loader]
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._dataset]
+
+    @property
+    def element_spec(self) -> Any:
+        return self._dataset.element_spec
+
+    def cardinality(self) -> tf.Tensor:
+        """Number of batches, or `tf.data.INFINITE_CARDINALITY`.
+
+        Raises:
+          InputError: Keras asks, and the call would fail or never end.
+        """
+        check_keras_call(self._options_of_stream)
+        return super().cardinality()
+
+
+class _Source:
+    """The loader behind a stream, for functions that TensorFlow keeps, and what has been read of the stream."""
+
+    def __init__(self, loader: Loader):
+        options, steps = loader.options, loader.plan.steps_per_epoch
+        self._loader = weakref.ref(loader)
+        self._first, self._last = options.first_step, (options.epochs or 0) * steps - 1
+        self._repeats = options.training and options.epochs is not None
+        self._ended = False
+        self._again = (
+            f"a training stream of split '{options.split}' with epochs={options.epochs} was read to its end and is "
+            "now read again, in the same order. For another order in each epoch, make one endless stream (without "
+            f"epochs=) and give Keras steps_per_epoch={steps}, or make a stream with epochs= of all epochs"
+        )
+
+    def loader(self) -> Loader:
+        """The loader; only while the stream is alive."""
+        loader = self._loader()
+        if loader is None:
+            raise RuntimeError("the stream, and every dataset and iterator made from it, were deleted")
+        return loader
+
+    def note(self, step: int) -> None:
+        """Takes down that a batch is read; warns where a finite training stream begins again."""
+        if self._repeats and self._ended and step == self._first:
+            self._repeats = False
+            warnings.warn(self._again, stacklevel=2)
+        self._ended = self._ended or step == self._last
 
 
 def _specs(loader: Loader) -> list[tf.TensorSpec]:
     return [tf.TensorSpec(shape, tf.as_dtype(dtype)) for shape, dtype in loader.specs()]
 
 
-def _alive(kept: weakref.ref[Loader]) -> Loader:
-    loader = kept()
-    if loader is None:
-        raise RuntimeError("the stream was let go while a batch of it was being loaded")
-    return loader
+def _load_function(loader: Loader, source: _Source) -> Callable[[tf.Tensor], tuple]:
+    """From a step, int64 [], to the element of the stream."""
+    specs, structure = _specs(loader), loader.structure
+    types = [spec.dtype for spec in specs]
+
+    def load_here(step: np.int64) -> tuple[np.ndarray, ...]:
+        with _CALLS:
+            source.note(int(step))
+            return source.loader().load(int(step))
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes long
+    def load(step: tf.Tensor) -> tuple:
+        arrays = tf.numpy_function(load_here, [step], types, stateful=False)
+        for array, spec in zip(arrays, specs, strict=True):
+            array.set_shape(spec.shape)
+        return structure(arrays)
+
+    return load
 
 
-def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.Dataset:
+def _from_memory(loader: Loader, source: _Source, load: Callable[[tf.Tensor], tuple]) -> tf.data.Dataset:
     """The same batches epoch by epoch: those whose images are all in memory are gathered without Python.
 
     Args:
       loader: of the stream, with a memory cache.
+      source: of the same loader.
       load: a step to its batch, for epochs of which an image is missing.
     """
     options, plan, specs = loader.options, loader.plan, _specs(loader)
@@ -139,19 +205,23 @@ def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.
         labels = tf.constant(loader.index.label, specs[1].dtype)
         weights = None if loader.class_weights is None else tf.constant(loader.class_weights)
         starts = tf.constant(np.cumsum([0, *(len(rows) for rows in plan.epoch(0))]))
-    kept = weakref.ref(loader)  # see make_stream
 
     def prepare(number: np.int64) -> tuple[np.ndarray, np.bool_, np.ndarray]:
         with _CALLS:
-            loader = _alive(kept)
-            memory = cast(MemoryCache, loader.cache)
+            loader = source.loader()
+            memory, steps = cast(MemoryCache, loader.cache), loader.plan.steps_per_epoch
             order = np.concatenate(loader.plan.epoch(int(number)))
+            complete = memory.has(order)
+            if complete:  # no batch of this epoch comes through `load`
+                source.note(max(loader.options.first_step, int(number) * steps))
+                source.note((int(number) + 1) * steps - 1)
             table = memory.table(tuple(table_spec.shape[1:]), loader.reader.dtype)
-            return order, np.bool_(memory.has(order)), table  # TensorFlow does not copy the table
+            return order, np.bool_(complete), table  # TensorFlow does not copy the table
 
     @tf.autograph.experimental.do_not_convert
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        order, complete, table = tf.numpy_function(prepare, [number], [tf.int64, tf.bool, table_spec.dtype])
+        types = [tf.int64, tf.bool, table_spec.dtype]
+        order, complete, table = tf.numpy_function(prepare, [number], types, stateful=False)
         order.set_shape([None])
         complete.set_shape([])
         table.set_shape(table_spec.shape)
@@ -172,11 +242,8 @@ def _from_memory(loader: Loader, load: Callable[[tf.Tensor], tuple]) -> tf.data.
         steps = tf.data.Dataset.range(first, plan.steps_per_epoch)
         return steps.map(batch, num_parallel_calls=options.thread_count, deterministic=True)
 
-    last, count = tf.int64.max // plan.steps_per_epoch, tf.data.INFINITE_CARDINALITY
-    if options.epochs is not None:
-        last, count = options.epochs, options.epochs * plan.steps_per_epoch - options.first_step
-    dataset = tf.data.Dataset.range(options.first_step // plan.steps_per_epoch, last).flat_map(epoch)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count))
+    last = tf.int64.max // plan.steps_per_epoch if options.epochs is None else options.epochs
+    return tf.data.Dataset.range(options.first_step // plan.steps_per_epoch, last).flat_map(epoch)
 
 
 _NAMED_ERROR = re.compile(r"\b(?P<name>[A-Za-z]+Error): (?P<message>[^\n]+)")

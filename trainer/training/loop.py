@@ -18,6 +18,7 @@ import keras
 from cxr.errors import DatasetError, TrainingError
 from cxr.events import EventWriter
 from tfrecords.dataset import XrayDataset
+from tfrecords.streaming.cache import keep_images
 from tfrecords.streaming.stream import plain_errors
 from trainer.facts import TRAIN, VALIDATION, check_trainable
 from trainer.models import set_trainable
@@ -107,7 +108,7 @@ def train(
     resuming = resume and run.last_checkpoint.exists()
     if resume and not resuming and run.history.exists():
         raise DatasetError(f"the run {run.root} has lost {run.last_checkpoint}; start anew with --overwrite")
-    with locked(run.root), _memory_errors(config), plain_errors(), device_scope(devices) as used:
+    with locked(run.root), _memory_errors(config), plain_errors(), keep_images(), device_scope(devices) as used:
         options = stream_options(config, facts.multi_label, used, **stream)
         check_memory(config, facts, data, options)
         model = build_classifier(config, facts, load_weights=not resuming)

@@ -17,13 +17,7 @@ def load_model(run: Run | str | Path) -> Classifier:
     """
     if not isinstance(run, Run):
         run = open_run(run)
-    if not run.best_weights.exists():
-        if run.state == "finished":
-            raise DatasetError(f"the run {run.root} has lost its weights, {run.best_weights}; train it anew")
-        raise DatasetError(
-            f"the run {run.root} has no weights yet: no epoch of it has ended. "
-            f"`cxr train --run {run.root} --resume` resumes it"
-        )
+    run.check_weights()
     model = build_classifier(run.config, run.facts, load_weights=False)
     try:
         model.load_weights(run.best_weights)

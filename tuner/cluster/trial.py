@@ -16,7 +16,7 @@ import keras
 
 from cxr.errors import BusyError, CxrError, DatasetError, TrainingError
 from tfrecords.dataset import XrayDataset
-from tfrecords.streaming.loader import forget_loaders
+from tfrecords.streaming.cache import keep_images
 from trainer.evaluate import choose_operating_point, shift_suite
 from trainer.evaluation.metrics import evaluate_predictions
 from trainer.facts import VALIDATION, DataFacts
@@ -33,6 +33,7 @@ from tuner.cluster.worker_options import WorkerOptions
 from tuner.objectives import OBJECTIVES
 
 
+@keep_images()
 def run_trial(
     task: dict[str, Any],
     data: XrayDataset,
@@ -62,7 +63,6 @@ def run_trial(
     facts = DataFacts.of(data, search["positive"])
     steps = training_steps(data, config, facts, **options.stream)
     keras.backend.clear_session()
-    forget_loaders()  # with their image caches
     gc.collect()
     with _locked_in_time(root, options.patience, progress):
         run = _take_up(root, config, facts)

@@ -147,8 +147,7 @@ def test_a_label_that_the_file_size_gives_away():
     (line,) = warnings_of(report, "SHORTCUT")
     assert (
         "the label 'PNEUMONIA' can be predicted from the encoding alone, "
-        f"AUC {found['PNEUMONIA']['auc']:.3f} (bytes per"
-        in line
+        f"AUC {found['PNEUMONIA']['auc']:.3f} (bytes per" in line
     )
 
 

@@ -16,24 +16,18 @@ import tensorflow as tf
 import tfrecords
 from cxr.errors import OutputError
 from tfrecords.streaming import cache
-from tfrecords.streaming.loader import forget_loaders, open_loader
+from tfrecords.streaming.loader import Loader, open_index, open_loader
 
 SIZE = 20
 
 
-@pytest.fixture(autouse=True)
-def _fresh():
-    forget_loaders()
-    yield
-    forget_loaders()
-
-
 def loader(root: Path, folder: Path, **options):
     """The loader of an evaluation stream with a disk cache in `folder`, as a new process would open it."""
-    forget_loaders()
+    open_index.cache_clear()
+    cache._OPEN.clear()
     data = tfrecords.open_dataset(root)
     chosen = {"image_size": SIZE, "batch_size": 4, "cache": "disk", "cache_dir": str(folder), **options}
-    return open_loader(data.root, data.manifest.digest, data.options("train", **chosen))
+    return Loader(data.root, data.manifest, data.options("train", **chosen))
 
 
 def images(opened) -> np.ndarray:
@@ -86,6 +80,7 @@ def test_later_epochs_decode_nothing_and_are_equal(make, tmp_path, monkeypatch, 
     ],
 )
 @pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.filterwarnings("ignore:a training stream .* read again")
 def test_cached_epochs_are_the_epochs_without_a_cache(make, tmp_path, kind, options):
     made = make(tmp_path / "set", shards={"train": (5, 3, 2), "val": (2,)})
     data = tfrecords.open_dataset(made.root)

@@ -349,7 +349,7 @@ def test_other_errors_pass_through_plain_errors():
     with pytest.raises(tf.errors.OutOfRangeError, match="KeyError: 'x'"), plain_errors():
         raise tf.errors.OutOfRangeError(None, None, "KeyError: 'x'")
     with pytest.raises(DatasetError, match=r"^a: b$"), plain_errors():
-        raise tf.errors.UnknownError(None, None, "ValueError: x\ntfrecords.errors.DatasetError: a: b\nmore")
+        raise tf.errors.UnknownError(None, None, "ValueError: x\ncxr.errors.DatasetError: a: b\nmore")
 
 
 def test_random_damage_is_never_silent(make, tmp_path):

@@ -12,8 +12,9 @@ import pytest
 
 from cxr.errors import InputError
 from cxr.machine import usable_cores
+from tfrecords.images.fit_modes import LARGEST_SIZE
 from tfrecords.streaming.sampling import Sampling
-from tfrecords.streaming.stream_options import LARGEST_SIZE, StreamOptions
+from tfrecords.streaming.stream_options import StreamOptions
 
 WHOLE = {
     "first_step": 0,
