@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tabulate import tabulate
 
+from cxr.command import Command, Given
 from cxr.console import EXIT_OK, progress_bar, run_command
-from cxr.errors import InputError, OutputError
-from cxr.files import write_atomically
+from cxr.errors import OutputError
+from cxr.files import write_json
+from cxr.kinds import Choice, Parsed, Real, Text, Whole, directory, file_path
 from cxr.machine import keep_tensorflow_small, load_tensorflow_quietly, usable_cores
+from cxr.options import Options, option, options
 from tfrecords.dataset import open_dataset
+from tfrecords.images.fit_modes import FITS
 
 if TYPE_CHECKING:
     from tfrecords.streaming.loader import Loader
@@ -277,51 +278,56 @@ def to_text(found: Benchmark, options: str) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: `cxr bench DIR`."""
-    parser = argparse.ArgumentParser(
-        prog="cxr bench",
-        description="Measures how fast a data set streams, stage by stage, names the bottleneck and says what to "
-        "change.",
-        epilog="read: bytes of the records. check: and their CRCs. decode: to pixels. fit: to the image size. "
-        "batch: the whole stream as training gets it. cached: the same from a memory cache.",
+def _image_size(value: Any) -> int | None:
+    return None if value in (None, "native") else Whole(1).check(int(value))
+
+
+@options
+class BenchOptions(Options):
+    """What `cxr bench` measures."""
+
+    data: str = option(directory(), "a data set written by `cxr preprocess`", positional=True)
+    split: str = option(Text(metavar="NAME"), "split to read", default="train")
+    image_size: int | None = option(
+        Parsed(_image_size, "a side in pixels, or native", "N|native"), "side in pixels, or native", default=224
     )
-    parser.add_argument("data", type=Path, metavar="DIR", help="data set written by cxr preprocess")
-    parser.add_argument("--split", default="train", help="split to read (train)")
-    parser.add_argument("--image-size", default="224", help="side in pixels, or native (224)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images a batch (32)")
-    parser.add_argument("--fit", default="squash", help="squash, pad or crop (squash)")
-    parser.add_argument("--rung", help="resolution to read (the smallest that suffices)")
-    parser.add_argument("--threads", type=int, help="threads (one for each core)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each stage (3)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    arguments = parser.parse_args(argv)
-    if not 0 < arguments.seconds < math.inf:
-        raise InputError(f"--seconds {arguments.seconds:g}: expected more than 0")
-    options = {
-        "image_size": _image_size(arguments.image_size),
-        **{name: getattr(arguments, name) for name in ("batch_size", "fit", "rung", "threads")},
-    }
-    open_dataset(arguments.data).check_stream(arguments.split, **options)
+    batch_size: int = option(Whole(1), "images a batch", default=32)
+    fit: str = option(Choice(FITS), "how images of another shape come to that size", default="squash")
+    rung: str | None = option(
+        Text(metavar="NAME"), "resolution to read", default=None, unset="the smallest that suffices"
+    )
+    threads: int | None = option(Whole(1), "threads", default=None, unset="one for each core")
+    seconds: float = option(Real(above=0, metavar="S"), "time for each stage", default=3.0)
+    json: str | None = option(file_path(), "write the figures here too", default=None)
+
+
+def run(given: Given) -> int:
+    """Measures the data set of a command line."""
+    asked = given.make(BenchOptions)
+    names = ("image_size", "batch_size", "fit", "rung", "threads")
+    options = {name: getattr(asked, name) for name in names}
+    open_dataset(asked.data).check_stream(asked.split, **options)
     keep_tensorflow_small()
     load_tensorflow_quietly()
-    found = measure(arguments.data, arguments.split, seconds=arguments.seconds, quiet=False, **options)
-    print(to_text(found, f"image size {arguments.image_size}, batches of {arguments.batch_size}"))
-    if arguments.json:
+    found = measure(asked.data, asked.split, seconds=asked.seconds, quiet=False, **options)
+    print(to_text(found, f"image size {asked.image_size or 'native'}, batches of {asked.batch_size}"))
+    if asked.json:
         try:
-            write_atomically(arguments.json, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+            write_json(Path(asked.json), dataclasses.asdict(found), indent=1)
         except OSError as error:
-            raise OutputError(f"cannot write {arguments.json}: {error.strerror}") from error
+            raise OutputError(f"cannot write {asked.json}: {error.strerror}") from error
     return EXIT_OK
 
 
-def _image_size(text: str) -> int | None:
-    if text == "native":
-        return None
-    if not text.isdecimal():
-        raise InputError(f"--image-size {text!r}: expected pixels or 'native'")
-    return int(text)
-
+COMMAND = Command(
+    "bench",
+    "Measures how fast a data set streams, stage by stage, names the bottleneck and says what to change.",
+    run, BenchOptions,
+    "read: bytes of the records. check: and their CRCs. decode: to pixels. fit: to the image size. "
+    "batch: the whole stream as training gets it. cached: the same from a memory cache.",
+    needs="stream",
+)  # fmt: skip
+main = COMMAND.main
 
 if __name__ == "__main__":
     raise SystemExit(run_command(main))
