@@ -127,7 +127,7 @@ def test_python_examples_parse_and_import_what_there_is(page):
 @each_page
 def test_files_that_are_named_exist(page):
     named = re.findall(
-        r"`((?:beam_jobs|tfrecords|phantoms|trainer|tuner|tests|benchmarks)/[\w/.-]*)`",
+        r"`((?:cxr|beam_jobs|tfrecords|phantoms|trainer|tuner|tests|benchmarks)/[\w/.-]*)`",
         page.read_text(encoding="utf-8"),
     )
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
