@@ -6,7 +6,7 @@ differentiated with respect to that map. It works on models that were built by `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -144,17 +144,22 @@ def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., A
     pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
     own_sizes = backbone.inputs[1:]
     before = keras.Model(model.input, [pixels, *(model.get_layer("sizes").output for _ in own_sizes)])
-    encoder = keras.Model(backbone.inputs, [last, *own_sizes])
-    decoder = keras.Model([last, *own_sizes], backbone.output)
+    encoder = keras.Model(_sole(backbone.inputs), [last, *own_sizes])
+    decoder = keras.Model(_sole([last, *own_sizes]), backbone.output)
     after = keras.Model(features, scores)
 
     def to_map(images: Any) -> list[Any]:
-        return encoder(before(images, training=False), training=False)
+        return encoder(_sole(before(images, training=False)), training=False)
 
     def to_scores(*maps_and_sizes: Any) -> Any:
-        return after(decoder(list(maps_and_sizes), training=False), training=False)
+        return after(decoder(_sole(maps_and_sizes), training=False), training=False)
 
     return to_map, to_scores
+
+
+def _sole(values: Sequence[Any]) -> Any:
+    """The only one, or the list: Keras takes no list of one tensor where a model was built on a tensor."""
+    return values[0] if len(values) == 1 else list(values)
 
 
 def _gradient(function: Callable[[Any], Any], at: Any) -> Any:
