@@ -6,7 +6,7 @@ differentiated with respect to that map. It works on models that were built by `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -143,23 +143,21 @@ def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., A
         raise InputError("this model has no map of features, only dense layers, so Grad-CAM cannot say where it looks")
     pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
     own_sizes = backbone.inputs[1:]
-    before = keras.Model(model.input, [pixels, *(model.get_layer("sizes").output for _ in own_sizes)])
-    encoder = keras.Model(_sole(backbone.inputs), [last, *own_sizes])
-    decoder = keras.Model(_sole([last, *own_sizes]), backbone.output)
+    outer = [pixels, model.get_layer("sizes").output] if own_sizes else pixels
+    inner = [last, *own_sizes] if own_sizes else last
+    before = keras.Model(model.input, outer)
+    encoder = keras.Model(backbone.input, inner)
+    decoder = keras.Model(inner, backbone.output)
     after = keras.Model(features, scores)
 
     def to_map(images: Any) -> list[Any]:
-        return encoder(_sole(before(images, training=False)), training=False)
+        maps = encoder(before(images, training=False), training=False)
+        return list(maps) if own_sizes else [maps]
 
-    def to_scores(*maps_and_sizes: Any) -> Any:
-        return after(decoder(_sole(maps_and_sizes), training=False), training=False)
+    def to_scores(*parts: Any) -> Any:
+        return after(decoder(list(parts) if own_sizes else parts[0], training=False), training=False)
 
     return to_map, to_scores
-
-
-def _sole(values: Sequence[Any]) -> Any:
-    """The only one, or the list: Keras takes no list of one tensor where a model was built on a tensor."""
-    return values[0] if len(values) == 1 else list(values)
 
 
 def _gradient(function: Callable[[Any], Any], at: Any) -> Any:
