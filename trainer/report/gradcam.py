@@ -143,16 +143,19 @@ def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., A
         raise InputError("this model has no feature map, only dense layers, so Grad-CAM cannot say where it looks")
     pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
     own_sizes = backbone.inputs[1:]
-    before = keras.Model(model.input, [pixels, *(model.get_layer("sizes").output for _ in own_sizes)])
-    encoder = keras.Model(backbone.inputs, [last, *own_sizes])
-    decoder = keras.Model([last, *own_sizes], backbone.output)
+    outer = [pixels, model.get_layer("sizes").output] if own_sizes else pixels
+    inner = [last, *own_sizes] if own_sizes else last
+    before = keras.Model(model.input, outer)
+    encoder = keras.Model(backbone.input, inner)
+    decoder = keras.Model(inner, backbone.output)
     after = keras.Model(features, scores)
 
     def to_map(images: Any) -> list[Any]:
-        return encoder(before(images, training=False), training=False)
+        maps = encoder(before(images, training=False), training=False)
+        return list(maps) if own_sizes else [maps]
 
-    def to_scores(*maps_and_sizes: Any) -> Any:
-        return after(decoder(list(maps_and_sizes), training=False), training=False)
+    def to_scores(*parts: Any) -> Any:
+        return after(decoder(list(parts) if own_sizes else parts[0], training=False), training=False)
 
     return to_map, to_scores
 
