@@ -161,9 +161,12 @@ def test_a_path_may_be_text_and_relative(made, monkeypatch):
         assert sum(len(labels) for _, labels in data.stream("train", image_size=5)) == 17
 
 
-def test_a_handle_sees_that_its_data_set_was_written_anew(make, tmp_path):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_handle_sees_that_its_data_set_was_written_anew(make, tmp_path, streamed):
     made = make(tmp_path / "set", "raw")
     data = open_dataset(made.root)
+    if streamed:
+        list(data.stream("train", image_size=6))
     records = made.records()
     made.rewrite([*records[1:], dataclasses.replace(records[0], patient="somebody else")])
     for call in (data.stream, data.steps_per_epoch):

@@ -144,12 +144,3 @@ class StreamOptions:
         if unknown:
             raise InputError(f"unknown option {', '.join(unknown)}; a stream takes {', '.join(known)}")
         return cls(split, **options)
-
-    def to_json(self) -> dict[str, Any]:
-        """As values that JSON has."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> StreamOptions:
-        """From what `to_json` gave."""
-        return cls(**fields)

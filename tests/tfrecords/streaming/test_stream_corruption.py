@@ -8,7 +8,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def stream(made, **options) -> tf.data.Dataset:
     return open_dataset(made.root).stream("train", **{**chosen, **options})
 
 
-def paths_of(batches: tf.data.Dataset) -> list[str]:
+def paths_of(batches: Iterable[tuple]) -> list[str]:
     """Reads to the end."""
     return [path.decode() for batch in batches for path in batch[-1]["path"].numpy()]
 
@@ -190,6 +190,16 @@ def test_an_error_names_file_and_record_in_the_stream(damaged, image_size):
     assert type(raised.value) is kind
     with pytest.raises(tf.errors.OpError, match=f"CorruptError: {fault}"):
         paths_of(stream(made, image_size=image_size))
+
+
+def test_batches_before_a_damaged_record_come_first(dataset):
+    flip(dataset.shard("train", 1), 400)
+    found = []
+    with pytest.raises(CorruptError, match=r"record 0 at byte 0: .*CRC") as raised, plain_errors():
+        for batch in stream(dataset, batch_size=1, threads=1):
+            found += paths_of([batch])
+    assert found == everything(dataset)[:3]
+    assert isinstance(raised.value.__cause__, tf.errors.OpError)
 
 
 def test_skipping_gives_every_other_record_once_and_says_so(damaged):
