@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import sys
@@ -32,7 +33,9 @@ from stream import CORES, child, preprocess, warm
 from tabulate import tabulate
 
 RECORDS_MADE = 10_000
-"""Records that `cxr preprocess` writes, and multiples of which are made; into shards of an ordinary length."""
+"""Records that `cxr preprocess` writes, into 16 shards, and multiples of which are made."""
+NUMBERED = re.compile(r"(.+)-([0-9]{5})-of-[0-9]{5}(.*)")
+"""Shards, and files that lie beside them."""
 SIDE = 8
 """Of the images, pixels."""
 OPTIONS: dict[str, Any] = {"image_size": SIDE, "training": True, "seed": 0, "cache": "none"}
@@ -53,14 +56,13 @@ def multiply(source: Path, target: Path, times: int) -> None:
     manifest = json.loads((source / "manifest.json").read_text())
     (rung,) = manifest["rungs"].values()
     before = {split: len(shards) for split, shards in rung["shards"].items()}
+    (target / "full").mkdir(parents=True)
     for split, count in before.items():
-        for path in sorted((source / "full").glob(f"*-{split}.tfrecord-*-of-{count:05d}*")):
-            stem, rest = path.name.rsplit(".tfrecord-", 1)
-            index, ending = int(rest[:5]), rest[len("00000-of-00000") :]
+        for path in (source / "full").glob(f"*-{split}.*-of-{count:05d}*"):
+            start, index, ending = NUMBERED.fullmatch(path.name).groups()
             for copy in range(times):
-                place = f"{copy * count + index:05d}-of-{times * count:05d}{ending}"
-                (target / "full").mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target / "full" / f"{stem}.tfrecord-{place}")
+                name = f"{start}-{copy * count + int(index):05d}-of-{times * count:05d}{ending}"
+                shutil.copyfile(path, target / "full" / name)
         rung["shards"][split] *= times
         numbers = manifest["splits"][split]
         numbers["images"] *= times
