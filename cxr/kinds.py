@@ -152,7 +152,7 @@ class Real(Kind):
             or (self.below is not None and number >= self.below)
         ):
             raise ValueError(value)
-        return value if isinstance(value, int | float) else number
+        return number
 
     def parse(self, text: str) -> float:
         return self.check(float(text))

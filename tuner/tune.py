@@ -139,7 +139,7 @@ def _check_role(asked: TuneOptions, given: Given, resources: Resources) -> None:
         odd = [name for name in given if name in chiefs - {"data", "project"}]
         if odd:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
-            raise UsageError(f"{names}: for the chief to decide, not for --role worker")
+            raise UsageError(f"{names}: set by the chief, not with --role worker")
         if not resources.workers:
             raise UsageError("--workers 0: --role worker needs at least one")
     elif asked.chief is not None:

@@ -297,7 +297,9 @@ def test_a_failed_job_goes_on_with_the_shards_it_has(broken, tmp_path):
     share = 1.5 / len(list(broken.rglob("*.jpeg")))
     with pytest.raises(InputError):
         run(broken, tmp_path / "data", max_reject_fraction=share)
-    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / ".work" / "build" / "full").iterdir()}
+    shards = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "data" / ".work" / "build" / "full").glob("*.tfrecord-*")
+    }
     summary = run(broken, tmp_path / "data", max_reject_fraction=0.1)
     assert summary.kept_shards == len(shards) > 1
     for path, modified in shards.items():
@@ -539,8 +541,8 @@ REFUSALS = {
     "ignored fractions": (["--input", "{images}", "--fractions", "0.5,0.25,0.25"], "expected --split patient"),
     "ignored val fraction": (["--input", "{images}/train", "--val-fraction", "0.3"], "expected --fractions"),
     "stray argument": (["--input", "{images}", "more"], "unknown argument 'more'"),
-    "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "--fractions: expected three numbers"),
-    "not a number": (["--input", "{images}", "--sizes", "512,big"], "whole numbers"),
+    "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "expected three numbers that sum to 1"),
+    "not a number": (["--input", "{images}", "--sizes", "512,big"], "each a whole number of at least 8"),
     "unknown option": (["--input", "{images}", "--val-fracton=0.2"], "did you mean --val-fraction?"),
     "unknown label": (["--input", "{images}", "--classes", "NORMAL,COVID"], "unknown label 'PNEUMONIA'"),
     "empty split": (["--input", "{tmp}/few", "--split", "patient"], "would be empty"),
@@ -585,7 +587,7 @@ def test_refusals(case, phantoms, tmp_path, capsys):
 
 def test_a_disk_that_is_too_small_is_seen_before_writing(phantoms, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(OutputError, match=r"needs about .* 1000 B free"):
         run(phantoms, tmp_path / "data")
     assert not list((tmp_path / "data" / ".work" / "results").glob("*"))
@@ -603,5 +605,5 @@ def test_progress_bar_and_closing_table(phantoms, tmp_path, capfd):
     out, err = capfd.readouterr()
     assert "writing shards: 100%" in err
     assert "images/s" in err
-    for expected in ("split", "patients", "NORMAL", "rung", "short side 64", "audit", "images/s", "none left out"):
+    for expected in ("split", "patients", "NORMAL", "rung", "short side 64", "audit", "images/s", "none rejected"):
         assert expected in out

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
-
-from cxr import console
 from cxr.console import run_command
-from cxr.machine import usable_cores
 
 
 def test_an_interrupted_command_says_no_more_than_that(capsys):
@@ -17,17 +11,3 @@ def test_an_interrupted_command_says_no_more_than_that(capsys):
 
     assert run_command(main, []) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
-
-
-def test_usable_cores_are_those_of_this_process(monkeypatch):
-    monkeypatch.setattr(console.os, "sched_getaffinity", lambda process: {4, 7, 9}, raising=False)
-    monkeypatch.setattr(console.os, "cpu_count", lambda: 64)
-    assert usable_cores() == 3
-
-
-@pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
-def test_usable_cores_where_the_system_does_not_tell_by_process(monkeypatch, count, expected):
-    if hasattr(os, "sched_getaffinity"):
-        monkeypatch.delattr(console.os, "sched_getaffinity")
-    monkeypatch.setattr(console.os, "cpu_count", lambda: count)
-    assert usable_cores() == expected

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from cxr.kinds import Choice, Flag, Real
+from cxr.kinds import Choice, Flag, Real, Whole
 from cxr.options import Options, check_names, checked, fields_of, option, options
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Augmentation(Options):
         Real(1, 8), "to this fraction of the resolution and back; 1 changes nothing", default=1.0
     )
     noise_sigma: float = option(Real(0, 1), "of full scale", default=0.0)
-    jpeg_quality: int = option(Real(1, 100), "lowest JPEG quality; 100 changes nothing", default=100)
+    jpeg_quality: int = option(Whole(1, 100), "lowest JPEG quality; 100 changes nothing", default=100)
     erasing_area: float = option(Real(0, 1), "share of the image that is covered", default=0.0)
     probability: float = option(
         Real(0, 1), "that blur, rescaling, noise, recompression or erasing acts on an image, each for itself",

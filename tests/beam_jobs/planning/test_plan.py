@@ -327,7 +327,7 @@ def test_cause_and_label_must_agree():
 
 def test_labels_that_cannot_be_printed_are_refused():
     """TFDS keeps one label a line."""
-    with pytest.raises(InputError, match=r"label 'N\\nx' has signs"):
+    with pytest.raises(InputError, match=r"label 'N\\nx' contains unprintable"):
         make_plan([row("1", "N\nx"), row("2", "P")], config(**ALL_TRAIN))
 
 

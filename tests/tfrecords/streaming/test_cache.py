@@ -264,7 +264,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(dataset, tmp_path, monkey
         [sys.executable, "-c", code, str(dataset.root), str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(f"{dataset.manifest.splits['train'].images} 1 the image cache")
-    assert "takes no more" in done.stdout
+    assert "cannot store more" in done.stdout
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(dataset, tmp_path):

@@ -456,18 +456,15 @@ def test_layers_survive_saving(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Augmentation.of("mild"), "no augmentation 'mild'; expected none, light, strong"),
-        (lambda: Augmentation.of("light", rotation=3), "has no rotation; it has shift, rotation_degrees"),
-        (
-            lambda: Augmentation.of("light", shift=0.7),
-            "shift must be a number at least 0 and at most 0.5; received 0.7",
-        ),
-        (lambda: Augmentation(noise_sigma=float("nan")), "noise_sigma must be a number"),
-        (lambda: Augmentation(jpeg_quality=0), "jpeg_quality must be"),
-        (lambda: Augmentation(flip=1), "flip must be true or false; received 1"),
-        (lambda: Augmentation(probability="0.5"), "probability must be"),
-        (lambda: RandomFlip(probability=0), "probability must be a number above 0 and at most 1; received 0"),
-        (lambda: RandomErasing(max_area=0.1, min_area=0.2), "min_area must be"),
+        (lambda: Augmentation.of("mild"), "augment='mild': expected one of none, light, strong"),
+        (lambda: Augmentation.of("light", rotation=3), "has no option 'rotation'; did you mean rotation_degrees"),
+        (lambda: Augmentation.of("light", shift=0.7), "shift=0.7: expected a number from 0 to 0.5"),
+        (lambda: Augmentation(noise_sigma=float("nan")), "noise_sigma=nan: expected a number"),
+        (lambda: Augmentation(jpeg_quality=0), "jpeg_quality=0: expected a whole number from 1 to 100"),
+        (lambda: Augmentation(flip=1), "flip=1: expected true or false"),
+        (lambda: Augmentation(probability="0.5"), "probability='0.5': expected a number"),
+        (lambda: RandomFlip(probability=0), "probability=0: expected a number above 0 and at most 1"),
+        (lambda: RandomErasing(max_area=0.1, min_area=0.2), "min_area=0.2: expected a number from 0 to 0.1"),
         (lambda: RandomRecompression((60, 30)), "the lowest and the highest, in that order"),
     ],
 )

@@ -204,7 +204,7 @@ def test_directories_that_hold_something_else(data, small, tmp_path, trained):
     with pytest.raises(DatasetError, match="is not a run"):
         open_run(tmp_path)
     run = create_run(tmp_path / "run", small(), facts)
-    with pytest.raises(OutputError, match="--resume goes on"):
+    with pytest.raises(OutputError, match="--resume resumes it"):
         create_run(run.root, small(), facts)
     assert create_run(run.root, small(epochs=1), facts, overwrite=True).config.epochs == 1
 

@@ -150,7 +150,7 @@ def test_final_runs_of_the_best(searched, capsys):
         (["--project", "P", "--data", "DATA", "--bind", "192.0.2.1:0"], "cannot listen"),
         (["--project", "P", "--data", "DATA", "--chief", "a:1"], "--chief is for --role worker"),
         (["--project", "P", "--data", "DATA", "--role", "worker"], "needs --chief"),
-        (["--project", "P", "--data", "DATA", "--role", "worker", "--chief", "a:1", "--seed", "1"], "by the chief"),
+        (["--project", "P", "--data", "DATA", "--role", "worker", "--chief", "a:1", "--seed", "1"], "set by the chief"),
         (["--project", "P", "--data", "DATA", "--resume"], "holds no search"),
         (["--project", "P", "--resume", "--fix", "model=mlp"], "leave out --space"),
         (["--project", "FULL", "--data", "DATA"], "holds something that is no search"),
