@@ -145,7 +145,7 @@ class _Source:
         self._loader = weakref.ref(loader)
         self._first, self._last = options.first_step, (options.epochs or 0) * steps - 1
         self._repeats = options.training and options.epochs is not None
-        self._ended = False
+        self._begun = self._ended = False
         self._again = (
             f"a training stream of split '{options.split}' with epochs={options.epochs} was read to its end and is "
             "now read again, in the same order. For another order in each epoch, make one endless stream (without "
@@ -161,9 +161,11 @@ class _Source:
 
     def note(self, step: int) -> None:
         """Takes down that a batch is read; warns where a finite training stream begins again."""
-        if self._repeats and self._ended and step == self._first:
-            self._repeats = False
-            warnings.warn(self._again, stacklevel=2)
+        if step == self._first:
+            if self._repeats and self._begun and self._ended:
+                self._repeats = False
+                warnings.warn(self._again, stacklevel=2)
+            self._begun = True  # not before the last step only: threads may load a short stream's last step first
         self._ended = self._ended or step == self._last
 
 

@@ -194,7 +194,7 @@ def _flip(path: Path, position: int) -> None:
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cache_is_mended(dataset, tmp_path, monkeypatch, damage):
     expected = images(loader(dataset.root, tmp_path))
-    DAMAGE[damage](next(tmp_path.glob("*/")))
+    DAMAGE[damage](next(tmp_path.glob("*/pixels.bin")).parent)
     opened = loader(dataset.root, tmp_path)
     decoded = reads(opened, monkeypatch)
     np.testing.assert_array_equal(images(opened), expected)
