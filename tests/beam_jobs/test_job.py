@@ -541,7 +541,7 @@ REFUSALS = {
     "ignored fractions": (["--input", "{images}", "--fractions", "0.5,0.25,0.25"], "expected --split patient"),
     "ignored val fraction": (["--input", "{images}/train", "--val-fraction", "0.3"], "expected --fractions"),
     "stray argument": (["--input", "{images}", "more"], "unknown argument 'more'"),
-    "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "expected three numbers that sum to 1"),
+    "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "expected numbers that sum to 1"),
     "not a number": (["--input", "{images}", "--sizes", "512,big"], "each a whole number of at least 8"),
     "unknown option": (["--input", "{images}", "--val-fracton=0.2"], "did you mean --val-fraction?"),
     "unknown label": (["--input", "{images}", "--classes", "NORMAL,COVID"], "unknown label 'PNEUMONIA'"),
