@@ -232,7 +232,7 @@ def test_a_best_trial_of_few_epochs_says_so(searching, page_of):
     assert "add --epochs 9" in page_of(write_report(found)).text
 
 
-@pytest.mark.parametrize(("columns", "last"), [(50, "model"), (250, "learning_rate")])
+@pytest.mark.parametrize(("columns", "last"), [(60, "model"), (250, "learning_rate")])
 def test_the_printed_ranking_fits_the_terminal(searching, monkeypatch, columns, last):
     monkeypatch.setenv("COLUMNS", str(columns))
     search = searching(space=small_space("learning_rate"))
