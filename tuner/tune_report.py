@@ -124,7 +124,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
     """A table of as many columns as the terminal is wide enough for; at least three."""
     from tabulate import tabulate
 
-    widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
+    # tabulate pads each name by 2, and puts 2 spaces between columns
+    widths = [max(len(name) + 2, *map(len, cells)) + 2 for name, *cells in zip(head, *rows, strict=True)]
     room = shutil.get_terminal_size((160, 24)).columns + 2
     shown = max(3, sum(total <= room for total in itertools.accumulate(widths)))
     aligned = ["right" if column in numbers else "left" for column in range(shown)][: len(head)]
