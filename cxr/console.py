@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence, Sized
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cxr.errors import CxrError, UsageError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -43,6 +44,8 @@ def progress_bar(
       file: stream to write to instead.
       options: for `tqdm`, such as `unit`.
     """
+    from tqdm import tqdm  # here, so that `cxr --help` need not load it
+
     every = 0.1 if (file or sys.stderr).isatty() else 10.0
     if isinstance(work, Sized):
         options["iterable"], work = work, len(work)
