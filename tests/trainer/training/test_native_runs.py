@@ -32,6 +32,12 @@ NATIVE = {
     "normalize": "image",
 }
 
+pytestmark = pytest.mark.timeout(1500)
+many_shapes = pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="JAX compiles each shape anew, which takes minutes; one run trains",
+)
+
 
 @pytest.fixture(scope="module")
 def native_run(data, start, tmp_path_factory):
@@ -51,6 +57,7 @@ def test_every_image_is_trained_on_and_validated(native_run, data):
     assert json.loads((native_run.root / "run.json").read_text())["config"]["image_size"] == "native"
 
 
+@many_shapes
 def test_resuming_in_mid_epoch_is_exact(data, start, tmp_path):
     class StopAt(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -70,6 +77,7 @@ def test_resuming_in_mid_epoch_is_exact(data, start, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@many_shapes
 def test_a_file_is_predicted_as_its_record(native_run, data, phantoms):
     model = load_model(native_run)
     predictions = predict_split(model, data, "val", native_run.config)
@@ -80,6 +88,7 @@ def test_a_file_is_predicted_as_its_record(native_run, data, phantoms):
     np.testing.assert_allclose([one.probabilities for one in found], predictions.probabilities[:5], atol=1e-5)
 
 
+@many_shapes
 def test_evaluation_has_shifts_and_heat(native_run, data, tmp_path):
     metrics = evaluate(native_run, data, "val", bootstrap=10, output=tmp_path, quiet=True)
     assert metrics["shifts"]["noise"]["metrics"]["roc_auc"]["value"] is not None
@@ -87,6 +96,7 @@ def test_evaluation_has_shifts_and_heat(native_run, data, tmp_path):
     assert "images at their own size" in report and "cannot say where it looks" not in report
 
 
+@many_shapes
 def test_heat_lies_on_the_image_whatever_the_padding(native_run, data):
     model = load_model(native_run)
     pixels = open_loader(data.root, data.manifest.digest, data.options("val", image_size=None)).reader.image(0)
@@ -105,6 +115,7 @@ def test_an_export_takes_files_of_any_size(native_run, tmp_path):
     assert check is not None and check.images == 4 and "val of" in check.source
 
 
+@many_shapes
 def test_shapes_of_a_batch_do_not_mix_images(native_run):
     """Of two images of different sizes, each is predicted as by itself."""
     model, rng = load_model(native_run), np.random.default_rng(0)
@@ -132,6 +143,7 @@ def test_what_native_size_cannot_do_is_said_at_once(fields, message):
         TrainConfig.from_json({"image_size": "native", **fields})
 
 
+@many_shapes
 def test_from_the_command_line_with_strong_augmentation(data, tmp_path: Path, capsys):
     options = ["--image-size", "native", "--model-options", "filters=4", "convolutions=1", "dense=none", "--quiet",
                "--epochs", "1", "--batch-size", "8", "--augment", "strong", "--cache", "none"]  # fmt: skip
