@@ -82,7 +82,7 @@ def test_a_worker_that_hangs_is_replaced(tune):
 
 @pytest.mark.slow
 def test_a_worker_without_progress_gives_its_trial_back(tune):
-    tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", 2, "--hang-seconds", 0.01, "--max-attempts", 2)
+    tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", EPOCHS, "--hang-seconds", 0.01, "--max-attempts", 2)
     assert tuning.wait() == 0, tuning.said()
     (trial,) = tuning.found().trials
     assert trial.status == "failed"
