@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
-import re
 import sys
 import time
 from pathlib import Path
