@@ -49,7 +49,8 @@ class StreamOptions:
       cache_dir: folder of disk caches; None is $CXR_CACHE_DIR or the user's cache folder.
       on_corrupt: `error` stops at damage; `skip` first reads the split and checks its CRCs, and warns with a
         count of what is lost.
-      threads: batches loaded at the same time; None is one for each usable core.
+      threads: batches loaded at the same time; None is one more than there are usable cores, because each waits now
+        and then for a file or for Python's lock.
       prefetch: finished batches to hold ready. About `threads + prefetch + 3` batches are in memory at most.
       max_buckets: number of batch shapes at native size.
     """
@@ -134,7 +135,7 @@ class StreamOptions:
     @property
     def thread_count(self) -> int:
         """Batches loaded at the same time."""
-        return self.threads or usable_cores()
+        return self.threads or usable_cores() + 1
 
     @classmethod
     def of(cls, split: str, **options: Any) -> StreamOptions:

@@ -133,7 +133,7 @@ def test_native_size_has_no_size():
 
 
 def test_what_follows_from_options(monkeypatch):
-    assert StreamOptions("train").thread_count == usable_cores()
+    assert StreamOptions("train").thread_count == usable_cores() + 1
     assert StreamOptions("train", threads=3).thread_count == 3
     assert StreamOptions("train", cache_dir="/some/place").cache_folder == Path("/some/place")
     monkeypatch.setenv("CXR_CACHE_DIR", "/another/place")
