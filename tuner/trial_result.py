@@ -6,7 +6,6 @@ KerasTuner keeps a file of its own beside it, which only its oracle reads.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cxr.errors import DatasetError
-from cxr.files import write_atomically
+from cxr.files import read_json, write_json
 
 RECORD_NAME = "record.json"
 Status = Literal["waiting", "running", "completed", "pruned", "failed"]
@@ -91,7 +90,7 @@ class TrialResult:
         """Writes PROJECT/trial_ID/record.json."""
         folder = project / f"trial_{self.id}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECORD_NAME, json.dumps(dataclasses.asdict(self)) + "\n")
+        write_json(folder / RECORD_NAME, dataclasses.asdict(self), None)
 
 
 def ranked(trials: Iterable[TrialResult], direction: str) -> list[TrialResult]:
@@ -113,18 +112,3 @@ def load_trials(project: Path) -> list[TrialResult]:
         except TypeError as error:
             raise DatasetError(f"{path} was written by another version: {error}") from error
     return trials
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-      DatasetError: it cannot be read, or is something else.
-    """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise DatasetError(f"{path}: expected a JSON object")
-    return fields

@@ -9,13 +9,12 @@ search_page   data of the page; its template is search.html
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cxr.errors import OutputError
-from cxr.files import write_atomically
+from cxr.files import write_atomically, write_json
 from tuner.report.importance import Importances, hyperparameter_importance
 from tuner.results import SearchResult
 
@@ -59,7 +58,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TABLE_NAME, to_csv(search))
         if search.best is not None:
-            write_atomically(folder / BEST_NAME, json.dumps(dict(search.best.config), indent=2) + "\n")
+            write_json(folder / BEST_NAME, dict(search.best.config))
         else:
             (folder / BEST_NAME).unlink(missing_ok=True)  # of a search that was here before
         write_atomically(folder / PAGE_NAME, text)

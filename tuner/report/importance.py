@@ -107,7 +107,7 @@ def hyperparameter_importance(search: SearchResult, seed: int = 0) -> Importance
       search: as it stands.
       seed: of the forest and the shuffles.
     """
-    space = Space.from_json(search.settings["space"])
+    space = search.space
     first: dict[str, TrialResult] = {}
     for trial in search.trials:
         if trial.scored:
@@ -140,7 +140,9 @@ def importances(
             f"{count or 'none'}"
         )
         return Importances(configurations=count, reason=reason)
-    ranks, budgets = _ranks(np.asarray(scores, float)), np.asarray(epochs if epochs is not None else [1] * count, float)
+    _, inverse, same = np.unique(np.asarray(scores, float), return_inverse=True, return_counts=True)
+    ranks = ((np.cumsum(same) - same / 2) / count)[inverse]  # in (0, 1); equal scores have the middle of their ranks
+    budgets = np.asarray(epochs if epochs is not None else [1] * count, float)
     expected = np.zeros(count)
     for budget in np.unique(budgets):
         expected[budgets == budget] = ranks[budgets == budget].mean()
@@ -152,15 +154,16 @@ def importances(
     if not varied:
         return Importances(configurations=count, reason="no hyperparameter differs between the trials")
     filled = fill_inactive(table[:, varied], np.random.default_rng(seed))
-    choices = [number for number, column in enumerate(varied) if _unordered(space.parameters[column])]
+    # two values need no order
+    texts = [len(each.values) > 2 and isinstance(each.values[0], str) for each in space.parameters]
+    choices = [number for number, column in enumerate(varied) if texts[column]]
     losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices, seed)
     active = np.isfinite(table[:, varied]).sum(axis=0)
-    found = [
-        Importance(
-            parameter.name, float(loss.mean()), float(loss.std(ddof=1)), int(trials), _condition(space, parameter)
-        )
-        for parameter, loss, trials in zip([space.parameters[c] for c in varied], losses, active, strict=False)
-    ]
+    found = []
+    for column, loss, trials in zip(varied, losses, active, strict=False):  # the last loss is that of the epochs
+        parameter = space.parameters[column]
+        only = parameter.conditions if len(space.variants(parameter.name)) > 1 else ""
+        found.append(Importance(parameter.name, float(loss.mean()), float(loss.std(ddof=1)), int(trials), only))
     return Importances(tuple(sorted(found, key=lambda one: -one.value)), r2, count)
 
 
@@ -171,17 +174,11 @@ def encode(space: Space, values: Sequence[Mapping[str, Any]]) -> np.ndarray:
       float64 [configurations, parameters of the space].
     """
     table = np.full((len(values), len(space.parameters)), np.nan)
-    columns = {space.keys[parameter]: column for column, parameter in enumerate(space.parameters)}
     for row, chosen in enumerate(values):
-        for parameter in space.active(chosen):
-            if parameter.name in chosen:
-                table[row, columns[space.keys[parameter]]] = _code(parameter, chosen[parameter.name])
+        for column, parameter in enumerate(space.parameters):
+            if parameter.name in chosen and parameter.matters(chosen):
+                table[row, column] = _code(parameter, chosen[parameter.name])
     return table
-
-
-def _condition(space: Space, parameter: Parameter) -> str:
-    """What tells a hyperparameter from others of its name."""
-    return parameter.conditions if len(space.variants(parameter.name)) > 1 else ""
 
 
 def fill_inactive(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -240,19 +237,8 @@ def _permutation_losses(
     return found.importances, r2(forest, variables, ranks)
 
 
-def _unordered(parameter: Parameter) -> bool:
-    """Whether its values have no order; two values need none."""
-    return len(parameter.values) > 2 and isinstance(parameter.values[0], str)
-
-
 def _code(parameter: Parameter, value: Any) -> float:
     if not parameter.values:
         return math.log(value) if parameter.log else float(value)
     known = parameter.values if isinstance(parameter.values[0], str) else sorted(parameter.values)
     return float(next((place for place, other in enumerate(known) if other == value), len(known)))
-
-
-def _ranks(scores: np.ndarray) -> np.ndarray:
-    """In (0, 1); equal scores have the middle of their ranks."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    return ((np.cumsum(counts) - counts / 2) / len(scores))[inverse]

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tuner.results import SearchResult, TrialResult
-from tuner.space.space import Space
 from tuner.space.translation import plain
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
@@ -35,15 +34,6 @@ class Failure:
 
     reason: str
     trials: tuple[str, ...]
-
-
-def space_of(search: SearchResult) -> Space:
-    """What was searched.
-
-    Raises:
-      InputError: the project was made by another version.
-    """
-    return Space.from_json(search.settings["space"])
 
 
 def counts(search: SearchResult) -> dict[str, int]:
@@ -80,7 +70,7 @@ def shown_hyperparameters(
       but: names to leave out.
     """
     differing = []
-    for name in space_of(search).names:
+    for name in search.space.names:
         values = {repr(trial.values.get(name)) for trial in search.trials if trial.scored}
         if name not in but and len(values) > 1:
             differing.append(name)
@@ -98,8 +88,7 @@ def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) 
     """
     rows = [
         [str(rank), trial.id, number(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
-         model_of(trial), size_of(trial), weights_of(trial), speed(trial),
-         *(value_of(trial, name) for name in names)]
+         *what_it_is(trial), *(value_of(trial, name) for name in names)]
         for rank, trial in enumerate(search.ranked[:top], 1)
     ]  # fmt: skip
     return [*HEAD, *names], rows
@@ -112,26 +101,17 @@ def number(score: float | None) -> str:
     return f"{score:.4f}" if abs(score) >= 0.01 or score == 0 else f"{score:.2e}"
 
 
-def model_of(trial: TrialResult) -> str:
-    """Architecture of a trial."""
-    return str(trial.config.get("model", trial.values.get("model", "-")))
-
-
 def size_of(trial: TrialResult) -> str:
     """Pixels of a trial's images: a side, or height x width."""
-    size = trial.config.get("image_size", "-")
-    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+    size = trial.config["image_size"]
+    return "x".join(map(str, size)) if isinstance(size, list) else str(size)
 
 
-def weights_of(trial: TrialResult) -> str:
-    """Number of weights."""
-    return "-" if trial.parameters is None else f"{trial.parameters:,}"
-
-
-def speed(trial: TrialResult) -> str:
-    """Images a second."""
-    rate = trial.images_per_second
-    return "-" if rate is None else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+def what_it_is(trial: TrialResult) -> list[str]:
+    """Architecture, image size, number of weights and images a second of a trial."""
+    weights, rate = trial.parameters, trial.images_per_second
+    speed = "-" if rate is None else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+    return [trial.config["model"], size_of(trial), "-" if weights is None else f"{weights:,}", speed]
 
 
 def value_of(trial: TrialResult, name: str) -> str:
@@ -146,7 +126,7 @@ def to_csv(search: SearchResult) -> str:
     Columns: `id`, `status`, `rank`, `score`, `epochs` (trained), `epochs_given`, `best_epoch`, `parameters`,
     `images_per_second`, `seconds`, `attempts`, `worker`, each hyperparameter by its name, `message`.
     """
-    names = space_of(search).names
+    names = search.space.names
     ranks = {trial.id: rank for rank, trial in enumerate(search.ranked, 1)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
