@@ -133,7 +133,7 @@ def _trials(search: SearchResult, importances: Importances) -> dict[str, Any]:
         "most_rows": _MOST_ROWS,
         "comparable": comparable(search),
         "unscored": {"head": ["trial", "status", "epochs", "model", "size", "attempts", "worker"], "rows": unscored},
-        "failures": [[len(each.trials), each.reason, _listed(each.trials)] for each in failures(search)],
+        "failures": [[len(trials), reason, _listed(trials)] for reason, trials in failures(search).items()],
         "pruned": {"head": ["trial", "reason"], "rows": pruned},
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import re
 from collections.abc import Collection, Sequence
@@ -23,33 +22,20 @@ _CSV_HEAD = ("id", "status", "rank", "score", "epochs", "epochs_given", "best_ep
              "images_per_second", "seconds", "attempts", "worker")  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A reason for failures.
-
-    Attributes:
-      reason: first line of the first trial's message.
-      trials: their ids.
-    """
-
-    reason: str
-    trials: tuple[str, ...]
-
-
 def counts(search: SearchResult) -> dict[str, int]:
     """Number of trials by status, in the order of `STATUSES`, without zeros."""
     found = [trial.status for trial in search.trials]
     return {status: found.count(status) for status in STATUSES if status in found}
 
 
-def failures(search: SearchResult) -> list[Failure]:
-    """Why trials failed, the most frequent reason first; reasons that differ in numbers only count as one."""
+def failures(search: SearchResult) -> dict[str, list[str]]:
+    """Ids of the failed trials by reason, the most frequent first; reasons that differ in numbers only count as one."""
     groups: dict[str, list[TrialResult]] = {}
     for trial in search.trials:
         if trial.status == "failed":
             groups.setdefault(re.sub(r"\d+", "0", first_line(trial.message)), []).append(trial)
-    found = [Failure(first_line(each[0].message), tuple(trial.id for trial in each)) for each in groups.values()]
-    return sorted(found, key=lambda failure: (-len(failure.trials), failure.trials))
+    found = sorted(groups.values(), key=lambda trials: (-len(trials), trials[0].id))
+    return {first_line(trials[0].message): [trial.id for trial in trials] for trials in found}
 
 
 def first_line(message: str | None) -> str:
