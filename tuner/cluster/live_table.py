@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.console import format_seconds
-from tuner.report.trial_rows import number, value_of
-from tuner.trial_result import TrialResult
+from tuner.trial_result import TrialResult, score_text
 
 if TYPE_CHECKING:
     from tuner.cluster.chief import Chief, Lease
@@ -78,7 +77,7 @@ class LiveTable:
             table.add_row(*self._running(chief, worker, lease))
         for trial in chief.best(_BEST):
             epochs, speed = f"{len(trial.history)}/{trial.epochs}", _whole(trial.images_per_second)
-            table.add_row(trial.id, trial.status, number(trial.score), epochs, speed, "", describe_values(trial))
+            table.add_row(trial.id, trial.status, score_text(trial.score), epochs, speed, "", describe_values(trial))
         return Group(
             Text(self._headline(chief), style="bold"),
             table,
@@ -92,7 +91,7 @@ class LiveTable:
         passed, done = time.monotonic() - lease.begun, lease.epoch + lease.fraction
         left = format_seconds(passed / done * (trial.epochs - done)) if done > 0.2 else ""
         return [
-            trial.id, f"{lease.doing} on {worker}", number(best), f"{done:.1f}/{trial.epochs}",
+            trial.id, f"{lease.doing} on {worker}", score_text(best), f"{done:.1f}/{trial.epochs}",
             _whole(lease.images_per_second), left, describe_values(trial),
         ]  # fmt: skip
 
@@ -122,7 +121,7 @@ class LiveTable:
 
 def describe_values(trial: TrialResult) -> str:
     """The hyperparameters that say most, short."""
-    return " ".join(value_of(trial, name) for name in _MOST_SHOWN if name in trial.values)
+    return " ".join(trial.shown(name) for name in _MOST_SHOWN if name in trial.values)
 
 
 def _whole(value: float | None) -> str:

@@ -28,7 +28,6 @@ def write_report(
     *,
     importances: Importances | None = None,
     finals: Mapping[str, Any] | None = None,
-    top: int = 8,
 ) -> Path:
     """Writes `index.html`, `trials.csv` and, if a trial has a score, `best.json`; replaces existing ones.
 
@@ -39,7 +38,6 @@ def write_report(
       folder: created if it does not exist; None for PROJECT/report.
       importances: of the hyperparameters, if already known.
       finals: results of the final runs, see `tuner.retraining`; None if there are none.
-      top: trials whose curves stand out from the others, at most 8.
 
     Returns:
       The folder.
@@ -53,7 +51,7 @@ def write_report(
 
     folder = folder or search.project / "report"
     importances = importances or hyperparameter_importance(search)
-    text = search_page(search, folder / BEST_NAME, importances, finals, top)
+    text = search_page(search, folder / BEST_NAME, importances, finals)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TABLE_NAME, to_csv(search))

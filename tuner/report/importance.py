@@ -33,6 +33,7 @@ LOW_R2 = 0.3
 """Below this R2 of the forest, its importances come with a warning."""
 _TREES = 200
 _SHUFFLES = 10
+_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,26 +96,16 @@ class Importances:
         )
 
 
-def active_values(space: Space, trial: TrialResult) -> dict[str, Any]:
-    """Active hyperparameters of a trial that the space varies, by name."""
-    return {p.name: trial.values[p.name] for p in space.active(trial.values) if p.name in trial.values}
-
-
-def hyperparameter_importance(search: SearchResult, seed: int = 0) -> Importances:
-    """Importance of the hyperparameters of a search; see the module's docstring.
-
-    Args:
-      search: as it stands.
-      seed: of the forest and the shuffles.
-    """
+def hyperparameter_importance(search: SearchResult) -> Importances:
+    """Importance of the hyperparameters of a search as it stands; see the module's docstring."""
     space = search.space
     first: dict[str, TrialResult] = {}
     for trial in search.trials:
         if trial.scored:
-            first.setdefault(json.dumps(active_values(space, trial), sort_keys=True), trial)
+            first.setdefault(json.dumps(space.active_values(trial.values), sort_keys=True), trial)
     trials = list(first.values())
     given = [1 if "preset" in trial.values else trial.epochs for trial in trials]  # a preset's epochs are part of it
-    return importances(space, [trial.values for trial in trials], [trial.value for trial in trials], given, seed)
+    return importances(space, [trial.values for trial in trials], [trial.value for trial in trials], given)
 
 
 def importances(
@@ -122,7 +113,6 @@ def importances(
     values: Sequence[Mapping[str, Any]],
     scores: Sequence[float],
     epochs: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> Importances:
     """Importance of hyperparameters for scores.
 
@@ -131,7 +121,6 @@ def importances(
       values: hyperparameters by name, one mapping a configuration; all different.
       scores: one a configuration; finite. The direction does not matter.
       epochs: given to each; None if the same.
-      seed: of the forest and the shuffles.
     """
     count = len(scores)
     if count < LEAST_CONFIGURATIONS:
@@ -153,11 +142,11 @@ def importances(
     varied = [column for column, codes in enumerate(table.T) if len(np.unique(codes[np.isfinite(codes)])) > 1]
     if not varied:
         return Importances(configurations=count, reason="no hyperparameter differs between the trials")
-    filled = fill_inactive(table[:, varied], np.random.default_rng(seed))
+    filled = fill_inactive(table[:, varied], np.random.default_rng(_SEED))
     # two values need no order
     texts = [len(each.values) > 2 and isinstance(each.values[0], str) for each in space.parameters]
     choices = [number for number, column in enumerate(varied) if texts[column]]
-    losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices, seed)
+    losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices)
     active = np.isfinite(table[:, varied]).sum(axis=0)
     found = []
     for column, loss, trials in zip(varied, losses, active, strict=False):  # the last loss is that of the epochs
@@ -191,7 +180,7 @@ def fill_inactive(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _permutation_losses(
-    variables: np.ndarray, ranks: np.ndarray, variance: float, choices: Sequence[int], seed: int
+    variables: np.ndarray, ranks: np.ndarray, variance: float, choices: Sequence[int]
 ) -> tuple[np.ndarray, float]:
     """Loss of out-of-bag R2 by variable and shuffle, float [variables, shuffles]; and that R2.
 
@@ -200,7 +189,6 @@ def _permutation_losses(
       ranks: float [configurations].
       variance: of the ranks that is to be explained.
       choices: columns without an order, which the forest sees as one column of 0 and 1 for each value.
-      seed: of the forest and the shuffles.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
@@ -232,8 +220,8 @@ def _permutation_losses(
     def r2(forest: OutOfBag, variables: np.ndarray, ranks: np.ndarray) -> float:
         return 1 - float(((forest.predict(variables) - ranks) ** 2).mean()) / variance
 
-    forest = OutOfBag(_TREES, min_samples_leaf=2, random_state=seed).fit(variables, ranks)
-    found = permutation_importance(forest, variables, ranks, scoring=r2, n_repeats=_SHUFFLES, random_state=seed)
+    forest = OutOfBag(_TREES, min_samples_leaf=2, random_state=_SEED).fit(variables, ranks)
+    found = permutation_importance(forest, variables, ranks, scoring=r2, n_repeats=_SHUFFLES, random_state=_SEED)
     return found.importances, r2(forest, variables, ranks)
 
 

@@ -27,13 +27,13 @@ from tuner.report.trial_rows import (
     NUMBERS,
     failures,
     first_line,
-    number,
     ranking,
     shown_hyperparameters,
     what_it_is,
 )
 from tuner.results import SearchResult
 from tuner.space.translation import MEANINGS, plain
+from tuner.trial_result import score_text
 
 _COLUMNS = 3
 _PLOTS = 6
@@ -43,7 +43,7 @@ _MOST_ROWS = 30
 
 
 def search_page(
-    search: SearchResult, best_file: Path, importances: Importances, finals: Mapping[str, Any] | None, top: int
+    search: SearchResult, best_file: Path, importances: Importances, finals: Mapping[str, Any] | None
 ) -> str:
     """The page.
 
@@ -52,7 +52,6 @@ def search_page(
       best_file: where the best configuration is written.
       importances: of the hyperparameters.
       finals: results of the final runs, see `tuner.retraining`; None if there are none.
-      top: trials whose curves stand out from the others.
     """
     names = shown_hyperparameters(search, importances.names, _PLOTS)
     return render(
@@ -67,7 +66,7 @@ def search_page(
         **_trials(search, importances),
         course=[
             to_svg(draw.course_figure(search), "course", "score of each trial, in order"),
-            to_svg(draw.curves_figure(search, top), "curves", "validation by epoch of the best trials"),
+            to_svg(draw.curves_figure(search), "curves", "validation by epoch of the best trials"),
         ],
         epochs_differ=len({trial.epochs for trial in search.ranked}) > 1,
         importances=importances,
@@ -154,7 +153,7 @@ def _cost(search: SearchResult, cost: draw.Cost) -> dict[str, Any]:
     return {
         "figure": to_svg(figure, f"pareto{cost.replace('_', '')}", f"score against {draw.COSTS[cost]}"),
         "less": "fewer weights" if cost == "parameters" else "more images per second",
-        "rows": [[each.id, number(each.score), *what_it_is(each)] for each in draw.pareto_trials(search, cost)[1]],
+        "rows": [[each.id, score_text(each.score), *what_it_is(each)] for each in draw.pareto_trials(search, cost)[1]],
     }
 
 

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 
 from tuner.report.importance import Importances
-from tuner.report.trial_rows import counts, number, size_of, value_of
+from tuner.report.trial_rows import counts, size_of
 from tuner.results import SearchResult, TrialResult
+from tuner.trial_result import score_text
 
 
 def standing(search: SearchResult) -> str:
@@ -52,7 +53,7 @@ def headline(search: SearchResult) -> str:
         return "No trial has a score yet."
     among = len(search.ranked)
     of = f"the best of {among} with a score" if among > 1 else "the only one with a score"
-    return f"Trial {best.id} is {of}: {search.objective} {number(best.score)}."
+    return f"Trial {best.id} is {of}: {search.objective} {score_text(best.score)}."
 
 
 def described(trial: TrialResult) -> str:
@@ -66,7 +67,7 @@ def described(trial: TrialResult) -> str:
 
 def chosen(trial: TrialResult) -> str:
     """Its hyperparameters."""
-    return ", ".join(f"{name} {value_of(trial, name)}" for name in trial.values)
+    return ", ".join(f"{name} {trial.shown(name)}" for name in trial.values)
 
 
 def shorter_than_others(search: SearchResult) -> str:

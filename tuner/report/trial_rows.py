@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner.results import SearchResult, TrialResult
 from tuner.space.translation import plain
+from tuner.trial_result import score_text
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 HEAD = ("rank", "trial", "score", "epochs", "status", "model", "size", "parameters", "images/s")
@@ -73,18 +74,11 @@ def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) 
       top: rows at most; None for all.
     """
     rows = [
-        [str(rank), trial.id, number(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
-         *what_it_is(trial), *(value_of(trial, name) for name in names)]
+        [str(rank), trial.id, score_text(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
+         *what_it_is(trial), *(trial.shown(name) for name in names)]
         for rank, trial in enumerate(search.ranked[:top], 1)
     ]  # fmt: skip
     return [*HEAD, *names], rows
-
-
-def number(score: float | None) -> str:
-    """A score with four decimals, or three digits if it is tiny; "-" if there is none."""
-    if score is None:
-        return "-"
-    return f"{score:.4f}" if abs(score) >= 0.01 or score == 0 else f"{score:.2e}"
 
 
 def size_of(trial: TrialResult) -> str:
@@ -98,12 +92,6 @@ def what_it_is(trial: TrialResult) -> list[str]:
     weights, rate = trial.parameters, trial.images_per_second
     speed = "-" if rate is None else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
     return [trial.config["model"], size_of(trial), "-" if weights is None else f"{weights:,}", speed]
-
-
-def value_of(trial: TrialResult, name: str) -> str:
-    """A hyperparameter of a trial, short; empty if it is inactive."""
-    value = trial.values.get(name)
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else plain(value)
 
 
 def to_csv(search: SearchResult) -> str:

@@ -163,10 +163,6 @@ class Space:
         """The parameters of a name; none where it is not varied."""
         return [parameter for parameter in self.parameters if parameter.name == name]
 
-    def parent(self, parameter: Parameter, place: int) -> Parameter:
-        """The parameter that a condition of another, given by its place in `when`, is about."""
-        return next(other for other in self.parameters if parent_of(parameter, place, [other]))
-
     @functools.cached_property
     def keys(self) -> dict[Parameter, str]:
         """The name by which an oracle knows each parameter: KerasTuner's grid takes no two of one name."""
@@ -185,9 +181,8 @@ class Space:
             key = self.keys[parameter]
             with contextlib.ExitStack() as scopes:
                 for place, (_, values) in enumerate(parameter.when):
-                    scopes.enter_context(
-                        drawn.conditional_scope(self.keys[self.parent(parameter, place)], list(values))
-                    )
+                    parent = next(other for other in self.parameters if parent_of(parameter, place, [other]))
+                    scopes.enter_context(drawn.conditional_scope(self.keys[parent], list(values)))
                 if parameter.values and isinstance(parameter.values[0], bool) and len(parameter.values) == 2:
                     drawn.Boolean(key)
                 elif parameter.values:
@@ -220,13 +215,16 @@ class Space:
         Raises:
           InputError: a value that no run can have.
         """
-        own = {p.name: values[p.name] for p in self.active(values) if p.name in values}
-        fields = translate({**self.fixed, **own}, epochs)
+        fields = translate({**self.fixed, **self.active_values(values)}, epochs)
         return TrainConfig.from_json({**fields, "monitor": monitor, "seed": seed})
 
     def active(self, values: Mapping[str, Any]) -> list[Parameter]:
         """The hyperparameters that matter where the others have these values."""
         return [parameter for parameter in self.parameters if parameter.matters(values)]
+
+    def active_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the values that matter, by name."""
+        return {each.name: values[each.name] for each in self.active(values) if each.name in values}
 
     def combinations(self) -> int | None:
         """Number of configurations; None where a continuous range makes it infinite."""

@@ -1,7 +1,6 @@
 """The chief's book-keeping, asked as workers ask it; training is left out, KerasTuner's oracles are real."""
 
 import json
-import shutil
 import threading
 import time
 
@@ -364,18 +363,6 @@ def test_more_trials_can_be_asked_for_afterwards(make, oracle, first):
     more = make(oracle=oracle, max_trials=len(done) + 4, resume=True)
     assert more.planned_trials == len(done) + 4
     assert run_all(more) == [f"{number:04d}" for number in range(len(done), len(done) + 4)]
-
-
-def test_the_same_seed_tries_the_same(make, tmp_path):
-    configs = []
-    for _ in range(2):
-        chief = make(seed=5)
-        run_all(chief)
-        configs.append([record.config for record in chief.records.values()])
-        shutil.rmtree(tmp_path / "search")
-    chief = make(seed=6)
-    run_all(chief)
-    assert configs[0] == configs[1] != [record.config for record in chief.records.values()]
 
 
 def test_hyperband_gives_the_best_more_epochs(make, tmp_path):

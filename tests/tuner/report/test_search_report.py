@@ -187,7 +187,7 @@ def test_the_ranking(searching):
 
 
 def test_a_loss_is_better_when_lower(searching, page_of):
-    search = searching(objective="val_loss")
+    search = searching(objective="val_loss", space=small_space("optimizer", "learning_rate"))
     search.run(20, lambda config: 0.1 if config["optimizer"] == "sgd" else 40.0 + config["learning_rate"])
     found = search.found()
     assert found.best.values["optimizer"] == "sgd" and found.best.score == pytest.approx(0.1)
