@@ -135,7 +135,7 @@ def bare(project: Path, data: Path, runs: Path) -> None:
 def load(folder: Path, oracle: str) -> list[dict[str, float]]:
     """Dummy trials by more and more workers."""
     from tuner.cluster.chief import Chief
-    from tuner.cluster.protocol import serve
+    from tuner.cluster.protocol import QUESTIONS, serve
     from tuner.search_config import SearchConfig
 
     rows, found = [], []
@@ -144,7 +144,7 @@ def load(folder: Path, oracle: str) -> list[dict[str, float]]:
         project.mkdir()
         many = {"max_trials": 10**9} if oracle == "random" else {"epochs": 81, "max_trials": 10**9}
         chief = Chief(SearchConfig(data="data", project=str(project), oracle=oracle, **many), "digest")
-        server, port = serve("127.0.0.1:0", chief.methods)
+        server, port = serve("127.0.0.1:0", {name: getattr(chief, name) for name in QUESTIONS})
         answers = multiprocessing.get_context("spawn").Queue()
         process = multiprocessing.get_context("spawn").Process(target=_dummies, args=(port, workers, answers))
         process.start()
@@ -196,15 +196,8 @@ def _dummies(port: int, workers: int, answers: Any) -> None:
             ]
             for row in rows:
                 ask("report", **who, trial=task["trial"], epoch=row["epoch"], rows=[row])
-            ask(
-                "end",
-                **who,
-                trial=task["trial"],
-                outcome="completed",
-                score=rows[0]["val_auc"],
-                best_epoch=1,
-                rows=rows,
-            )
+            told = {"outcome": "completed", "score": rows[0]["val_auc"], "best_epoch": 1, "rows": rows}
+            ask("end", **who, trial=task["trial"], **told)
             trials[number] += 1
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]

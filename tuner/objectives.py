@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from trainer.train_config import MONITORS
 
@@ -40,3 +42,9 @@ OBJECTIVES: dict[str, Objective] = {
 }  # fmt: skip
 """By name. The last two measure how a model does on images that were compressed, blurred or exposed differently; each
 trial is evaluated once under the whole shift suite, which takes about as long as an epoch."""
+
+
+def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The values of an evaluation's metrics by name, and `balanced_accuracy`, the mean of recall and specificity."""
+    values = {name: float(entry["value"]) for name, entry in metrics.items()}
+    return {**values, "balanced_accuracy": (values["recall"] + values["specificity"]) / 2}

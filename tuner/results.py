@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cxr.errors import DatasetError, OutputError
-from cxr.files import write_atomically
+from cxr.files import read_json, write_json
 from tuner.objectives import OBJECTIVES
-from tuner.trial_result import TrialResult, load_trials, ranked, read_json
+from tuner.space.space import Space
+from tuner.trial_result import TrialResult, load_trials, ranked
 
 __all__ = ["SearchResult", "TrialResult", "read_search"]
 
@@ -46,6 +48,15 @@ class SearchResult:
     state: str
     reason: str
     trials: tuple[TrialResult, ...]
+
+    @functools.cached_property
+    def space(self) -> Space:
+        """What was searched.
+
+        Raises:
+          InputError: the project was made by another version.
+        """
+        return Space.from_json(self.settings["space"])
 
     @property
     def objective(self) -> str:
@@ -73,14 +84,10 @@ class SearchResult:
 
     def distinct(self) -> list[TrialResult]:
         """`ranked` without trials that have the hyperparameters of a better one, whatever their epochs."""
-        seen: set[str] = set()
-        found = []
+        found: dict[str, TrialResult] = {}
         for trial in self.ranked:
-            key = json.dumps(dict(trial.values), sort_keys=True)
-            if key not in seen:
-                seen.add(key)
-                found.append(trial)
-        return found
+            found.setdefault(json.dumps(dict(trial.values), sort_keys=True), trial)
+        return list(found.values())
 
 
 def read_search(project: str | Path) -> SearchResult:
@@ -102,11 +109,8 @@ def read_search_file(project: Path) -> dict[str, Any]:
       DatasetError: there is none, or it cannot be read.
     """
     path = project / SEARCH_NAME
-    if not path.exists():
-        raise DatasetError(
-            f"{project} holds no search: it has no {SEARCH_NAME}. `cxr tune --project {project}` makes one"
-        )
-    fields = read_json(path)
+    missing = f"{project} holds no search: it has no {SEARCH_NAME}. `cxr tune --project {project}` makes one"
+    fields = read_json(path, missing)
     if fields.get("format") != FORMAT:
         raise DatasetError(f"{path}: expected a search of format {FORMAT}, received {fields.get('format')!r}")
     return fields
@@ -119,7 +123,7 @@ def write_search_file(project: Path, fields: Mapping[str, Any]) -> None:
       OutputError: it cannot be written.
     """
     try:
-        write_atomically(project / SEARCH_NAME, json.dumps({"format": FORMAT, **fields}, indent=2) + "\n")
+        write_json(project / SEARCH_NAME, {"format": FORMAT, **fields})
     except OSError as error:
         raise OutputError(cannot_write(project, error)) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 from cxr.console import progress_bar
 from cxr.errors import InputError, OutputError, TrainingError
-from cxr.files import write_atomically
+from cxr.files import read_json, write_json
 from tfrecords.dataset import open_dataset
 from trainer.presets import PRESETS
 from trainer.run import RUN_NAME, open_run
@@ -22,6 +21,7 @@ from trainer.train import choose_config
 from trainer.train_config import TrainConfig
 from trainer.training.stopping import Stopped, stop_on_signals
 from tuner.cluster.processes import end_processes, last_lines
+from tuner.objectives import metric_values
 from tuner.results import SearchResult
 
 FINAL_NAME = "final.json"
@@ -98,7 +98,7 @@ def retrain_best(
         say(f"{name}, seed {seed}: AUC {found[name][-1]['roc_auc']:.4f}, worst {found[name][-1]['worst_roc_auc']:.4f}")
     finals = {"seeds": list(seeds), "split": split, "found": found}
     try:
-        write_atomically(folder / FINAL_NAME, json.dumps(finals, indent=2) + "\n")
+        write_json(folder / FINAL_NAME, finals)
     except OSError as error:
         raise OutputError(f"{folder / FINAL_NAME} cannot be written: {error.strerror or error}") from error
     return finals
@@ -107,7 +107,7 @@ def retrain_best(
 def read_retrained(project: Path) -> dict[str, Any] | None:
     """The last result of `retrain_best`; None where there is none."""
     path = project / "final" / FINAL_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def retrained_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -138,7 +138,7 @@ def _make(run: Path, config: TrainConfig, data: str, split: str, positive: str |
         command = ["--run", str(run), "--resume"]
         if not begun:
             file = run.with_suffix(".json")
-            write_atomically(file, json.dumps(config.to_json(), indent=2) + "\n")
+            write_json(file, config.to_json())
             command = ["--data", data, "--run", str(run), "--config", str(file)]
             command += ["--positive", positive] if positive else []
         _call("trainer.train", [*command, "--quiet"], run)
@@ -166,14 +166,12 @@ def _call(module: str, arguments: list[str], run: Path) -> None:
 
 
 def _read(run: Path, split: str) -> dict[str, float]:
-    found = json.loads((run / "evaluation" / split / "metrics.json").read_text(encoding="utf-8"))
-    plain = {name: entry["value"] for name, entry in found["metrics"].items()}
-    shifted = [{name: entry["value"] for name, entry in shift["metrics"].items()} for shift in found["shifts"].values()]
-    for values in (plain, *shifted):
-        values["balanced_accuracy"] = (values["recall"] + values["specificity"]) / 2
+    found = read_json(run / "evaluation" / split / "metrics.json")
+    conditions = [found, *found["shifts"].values()]
+    values = [metric_values(each["metrics"]) for each in conditions]
     names = ("roc_auc", "balanced_accuracy", "specificity", "recall")
-    worst = {f"worst_{name}": min(values[name] for values in (plain, *shifted)) for name in names}
-    return {**{name: plain[name] for name in names}, **worst}
+    worst = {f"worst_{name}": min(each[name] for each in values) for name in names}
+    return {**{name: values[0][name] for name in names}, **worst}
 
 
 def _summary(values: Sequence[float]) -> str:

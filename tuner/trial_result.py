@@ -6,7 +6,6 @@ KerasTuner keeps a file of its own beside it, which only its oracle reads.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cxr.errors import DatasetError
-from cxr.files import write_atomically
+from cxr.files import read_json, write_json
+from tuner.space.translation import plain
 
 RECORD_NAME = "record.json"
 Status = Literal["waiting", "running", "completed", "pruned", "failed"]
@@ -87,11 +87,23 @@ class TrialResult:
         """A metric at each epoch that has it."""
         return [row[metric] for row in self.history if metric in row]
 
+    def shown(self, name: str) -> str:
+        """A hyperparameter, short; empty if it is inactive."""
+        value = self.values.get(name)
+        return "" if value is None else f"{value:.3g}" if isinstance(value, float) else plain(value)
+
     def save(self, project: Path) -> None:
         """Writes PROJECT/trial_ID/record.json."""
         folder = project / f"trial_{self.id}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECORD_NAME, json.dumps(dataclasses.asdict(self)) + "\n")
+        write_json(folder / RECORD_NAME, dataclasses.asdict(self), None)
+
+
+def score_text(score: float | None) -> str:
+    """A score with four decimals, or three digits if it is tiny; "-" if there is none."""
+    if score is None:
+        return "-"
+    return f"{score:.4f}" if abs(score) >= 0.01 or score == 0 else f"{score:.2e}"
 
 
 def ranked(trials: Iterable[TrialResult], direction: str) -> list[TrialResult]:
@@ -113,18 +125,3 @@ def load_trials(project: Path) -> list[TrialResult]:
         except TypeError as error:
             raise DatasetError(f"{path} was written by another version: {error}") from error
     return trials
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-      DatasetError: it cannot be read, or is something else.
-    """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise DatasetError(f"{path}: expected a JSON object")
-    return fields

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from cxr.command import Command, Given
-from cxr.console import EXIT_INTERRUPTED, EXIT_OK, run_command
+from cxr.console import EXIT_OK, run_command
 from cxr.errors import InputError, UsageError
 from cxr.kinds import Choice, Flag, Pairs, Real, Text, directory
 from cxr.options import Options, option, options
@@ -106,7 +105,7 @@ def run(given: Given) -> int:
         search(config, resources, resume=asked.resume, overwrite=asked.overwrite, quiet=asked.quiet)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
+        return 128 + stopped.signal
     return report([asked.project])
 
 

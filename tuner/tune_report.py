@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr.command import Command, Given
-from cxr.console import EXIT_INTERRUPTED, EXIT_OK, run_command
+from cxr.console import EXIT_OK, run_command
 from cxr.kinds import Flag, Several, Text, Whole, directory
 from cxr.options import Options, option, options
 
@@ -79,7 +78,7 @@ def run(given: Given) -> int:
             )  # fmt: skip
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
-            return EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else 128 + stopped.signal
+            return 128 + stopped.signal
     finals = read_retrained(search.project)
     importances = hyperparameter_importance(search)
     folder = Path(asked.output) if asked.output else None
@@ -113,10 +112,10 @@ def summarize(search: SearchResult, top: int = _TOP, importances: Importances | 
     left = len(search.ranked) - len(rows)
     rest = f"{left} more in trials.csv." if left else ""
     notes = " ".join(note for note in (rest, comparable(search), shorter_than_others(search)) if note)
-    found = failures(search)
-    reasons = [f"failed ({len(failure.trials)}): {failure.reason}" for failure in found[:_REASONS]]
+    found = [(len(trials), reason) for reason, trials in failures(search).items()]
+    reasons = [f"failed ({count}): {reason}" for count, reason in found[:_REASONS]]
     if len(found) > _REASONS:
-        reasons.append(f"failed ({sum(len(failure.trials) for failure in found[_REASONS:])}): for other reasons")
+        reasons.append(f"failed ({sum(count for count, _ in found[_REASONS:])}): for other reasons")
     return "\n\n".join(part for part in (*parts, notes, "\n".join(reasons), mattered(importances)) if part)
 
 

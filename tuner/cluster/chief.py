@@ -20,7 +20,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from cxr.errors import CxrError, InputError
 from trainer.train_config import MONITORS
 from tuner.cluster.oracles import Durable, make_oracle, planned, released_on_error
-from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, VERSION
+from tuner.cluster.protocol import BEAT_SECONDS, VERSION
 from tuner.cluster.pruning import why_prune
 from tuner.cluster.search_log import SearchLog
 from tuner.results import cannot_write
@@ -111,11 +111,6 @@ class Chief:
                 if record.id not in self.oracle.end_order:
                     record.status = "waiting"
                     record.save(self.project)
-
-    @property
-    def methods(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        """The questions that it answers, for `tuner.cluster.protocol.serve`."""
-        return {name: getattr(self, name) for name in QUESTIONS}
 
     def join(self, worker: str, version: int, digest: str) -> dict[str, Any]:
         """A worker's first question; the answer is what all trials have in common.
@@ -296,35 +291,38 @@ class Chief:
     def _take(self, worker: str, process: str) -> str | None:
         """Leases a waiting trial, or a new one, to the worker and returns its id; None where there is none now."""
         limit, oracle = self.config.limit, self.oracle
-        if not oracle.waiting and limit is not None and len(oracle.trials) >= limit:
-            status = TrialStatus.STOPPED
-        else:
+        if oracle.waiting or limit is None or len(oracle.trials) < limit:
             trial = oracle.create_trial(worker)
-            status = trial.status
-        if status == TrialStatus.RUNNING:
-            return self._lease(worker, process, trial)
-        if status == TrialStatus.STOPPED and not oracle.ongoing_trials and not oracle.waiting:
+            if trial.status == TrialStatus.RUNNING:
+                record = self.records.get(trial.trial_id) or self._record(trial)
+                record.worker, record.attempts = worker, record.attempts + 1
+                self._lease(worker, process, record)
+                return record.id
+            over = trial.status == TrialStatus.STOPPED
+        else:
+            over = True
+        if over and not oracle.ongoing_trials and not oracle.waiting:
             self.halt("complete", "")
         return None
 
-    def _lease(self, worker: str, process: str, trial: Trial) -> str:
-        trial_id = trial.trial_id
+    def _record(self, trial: Trial) -> TrialResult:
+        """The record of a new trial."""
+        drawn, settings = trial.hyperparameters.values, self.config
+        values = settings.space.chosen(drawn)
+        config = settings.space.train_config(
+            values, epochs=int(drawn.get("tuner/epochs", settings.epochs)), monitor=settings.goal.monitor,
+            seed=settings.seed,
+        )  # fmt: skip
+        record = self.records[trial.trial_id] = TrialResult(trial.trial_id, values, config.resolved().to_json())
+        self.log.begin(record)
+        return record
+
+    def _lease(self, worker: str, process: str, record: TrialResult) -> Lease:
         now = time.monotonic()
-        self.leases[worker] = Lease(trial_id, process, now, now)
-        if trial_id not in self.records:
-            drawn = trial.hyperparameters.values
-            values = self.config.space.chosen(drawn)
-            epochs = int(drawn.get("tuner/epochs", self.config.epochs))
-            config = self.config.space.train_config(
-                values, epochs=epochs, monitor=self.config.goal.monitor, seed=self.config.seed
-            )
-            self.records[trial_id] = TrialResult(trial_id, values, config.resolved().to_json())
-            self.log.begin(self.records[trial_id])
-        record = self.records[trial_id]
-        record.status, record.worker = "running", worker
-        record.attempts += 1
+        lease = self.leases[worker] = Lease(record.id, process, now, now)
+        record.status = "running"
         record.save(self.project)
-        return trial_id
+        return lease
 
     def _lease_of(self, worker: str, process: str, trial_id: str, adopt: bool = True) -> Lease | None:
         """The lease of a process on a trial; `adopt` renews that of a worker that kept training without the chief."""
@@ -332,9 +330,7 @@ class Chief:
         self.seen[worker] = now
         lease = self.leases.get(worker)
         if lease is None and adopt and self.state == "running" and self.oracle.give_again(worker, trial_id):
-            lease = self.leases[worker] = Lease(trial_id, process, now, now)
-            self.records[trial_id].status = "running"
-            self.records[trial_id].save(self.project)
+            lease = self._lease(worker, process, self.records[trial_id])
         if lease is None or lease.process != process or lease.trial != trial_id:
             return None
         lease.seen = now
@@ -345,11 +341,8 @@ class Chief:
         own = record.series(monitor)
         if not own or len(own) >= record.epochs:
             return None
-        others = [
-            other.series(monitor)
-            for other in self.records.values()
-            if other.id != trial_id and other.epochs == record.epochs
-        ]
+        equals = [other for other in self.records.values() if other.epochs == record.epochs and other is not record]
+        others = [other.series(monitor) for other in equals]
         return why_prune(self.config.pruner, own, others, MONITORS[monitor], self.config.factor)
 
     def _finish(self, worker: str, status: Literal["completed", "pruned", "failed"], message: str) -> None:

@@ -212,7 +212,7 @@ def _deferred(chief: Future[Chief]) -> dict[str, Callable[..., dict[str, Any]]]:
 
     def ask(name: str, **question: Any) -> dict[str, Any]:
         try:
-            return chief.result().methods[name](**question)
+            return getattr(chief.result(), name)(**question)
         except CancelledError as error:
             raise InputError("the search ended before it started") from error
 

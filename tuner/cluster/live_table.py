@@ -6,9 +6,7 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxr.console import format_seconds
+from tuner.trial_result import TrialResult, score_text
 
 if TYPE_CHECKING:
     from tuner.cluster.chief import Chief, Lease
@@ -47,9 +46,7 @@ class LiveTable:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
 
@@ -79,11 +76,8 @@ class LiveTable:
         for worker, lease in sorted(chief.leased().items()):
             table.add_row(*self._running(chief, worker, lease))
         for trial in chief.best(_BEST):
-            epochs = f"{len(trial.history)}/{trial.epochs}"
-            speed = _whole(trial.images_per_second)
-            table.add_row(
-                trial.id, trial.status, _number(trial.score), epochs, speed, "", describe_values(trial.values)
-            )
+            epochs, speed = f"{len(trial.history)}/{trial.epochs}", _whole(trial.images_per_second)
+            table.add_row(trial.id, trial.status, score_text(trial.score), epochs, speed, "", describe_values(trial))
         return Group(
             Text(self._headline(chief), style="bold"),
             table,
@@ -97,8 +91,8 @@ class LiveTable:
         passed, done = time.monotonic() - lease.begun, lease.epoch + lease.fraction
         left = format_seconds(passed / done * (trial.epochs - done)) if done > 0.2 else ""
         return [
-            trial.id, f"{lease.doing} on {worker}", _number(best), f"{done:.1f}/{trial.epochs}",
-            _whole(lease.images_per_second), left, describe_values(trial.values),
+            trial.id, f"{lease.doing} on {worker}", score_text(best), f"{done:.1f}/{trial.epochs}",
+            _whole(lease.images_per_second), left, describe_values(trial),
         ]  # fmt: skip
 
     def _headline(self, chief: Chief) -> str:
@@ -125,18 +119,9 @@ class LiveTable:
         return max(0.0, chief.planned_epochs - done) * seconds / trained / workers
 
 
-def describe_values(values: Mapping[str, Any]) -> str:
+def describe_values(trial: TrialResult) -> str:
     """The hyperparameters that say most, short."""
-    shown = [
-        f"{values[name]:.2g}" if isinstance(values[name], float) else str(values[name])
-        for name in _MOST_SHOWN
-        if name in values
-    ]
-    return " ".join(shown)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return " ".join(trial.shown(name) for name in _MOST_SHOWN if name in trial.values)
 
 
 def _whole(value: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from keras_tuner.src.tuners.hyperband import HyperbandOracle
 from keras_tuner.src.tuners.randomsearch import RandomSearchOracle
 from sklearn.exceptions import ConvergenceWarning
 
-from cxr.files import write_atomically
+from cxr.files import write_json
 from tuner.search_config import SearchConfig
 
 
@@ -190,4 +189,4 @@ def planned(oracle: Durable, config: SearchConfig) -> tuple[int | None, int | No
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(state))
+    write_json(path, state, None)

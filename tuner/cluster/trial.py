@@ -30,7 +30,7 @@ from trainer.training.validation import predict_split
 from tuner.cluster.protocol import ChiefClient
 from tuner.cluster.pulse import Progress
 from tuner.cluster.worker_options import WorkerOptions
-from tuner.objectives import OBJECTIVES
+from tuner.objectives import OBJECTIVES, metric_values
 
 
 @keep_images()
@@ -196,10 +196,4 @@ def worst_under_shifts(run: Run, data: XrayDataset, metric: str) -> float:
     point = choose_operating_point(run, None, lambda: predictions)
     plain = evaluate_predictions(predictions, point, run.facts.positive, bootstrap=0)["metrics"]
     suite = shift_suite(run, model, data, VALIDATION, point, plain, quiet=True)["shifts"]
-
-    def value(metrics: dict[str, Any]) -> float:
-        if metric == "balanced_accuracy":
-            return (metrics["recall"]["value"] + metrics["specificity"]["value"]) / 2
-        return float(metrics[metric]["value"])
-
-    return min(value(metrics) for metrics in (plain, *(shift["metrics"] for shift in suite.values())))
+    return min(metric_values(each)[metric] for each in (plain, *(shift["metrics"] for shift in suite.values())))

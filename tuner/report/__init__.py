@@ -9,13 +9,12 @@ search_page   data of the page; its template is search.html
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cxr.errors import OutputError
-from cxr.files import write_atomically
+from cxr.files import write_atomically, write_json
 from tuner.report.importance import Importances, hyperparameter_importance
 from tuner.results import SearchResult
 
@@ -29,7 +28,6 @@ def write_report(
     *,
     importances: Importances | None = None,
     finals: Mapping[str, Any] | None = None,
-    top: int = 8,
 ) -> Path:
     """Writes `index.html`, `trials.csv` and, if a trial has a score, `best.json`; replaces existing ones.
 
@@ -40,7 +38,6 @@ def write_report(
       folder: created if it does not exist; None for PROJECT/report.
       importances: of the hyperparameters, if already known.
       finals: results of the final runs, see `tuner.retraining`; None if there are none.
-      top: trials whose curves stand out from the others, at most 8.
 
     Returns:
       The folder.
@@ -54,12 +51,12 @@ def write_report(
 
     folder = folder or search.project / "report"
     importances = importances or hyperparameter_importance(search)
-    text = search_page(search, folder / BEST_NAME, importances, finals, top)
+    text = search_page(search, folder / BEST_NAME, importances, finals)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TABLE_NAME, to_csv(search))
         if search.best is not None:
-            write_atomically(folder / BEST_NAME, json.dumps(dict(search.best.config), indent=2) + "\n")
+            write_json(folder / BEST_NAME, dict(search.best.config))
         else:
             (folder / BEST_NAME).unlink(missing_ok=True)  # of a search that was here before
         write_atomically(folder / PAGE_NAME, text)

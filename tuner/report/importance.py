@@ -33,6 +33,7 @@ LOW_R2 = 0.3
 """Below this R2 of the forest, its importances come with a warning."""
 _TREES = 200
 _SHUFFLES = 10
+_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,26 +96,16 @@ class Importances:
         )
 
 
-def active_values(space: Space, trial: TrialResult) -> dict[str, Any]:
-    """Active hyperparameters of a trial that the space varies, by name."""
-    return {p.name: trial.values[p.name] for p in space.active(trial.values) if p.name in trial.values}
-
-
-def hyperparameter_importance(search: SearchResult, seed: int = 0) -> Importances:
-    """Importance of the hyperparameters of a search; see the module's docstring.
-
-    Args:
-      search: as it stands.
-      seed: of the forest and the shuffles.
-    """
-    space = Space.from_json(search.settings["space"])
+def hyperparameter_importance(search: SearchResult) -> Importances:
+    """Importance of the hyperparameters of a search as it stands; see the module's docstring."""
+    space = search.space
     first: dict[str, TrialResult] = {}
     for trial in search.trials:
         if trial.scored:
-            first.setdefault(json.dumps(active_values(space, trial), sort_keys=True), trial)
+            first.setdefault(json.dumps(space.active_values(trial.values), sort_keys=True), trial)
     trials = list(first.values())
     given = [1 if "preset" in trial.values else trial.epochs for trial in trials]  # a preset's epochs are part of it
-    return importances(space, [trial.values for trial in trials], [trial.value for trial in trials], given, seed)
+    return importances(space, [trial.values for trial in trials], [trial.value for trial in trials], given)
 
 
 def importances(
@@ -122,7 +113,6 @@ def importances(
     values: Sequence[Mapping[str, Any]],
     scores: Sequence[float],
     epochs: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> Importances:
     """Importance of hyperparameters for scores.
 
@@ -131,7 +121,6 @@ def importances(
       values: hyperparameters by name, one mapping a configuration; all different.
       scores: one a configuration; finite. The direction does not matter.
       epochs: given to each; None if the same.
-      seed: of the forest and the shuffles.
     """
     count = len(scores)
     if count < LEAST_CONFIGURATIONS:
@@ -140,7 +129,9 @@ def importances(
             f"{count or 'none'}"
         )
         return Importances(configurations=count, reason=reason)
-    ranks, budgets = _ranks(np.asarray(scores, float)), np.asarray(epochs if epochs is not None else [1] * count, float)
+    _, inverse, same = np.unique(np.asarray(scores, float), return_inverse=True, return_counts=True)
+    ranks = ((np.cumsum(same) - same / 2) / count)[inverse]  # in (0, 1); equal scores have the middle of their ranks
+    budgets = np.asarray(epochs if epochs is not None else [1] * count, float)
     expected = np.zeros(count)
     for budget in np.unique(budgets):
         expected[budgets == budget] = ranks[budgets == budget].mean()
@@ -151,16 +142,17 @@ def importances(
     varied = [column for column, codes in enumerate(table.T) if len(np.unique(codes[np.isfinite(codes)])) > 1]
     if not varied:
         return Importances(configurations=count, reason="no hyperparameter differs between the trials")
-    filled = fill_inactive(table[:, varied], np.random.default_rng(seed))
-    choices = [number for number, column in enumerate(varied) if _unordered(space.parameters[column])]
-    losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices, seed)
+    filled = fill_inactive(table[:, varied], np.random.default_rng(_SEED))
+    # two values need no order
+    texts = [len(each.values) > 2 and isinstance(each.values[0], str) for each in space.parameters]
+    choices = [number for number, column in enumerate(varied) if texts[column]]
+    losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices)
     active = np.isfinite(table[:, varied]).sum(axis=0)
-    found = [
-        Importance(
-            parameter.name, float(loss.mean()), float(loss.std(ddof=1)), int(trials), _condition(space, parameter)
-        )
-        for parameter, loss, trials in zip([space.parameters[c] for c in varied], losses, active, strict=False)
-    ]
+    found = []
+    for column, loss, trials in zip(varied, losses, active, strict=False):  # the last loss is that of the epochs
+        parameter = space.parameters[column]
+        only = parameter.conditions if len(space.variants(parameter.name)) > 1 else ""
+        found.append(Importance(parameter.name, float(loss.mean()), float(loss.std(ddof=1)), int(trials), only))
     return Importances(tuple(sorted(found, key=lambda one: -one.value)), r2, count)
 
 
@@ -171,17 +163,11 @@ def encode(space: Space, values: Sequence[Mapping[str, Any]]) -> np.ndarray:
       float64 [configurations, parameters of the space].
     """
     table = np.full((len(values), len(space.parameters)), np.nan)
-    columns = {space.keys[parameter]: column for column, parameter in enumerate(space.parameters)}
     for row, chosen in enumerate(values):
-        for parameter in space.active(chosen):
-            if parameter.name in chosen:
-                table[row, columns[space.keys[parameter]]] = _code(parameter, chosen[parameter.name])
+        for column, parameter in enumerate(space.parameters):
+            if parameter.name in chosen and parameter.matters(chosen):
+                table[row, column] = _code(parameter, chosen[parameter.name])
     return table
-
-
-def _condition(space: Space, parameter: Parameter) -> str:
-    """What tells a hyperparameter from others of its name."""
-    return parameter.conditions if len(space.variants(parameter.name)) > 1 else ""
 
 
 def fill_inactive(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -194,7 +180,7 @@ def fill_inactive(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _permutation_losses(
-    variables: np.ndarray, ranks: np.ndarray, variance: float, choices: Sequence[int], seed: int
+    variables: np.ndarray, ranks: np.ndarray, variance: float, choices: Sequence[int]
 ) -> tuple[np.ndarray, float]:
     """Loss of out-of-bag R2 by variable and shuffle, float [variables, shuffles]; and that R2.
 
@@ -203,7 +189,6 @@ def _permutation_losses(
       ranks: float [configurations].
       variance: of the ranks that is to be explained.
       choices: columns without an order, which the forest sees as one column of 0 and 1 for each value.
-      seed: of the forest and the shuffles.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
@@ -235,14 +220,9 @@ def _permutation_losses(
     def r2(forest: OutOfBag, variables: np.ndarray, ranks: np.ndarray) -> float:
         return 1 - float(((forest.predict(variables) - ranks) ** 2).mean()) / variance
 
-    forest = OutOfBag(_TREES, min_samples_leaf=2, random_state=seed).fit(variables, ranks)
-    found = permutation_importance(forest, variables, ranks, scoring=r2, n_repeats=_SHUFFLES, random_state=seed)
+    forest = OutOfBag(_TREES, min_samples_leaf=2, random_state=_SEED).fit(variables, ranks)
+    found = permutation_importance(forest, variables, ranks, scoring=r2, n_repeats=_SHUFFLES, random_state=_SEED)
     return found.importances, r2(forest, variables, ranks)
-
-
-def _unordered(parameter: Parameter) -> bool:
-    """Whether its values have no order; two values need none."""
-    return len(parameter.values) > 2 and isinstance(parameter.values[0], str)
 
 
 def _code(parameter: Parameter, value: Any) -> float:
@@ -250,9 +230,3 @@ def _code(parameter: Parameter, value: Any) -> float:
         return math.log(value) if parameter.log else float(value)
     known = parameter.values if isinstance(parameter.values[0], str) else sorted(parameter.values)
     return float(next((place for place, other in enumerate(known) if other == value), len(known)))
-
-
-def _ranks(scores: np.ndarray) -> np.ndarray:
-    """In (0, 1); equal scores have the middle of their ranks."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    return ((np.cumsum(counts) - counts / 2) / len(scores))[inverse]

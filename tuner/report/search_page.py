@@ -27,17 +27,13 @@ from tuner.report.trial_rows import (
     NUMBERS,
     failures,
     first_line,
-    model_of,
-    number,
     ranking,
     shown_hyperparameters,
-    size_of,
-    space_of,
-    speed,
-    weights_of,
+    what_it_is,
 )
 from tuner.results import SearchResult
 from tuner.space.translation import MEANINGS, plain
+from tuner.trial_result import score_text
 
 _COLUMNS = 3
 _PLOTS = 6
@@ -47,7 +43,7 @@ _MOST_ROWS = 30
 
 
 def search_page(
-    search: SearchResult, best_file: Path, importances: Importances, finals: Mapping[str, Any] | None, top: int
+    search: SearchResult, best_file: Path, importances: Importances, finals: Mapping[str, Any] | None
 ) -> str:
     """The page.
 
@@ -56,7 +52,6 @@ def search_page(
       best_file: where the best configuration is written.
       importances: of the hyperparameters.
       finals: results of the final runs, see `tuner.retraining`; None if there are none.
-      top: trials whose curves stand out from the others.
     """
     names = shown_hyperparameters(search, importances.names, _PLOTS)
     return render(
@@ -71,7 +66,7 @@ def search_page(
         **_trials(search, importances),
         course=[
             to_svg(draw.course_figure(search), "course", "score of each trial, in order"),
-            to_svg(draw.curves_figure(search, top), "curves", "validation by epoch of the best trials"),
+            to_svg(draw.curves_figure(search), "curves", "validation by epoch of the best trials"),
         ],
         epochs_differ=len({trial.epochs for trial in search.ranked}) > 1,
         importances=importances,
@@ -90,13 +85,14 @@ def _best(search: SearchResult, best_file: Path) -> dict[str, Any] | None:
     best = search.best
     if best is None:
         return None
-    config = [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in best.config.items()]
     return {
         "described": described(best),
         "chosen": chosen(best),
         "command": train_command(search, best, best_file, " \\\n    "),
         "shorter": shorter_than_others(search),
-        "config": config,
+        "config": [
+            [name, value if isinstance(value, str) else json.dumps(value)] for name, value in best.config.items()
+        ],
     }
 
 
@@ -106,7 +102,7 @@ def _subject(search: SearchResult) -> list[list[Any]]:
     better = "higher" if search.direction == "max" else "lower"
     return [
         ["project", search.project],
-        ["data", search.settings.get("data", "-")],
+        ["data", search.settings["data"]],
         ["objective", f"{search.objective}: {OBJECTIVES[search.objective].text}; {better} is better"],
         ["trained", f"{epochs} epochs in {format_seconds(seconds)}, all workers together"],
     ]
@@ -125,8 +121,8 @@ def _trials(search: SearchResult, importances: Importances) -> dict[str, Any]:
     """The ranking, the trials without a score, and why trials failed or were pruned."""
     head, rows = ranking(search, shown_hyperparameters(search, importances.names, _COLUMNS, IN_HEAD))
     unscored = [
-        [trial.id, trial.status, f"{len(trial.history)}/{trial.epochs}", model_of(trial), size_of(trial),
-         trial.attempts, trial.worker or "-"]
+        [trial.id, trial.status, f"{len(trial.history)}/{trial.epochs}", *what_it_is(trial)[:2], trial.attempts,
+         trial.worker or "-"]
         for trial in search.trials
         if not trial.scored
     ]  # fmt: skip
@@ -136,13 +132,13 @@ def _trials(search: SearchResult, importances: Importances) -> dict[str, Any]:
         "most_rows": _MOST_ROWS,
         "comparable": comparable(search),
         "unscored": {"head": ["trial", "status", "epochs", "model", "size", "attempts", "worker"], "rows": unscored},
-        "failures": [[len(each.trials), each.reason, _listed(each.trials)] for each in failures(search)],
+        "failures": [[len(trials), reason, _listed(trials)] for reason, trials in failures(search).items()],
         "pruned": {"head": ["trial", "reason"], "rows": pruned},
     }
 
 
 def _parameters(search: SearchResult, names: Sequence[str]) -> list[dict[str, Any]]:
-    shown = [parameter for name in names for parameter in space_of(search).variants(name)]
+    shown = [parameter for name in names for parameter in search.space.variants(name)]
     return [
         {
             "figure": to_svg(draw.parameter_figure(search, each), f"parameter{place}", f"score against {each.name}"),
@@ -157,15 +153,12 @@ def _cost(search: SearchResult, cost: draw.Cost) -> dict[str, Any]:
     return {
         "figure": to_svg(figure, f"pareto{cost.replace('_', '')}", f"score against {draw.COSTS[cost]}"),
         "less": "fewer weights" if cost == "parameters" else "more images per second",
-        "rows": [
-            [trial.id, number(trial.score), model_of(trial), size_of(trial), weights_of(trial), speed(trial)]
-            for trial in draw.pareto_trials(search, cost)[1]
-        ],
+        "rows": [[each.id, score_text(each.score), *what_it_is(each)] for each in draw.pareto_trials(search, cost)[1]],
     }
 
 
 def _space(search: SearchResult) -> dict[str, Any]:
-    space = space_of(search)
+    space = search.space
     combinations = space.combinations()
     rows = []
     for parameter in space.parameters:

@@ -34,7 +34,7 @@ from tuner.space.translation import plain
 Cost = Literal["parameters", "images_per_second"]
 COSTS: dict[Cost, str] = {"parameters": "weights of the model", "images_per_second": "images a second, in training"}
 """Costs that scores are plotted against, and the names of their axes."""
-MOST_CURVES = 8
+_MOST_CURVES = 8
 _MOST_BARS = 12
 _NOTHING = "no trial has a score yet"
 _STATUS_STYLES: dict[str, dict[str, Any]] = {
@@ -47,8 +47,7 @@ _STATUS_STYLES: dict[str, dict[str, Any]] = {
 @styled
 def course_figure(search: SearchResult) -> Figure:
     """The score of each trial in the order in which they were made, and the best so far."""
-    figure = new_figure(3.7)
-    axes = figure.add_subplot()
+    figure, axes = _plot(3.7, "Score over trials", "trial, in the order in which they were made")
     places = {trial.id: place for place, trial in enumerate(search.trials, 1)}
     scored = [trial for trial in search.trials if trial.scored]
     _statuses(axes, [(places[trial.id], trial) for trial in scored], _most_epochs(search))
@@ -65,8 +64,6 @@ def course_figure(search: SearchResult) -> Figure:
         axes.plot(failed, [0.02] * len(failed), linestyle="", transform=axes.get_xaxis_transform(),
                   label="failed", clip_on=False, **_STATUS_STYLES["failed"])  # fmt: skip
     axes.set_xlim(0.5, max(1, len(search.trials)) + 0.5)
-    axes.set_title("Score over trials")
-    axes.set_xlabel("trial, in the order in which they were made")
     whole_ticks(axes)
     if axes.get_legend_handles_labels()[1]:
         legend_below(axes, 4, 12)
@@ -74,13 +71,12 @@ def course_figure(search: SearchResult) -> Figure:
 
 
 @styled
-def curves_figure(search: SearchResult, top: int = MOST_CURVES) -> Figure:
+def curves_figure(search: SearchResult) -> Figure:
     """The monitored metric of the best trials by epoch, before the others in grey."""
     metric = OBJECTIVES[search.objective].monitor
-    best = [trial for trial in search.ranked if _curve(trial, metric)][: min(top, MOST_CURVES)]
+    best = [trial for trial in search.ranked if _curve(trial, metric)][:_MOST_CURVES]
     others = [trial for trial in search.trials if trial not in best and _curve(trial, metric)]
-    figure = new_figure(3.4 + 0.1 * len(best))
-    axes = figure.add_subplot()
+    figure, axes = _plot(3.4 + 0.1 * len(best), f"{metric} by epoch", "epoch")
     for trial in others:
         axes.plot(*zip(*_curve(trial, metric), strict=True), color="#d3d7dc", linewidth=0.8, zorder=1)
     for place, trial in enumerate(best):
@@ -90,8 +86,6 @@ def curves_figure(search: SearchResult, top: int = MOST_CURVES) -> Figure:
                   zorder=3 + len(best) - place, **line_style(place, len(best)))  # fmt: skip
     if not best and not others:
         note(axes, "no trial has finished an epoch yet")
-    axes.set_title(f"{metric} by epoch")
-    axes.set_xlabel("epoch")
     axes.set_ylabel(metric)
     _wide_to_log(axes, [value for trial in [*best, *others] for _, value in _curve(trial, metric)])
     whole_ticks(axes)
@@ -104,9 +98,7 @@ def curves_figure(search: SearchResult, top: int = MOST_CURVES) -> Figure:
 def importance_figure(importances: Importances) -> Figure:
     """Bars, the most important above; with the spread over the shuffles."""
     shown = importances.ranked[:_MOST_BARS]
-    figure = new_figure(1.1 + 0.24 * max(4, len(shown)))
-    axes = figure.add_subplot()
-    axes.set_title("Importance")
+    figure, axes = _plot(1.1 + 0.24 * max(4, len(shown)), "Importance", "loss of R2 when it is shuffled")
     if not shown:
         note(axes, importances.reason)
         axes.set_axis_off()
@@ -119,16 +111,14 @@ def importance_figure(importances: Importances) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("loss of R2 when it is shuffled")
     return figure
 
 
 @styled
 def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
     """Scores against one hyperparameter: points over a range, strips over a choice."""
-    figure = new_figure(3.0)
-    axes = figure.add_subplot()
     name = parameter.name
+    figure, axes = _plot(3.0, name)
     trials = [trial for trial in search.ranked if name in trial.values and parameter.matters(trial.values)]
     if not trials:
         note(axes, _NOTHING)
@@ -141,7 +131,6 @@ def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
             _plain_log(axes.xaxis, [float(trial.values[name]) for trial in trials], "{:g}".format)
     if trials:
         _score_axis(axes, search)
-    axes.set_title(name)
     if parameter.when:
         axes.set_xlabel(short(f"only for {parameter.conditions}", 56), color="#5a626c", fontsize=8)
     return figure
@@ -150,11 +139,8 @@ def parameter_figure(search: SearchResult, parameter: Parameter) -> Figure:
 @styled
 def pareto_figure(search: SearchResult, cost: Cost) -> Figure:
     """Scores against a cost, and the trials that no other beats in both."""
-    figure = new_figure(3.7)
-    axes = figure.add_subplot()
+    figure, axes = _plot(3.7, f"Score against {'size' if cost == 'parameters' else 'speed'}", COSTS[cost])
     trials, front = pareto_trials(search, cost)
-    axes.set_title("Score against size" if cost == "parameters" else "Score against speed")
-    axes.set_xlabel(COSTS[cost])
     if not trials:
         note(axes, _NOTHING if not search.ranked else "no trial with a score has this figure")
         return figure
@@ -185,14 +171,19 @@ def pareto_trials(search: SearchResult, cost: Cost) -> tuple[list[TrialResult], 
     return trials, [trials[index] for index in front][::sign]
 
 
+def _plot(height: float, title: str, x: str = "") -> tuple[Figure, Axes]:
+    """An empty plot; its height in inches."""
+    figure = new_figure(height)
+    return figure, figure.add_subplot(title=title, xlabel=x)
+
+
 def _statuses(axes: Axes, points: Sequence[tuple[float, TrialResult]], most: int) -> None:
     """Points by status, smaller where a trial was given fewer epochs than the most."""
     for status in ("completed", "pruned"):
         label: str | None = status
         for epochs in sorted({trial.epochs for _, trial in points if trial.status == status}, reverse=True):
-            found = [
-                (place, trial.value) for place, trial in points if trial.status == status and trial.epochs == epochs
-            ]
+            those = [(place, trial) for place, trial in points if (trial.status, trial.epochs) == (status, epochs)]
+            found = [(place, trial.value) for place, trial in those]
             size = 3 + 2.5 * math.sqrt(min(1.0, epochs / max(1, most)))
             axes.plot(*zip(*found, strict=True), linestyle="", markersize=size, label=label, alpha=0.85, zorder=3,
                       **_STATUS_STYLES[status])  # fmt: skip

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from tuner.report.importance import Importances
-from tuner.report.trial_rows import counts, model_of, number, size_of
+from tuner.report.trial_rows import counts, size_of
 from tuner.results import SearchResult, TrialResult
-from tuner.space.translation import plain
+from tuner.trial_result import score_text
 
 
 def standing(search: SearchResult) -> str:
@@ -21,18 +20,14 @@ def standing(search: SearchResult) -> str:
 
 
 def _state(search: SearchResult) -> str:
-    resume = f"`{resume_command(search)}` resumes it"
+    command = shlex.join(["cxr", "tune", "--project", str(search.project), "--resume"])
+    resume = f"`{command}` resumes it"
     if search.state == "running":
         return f"The search is running, or was killed: then {resume}."
     if search.state == "complete":
         return "The search is complete."
     how = "was stopped" if search.state == "stopped" else "ended early"
     return f"The search {how}{f': {search.reason}' if search.reason else ''}. {resume[0].upper() + resume[1:]}."
-
-
-def resume_command(search: SearchResult) -> str:
-    """The command that resumes the search."""
-    return shlex.join(["cxr", "tune", "--project", str(search.project), "--resume"])
 
 
 def train_command(search: SearchResult, best: TrialResult, file: Path, between: str = " ") -> str:
@@ -58,7 +53,7 @@ def headline(search: SearchResult) -> str:
         return "No trial has a score yet."
     among = len(search.ranked)
     of = f"the best of {among} with a score" if among > 1 else "the only one with a score"
-    return f"Trial {best.id} is {of}: {search.objective} {number(best.score)}."
+    return f"Trial {best.id} is {of}: {search.objective} {score_text(best.score)}."
 
 
 def described(trial: TrialResult) -> str:
@@ -67,14 +62,12 @@ def described(trial: TrialResult) -> str:
     size = size_of(trial)
     pixels = f"{size} x {size}" if size.isdigit() else size.replace("x", " x ")
     epochs = f"epoch {trial.best_epoch} of {trial.epochs}" if trial.best_epoch else f"{trial.epochs} epochs"
-    return f"It is {model_of(trial)} on {pixels} pixels{weights}, {epochs}."
+    return f"It is {trial.config['model']} on {pixels} pixels{weights}, {epochs}."
 
 
 def chosen(trial: TrialResult) -> str:
     """Its hyperparameters."""
-    return ", ".join(
-        f"{name} {f'{value:.3g}' if isinstance(value, float) else plain(value)}" for name, value in trial.values.items()
-    )
+    return ", ".join(f"{name} {trial.shown(name)}" for name in trial.values)
 
 
 def shorter_than_others(search: SearchResult) -> str:
@@ -91,21 +84,15 @@ def shorter_than_others(search: SearchResult) -> str:
 def mattered(importances: Importances, most: int = 5) -> str:
     """The most important hyperparameters in a line, or why they are unknown; with a caution if needed."""
     if not importances.ranked:
-        reason = importances.reason
-        return f"The importance of the hyperparameters is unknown: {reason}."
-    shown = importances.ranked[:most]
-    said = (
-        "Most important: "
-        + ", ".join(f"{one.label} {one.value:.2f}" for one in shown)
-        + (f" (loss of R2 when shuffled; the forest's own is {importances.r2:.2f} on unseen trials).")
-    )
-    return said + (f"\n{importances.caution}." if importances.caution else "")
+        return f"The importance of the hyperparameters is unknown: {importances.reason}."
+    shown = ", ".join(f"{one.label} {one.value:.2f}" for one in importances.ranked[:most])
+    own = f"(loss of R2 when shuffled; the forest's own is {importances.r2:.2f} on unseen trials)"
+    return f"Most important: {shown} {own}." + (f"\n{importances.caution}." if importances.caution else "")
 
 
 def comparable(search: SearchResult) -> str:
     """Why scores of the ranking are not comparable; empty if they are."""
-    ranked: list[Any] = search.ranked
-    parts = []
+    ranked, parts = search.ranked, []
     if len({trial.epochs for trial in ranked}) > 1:
         parts.append("were given different numbers of epochs")
     if len({trial.status for trial in ranked}) > 1:

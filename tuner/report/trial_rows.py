@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from tuner.results import SearchResult, TrialResult
-from tuner.space.space import Space
 from tuner.space.translation import plain
+from tuner.trial_result import score_text
 
 STATUSES = ("completed", "pruned", "failed", "running", "waiting")
 HEAD = ("rank", "trial", "score", "epochs", "status", "model", "size", "parameters", "images/s")
@@ -24,42 +23,20 @@ _CSV_HEAD = ("id", "status", "rank", "score", "epochs", "epochs_given", "best_ep
              "images_per_second", "seconds", "attempts", "worker")  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A reason for failures.
-
-    Attributes:
-      reason: first line of the first trial's message.
-      trials: their ids.
-    """
-
-    reason: str
-    trials: tuple[str, ...]
-
-
-def space_of(search: SearchResult) -> Space:
-    """What was searched.
-
-    Raises:
-      InputError: the project was made by another version.
-    """
-    return Space.from_json(search.settings["space"])
-
-
 def counts(search: SearchResult) -> dict[str, int]:
     """Number of trials by status, in the order of `STATUSES`, without zeros."""
     found = [trial.status for trial in search.trials]
     return {status: found.count(status) for status in STATUSES if status in found}
 
 
-def failures(search: SearchResult) -> list[Failure]:
-    """Why trials failed, the most frequent reason first; reasons that differ in numbers only count as one."""
+def failures(search: SearchResult) -> dict[str, list[str]]:
+    """Ids of the failed trials by reason, the most frequent first; reasons that differ in numbers only count as one."""
     groups: dict[str, list[TrialResult]] = {}
     for trial in search.trials:
         if trial.status == "failed":
             groups.setdefault(re.sub(r"\d+", "0", first_line(trial.message)), []).append(trial)
-    found = [Failure(first_line(each[0].message), tuple(trial.id for trial in each)) for each in groups.values()]
-    return sorted(found, key=lambda failure: (-len(failure.trials), failure.trials))
+    found = sorted(groups.values(), key=lambda trials: (-len(trials), trials[0].id))
+    return {first_line(trials[0].message): [trial.id for trial in trials] for trials in found}
 
 
 def first_line(message: str | None) -> str:
@@ -80,7 +57,7 @@ def shown_hyperparameters(
       but: names to leave out.
     """
     differing = []
-    for name in space_of(search).names:
+    for name in search.space.names:
         values = {repr(trial.values.get(name)) for trial in search.trials if trial.scored}
         if name not in but and len(values) > 1:
             differing.append(name)
@@ -97,47 +74,24 @@ def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) 
       top: rows at most; None for all.
     """
     rows = [
-        [str(rank), trial.id, number(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
-         model_of(trial), size_of(trial), weights_of(trial), speed(trial),
-         *(value_of(trial, name) for name in names)]
+        [str(rank), trial.id, score_text(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
+         *what_it_is(trial), *(trial.shown(name) for name in names)]
         for rank, trial in enumerate(search.ranked[:top], 1)
     ]  # fmt: skip
     return [*HEAD, *names], rows
 
 
-def number(score: float | None) -> str:
-    """A score with four decimals, or three digits if it is tiny; "-" if there is none."""
-    if score is None:
-        return "-"
-    return f"{score:.4f}" if abs(score) >= 0.01 or score == 0 else f"{score:.2e}"
-
-
-def model_of(trial: TrialResult) -> str:
-    """Architecture of a trial."""
-    return str(trial.config.get("model", trial.values.get("model", "-")))
-
-
 def size_of(trial: TrialResult) -> str:
     """Pixels of a trial's images: a side, or height x width."""
-    size = trial.config.get("image_size", "-")
-    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+    size = trial.config["image_size"]
+    return "x".join(map(str, size)) if isinstance(size, list) else str(size)
 
 
-def weights_of(trial: TrialResult) -> str:
-    """Number of weights."""
-    return "-" if trial.parameters is None else f"{trial.parameters:,}"
-
-
-def speed(trial: TrialResult) -> str:
-    """Images a second."""
-    rate = trial.images_per_second
-    return "-" if rate is None else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
-
-
-def value_of(trial: TrialResult, name: str) -> str:
-    """A hyperparameter of a trial, short; empty if it is inactive."""
-    value = trial.values.get(name)
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else plain(value)
+def what_it_is(trial: TrialResult) -> list[str]:
+    """Architecture, image size, number of weights and images a second of a trial."""
+    weights, rate = trial.parameters, trial.images_per_second
+    speed = "-" if rate is None else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+    return [trial.config["model"], size_of(trial), "-" if weights is None else f"{weights:,}", speed]
 
 
 def to_csv(search: SearchResult) -> str:
@@ -146,7 +100,7 @@ def to_csv(search: SearchResult) -> str:
     Columns: `id`, `status`, `rank`, `score`, `epochs` (trained), `epochs_given`, `best_epoch`, `parameters`,
     `images_per_second`, `seconds`, `attempts`, `worker`, each hyperparameter by its name, `message`.
     """
-    names = space_of(search).names
+    names = search.space.names
     ranks = {trial.id: rank for rank, trial in enumerate(search.ranked, 1)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -2,88 +2,97 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from cxr.errors import InputError
+from cxr.kinds import Flag, Parsed, Real, Text
+from cxr.options import Options, check_names, option, options
 from tuner.space.translation import MEANINGS, plain
 
 When = tuple[tuple[str, tuple[Any, ...]], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One hyperparameter: a choice of values, or a range.
+def _number(value: Any) -> float:
+    """A finite number, whole where it was."""
+    Real().check(value)
+    return value
 
-    Attributes:
-      name: see `tuner.space.translation.MEANINGS`, or a scalar field of `TrainConfig`.
-      about: a line for people.
-      values: numbers, texts or booleans to choose from; at least two, or one under a condition. Or else a range:
-      low, high: its ends, both included; whole numbers if both are.
-      log: the range is sampled by its logarithm.
-      step: of a range that is not logarithmic; None for any value in it.
-      when: conditions, all of which must hold: another parameter's name, and its values. A parameter's conditions begin
-        with those of each parameter that it depends on.
+
+def _values(values: Any) -> tuple[Any, ...]:
+    kinds = {str if isinstance(v, str) else bool if isinstance(v, bool) else float for v in values}
+    known = isinstance(values, list | tuple) and all(isinstance(value, str | int | float) for value in values)
+    if not known or len(kinds) > 1 or len(set(values)) < len(values):
+        raise ValueError(values)
+    if any(isinstance(value, float) for value in values):  # KerasTuner takes no mixture of both
+        return tuple(map(float, values))
+    return tuple(values)
+
+
+def _when(conditions: Any) -> When:
+    pairs = list(conditions.items() if isinstance(conditions, Mapping) else conditions)
+    if not all(isinstance(values, list | tuple) for _, values in pairs):
+        raise ValueError(conditions)
+    return tuple((name, tuple(values)) for name, values in pairs)
+
+
+_NUMBER = Parsed(_number, "a number")
+
+
+@options
+class Parameter(Options):
+    """One hyperparameter: a choice of values, or a range.
 
     Raises:
       InputError: it has neither values nor a range, or the range is empty.
     """
 
-    name: str
-    about: str = ""
-    values: tuple[Any, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    when: When = ()
+    title: ClassVar[str] = "hyperparameter"
 
-    def __post_init__(self):
-        object.__setattr__(self, "values", tuple(self.values))
-        object.__setattr__(self, "when", tuple((name, tuple(values)) for name, values in self.when))
-        name = f"hyperparameter '{self.name}'"
+    name: str = option(Text(), "of `tuner.space.translation.MEANINGS`, or a scalar field of `TrainConfig`")
+    about: str = option(Text(), "a line for people", default="")
+    values: tuple[Any, ...] = option(
+        Parsed(_values, "a list of different values: all texts, all numbers, or all true and false"),
+        "to choose from; at least two, or one under a condition. Or else a range:", default=(),
+    )  # fmt: skip
+    low: Any = option(_NUMBER, "its lowest value; whole numbers if both ends are", default=None)
+    high: Any = option(_NUMBER, "its highest value", default=None)
+    log: bool = option(Flag(), "the range is sampled by its logarithm", default=False)
+    step: float | None = option(
+        _NUMBER, "of a range that is not logarithmic", default=None, unset="any value in the range"
+    )
+    when: When = option(
+        Parsed(_when, "an object of names and lists"),
+        "conditions, all of which must hold: another parameter's name, and its values. A parameter's conditions begin "
+        "with those of each parameter that it depends on", default=(),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except InputError as error:
+            raise InputError(f"hyperparameter '{self.name}': {error}") from error
+
+    def check(self) -> None:
+        low, high, step = self.low, self.high, self.step
         if self.values:
-            if self.low is not None or self.high is not None:
-                raise InputError(f"{name} has values and a range; give one of them")
-            kinds = {str if isinstance(v, str) else bool if isinstance(v, bool) else float for v in self.values}
-            if len(kinds) > 1 or not all(isinstance(v, (str, bool, int, float)) for v in self.values):
-                raise InputError(
-                    f"{name}: expected all texts, all numbers or all true and false, received {self.shown}"
-                )
-            if any(isinstance(v, float) for v in self.values):  # KerasTuner takes no mixture of both
-                object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-            if len(set(self.values)) < max(1 if self.when else 2, len(self.values)):
-                raise InputError(f"{name}: expected at least two different values, received {list(self.values)}")
+            if low is not None or high is not None:
+                raise InputError("it has values and a range; give one of them")
+            if len(self.values) < 2 and not self.when:
+                raise InputError(f"expected at least two different values, received {self.shown}")
             return
-        low, high = self.ends
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError(
-                f"{name}: expected values, or numbers low < high; received low={self.low!r}, high={self.high!r}"
-            )
-        if not isinstance(self.log, bool):
-            raise InputError(f"{name}: expected log to be true or false, received {self.log!r}")
+        if low is None or high is None or low >= high:
+            raise InputError(f"expected values, or numbers low < high; received low={low}, high={high}")
         if self.log and low <= 0:
-            raise InputError(f"{name}: a logarithmic range begins above 0; received low={self.low}")
-        if self.step is None:
-            return
-        if self.log:
-            raise InputError(f"{name}: a logarithmic range has no step; received {self.step}. List its values instead")
-        if not _is_finite(self.step) or not 0 < self.step <= high - low:
-            raise InputError(f"{name}: expected a step in (0, {high - low:g}], received {self.step!r}")
-        if self.whole and self.step != int(self.step):
-            raise InputError(f"{name}: expected a whole step in a range of whole numbers, received {self.step}")
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The ends of a range; NaN where they are no numbers."""
-        low, high = (
-            end if isinstance(end, (int, float)) and not isinstance(end, bool) else math.nan
-            for end in (self.low, self.high)
-        )
-        return low, high
+            raise InputError(f"a logarithmic range begins above 0; received low={low}")
+        if self.log and step is not None:
+            raise InputError(f"a logarithmic range has no step; received {step}. List its values instead")
+        if step is not None and not 0 < step <= high - low:
+            raise InputError(f"expected a step in (0, {high - low:g}], received {step}")
+        if step is not None and self.whole and step != int(step):
+            raise InputError(f"expected a whole step in a range of whole numbers, received {step}")
 
     @property
     def whole(self) -> bool:
@@ -97,7 +106,7 @@ class Parameter:
             return len(self.values)
         if self.log or (self.step is None and not self.whole):
             return None
-        return math.floor((self.ends[1] - self.ends[0]) / (self.step or 1) + 1e-9) + 1
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
     @property
     def samples(self) -> tuple[Any, ...]:
@@ -109,8 +118,7 @@ class Parameter:
         """`samples`, and a value from the inside of a range."""
         if self.values:
             return self.values
-        low, high = self.ends
-        middle = low + (high - low) / 2
+        middle = self.low + (self.high - self.low) / 2
         return (*self.samples, math.floor(middle) if self.whole else middle)
 
     def matters(self, values: Mapping[str, Any]) -> bool:
@@ -132,10 +140,6 @@ class Parameter:
             + (", log" if self.log else "")
             + (f", step {self.step:g}" if self.step else "")
         )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def value_of(variants: Sequence[Parameter], value: Any) -> Any:
@@ -161,15 +165,14 @@ def narrowed(parameter: Parameter, wanted: Any, variants: Sequence[Parameter]) -
     if isinstance(wanted, str) and ".." in wanted and not parameter.values:
         wanted = dict(zip(("low", "high"), wanted.split("..", 1), strict=True))
     if isinstance(wanted, Mapping):
-        if not set(wanted) <= {"low", "high", "log", "step"}:
-            raise InputError(f"'{parameter.name}': expected low, high, log and step, received {', '.join(wanted)}")
-        low, high = (_number(parameter, wanted.get(name, getattr(parameter, name))) for name in ("low", "high"))
+        check_names(wanted, ("low", "high", "log", "step"), f"a range of '{parameter.name}'", "option")
+        low, high = (_number_of(parameter, wanted.get(name, getattr(parameter, name))) for name in ("low", "high"))
         log = wanted.get("log", parameter.log)
         step = wanted.get("step", None if log else parameter.step)
         return Parameter(parameter.name, parameter.about, (), low, high, log, step, parameter.when)
     texts = wanted.split(",") if isinstance(wanted, str) else wanted if isinstance(wanted, (list, tuple)) else [wanted]
     if not parameter.values:
-        return tuple(_number(parameter, text) for text in texts)
+        return tuple(_number_of(parameter, text) for text in texts)
     values = [value_of(variants, text) for text in texts]
     for value, text in zip(values, texts, strict=True):
         if not any(_among(value, variant) for variant in variants):
@@ -188,7 +191,7 @@ def _among(value: Any, parameter: Parameter) -> bool:
     return any(value == known and type(value) is type(known) for known in parameter.values)
 
 
-def _number(parameter: Parameter, text: Any) -> float:
+def _number_of(parameter: Parameter, text: Any) -> float:
     try:
         number = float(text)
     except (TypeError, ValueError) as error:
@@ -197,23 +200,8 @@ def _number(parameter: Parameter, text: Any) -> float:
     return int(number) if whole and (parameter.whole or isinstance(text, int)) else number
 
 
-def read_parameter(fields: Mapping[str, Any]) -> Parameter:
+def read_parameter(fields: Any) -> Parameter:
     """A parameter of a space file."""
-    known = [field.name for field in dataclasses.fields(Parameter)]
-    if not isinstance(fields, Mapping) or not isinstance(fields.get("name", ""), str):
+    if not isinstance(fields, Mapping) or "name" not in fields:
         raise InputError(f"expected a hyperparameter as an object with a name, received {json.dumps(fields)}")
-    unknown = sorted(set(fields) - set(known))
-    if unknown or "name" not in fields:
-        fault = f"unknown {', '.join(unknown)}" if unknown else "it has no name"
-        raise InputError(f"a hyperparameter has {', '.join(known)}; {fault}")
-    when = fields.get("when", {})
-    if not isinstance(when, Mapping) or not all(isinstance(values, list) for values in when.values()):
-        raise InputError(
-            f"'{fields['name']}': expected `when` as an object of names and lists, received {json.dumps(when)}"
-        )
-    if not isinstance(fields.get("values", []), list):
-        raise InputError(f"'{fields['name']}': expected `values` as a list, received {json.dumps(fields['values'])}")
-    about = fields.get("about", MEANINGS.get(fields["name"], ""))
-    return Parameter(
-        **{**fields, "about": about, "when": tuple((name, tuple(values)) for name, values in when.items())}
-    )
+    return Parameter.from_json({"about": MEANINGS.get(str(fields["name"]), ""), **fields})

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from cxr.errors import InputError
+from cxr.errors import DatasetError, InputError
+from cxr.files import read_json
+from cxr.kinds import Pairs, Parsed, Text
+from cxr.options import Options, check_names, default_of, nearest, option, options
 from trainer.train_config import TrainConfig
 from tuner.space.catalogue import SPACES
 from tuner.space.conditions import check_condition, count_combinations, exclusive, parent_of, settle
@@ -65,17 +66,15 @@ class Space:
           InputError: another name.
         """
         if name not in SPACES:
-            near = difflib.get_close_matches(name, SPACES, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"space '{name}': {hint}expected one of {', '.join(SPACES)}, or a JSON file")
+            known = f"one of {', '.join(SPACES)}, or a JSON file"
+            raise InputError(f"space '{name}': expected {known}{nearest(name, SPACES)}")
         return Space(name, SPACES[name]())
 
     @staticmethod
     def load(text: str) -> Space:
         """A space by name, or from a JSON file.
 
-        The file holds an object: `space`, the name of the one to begin with, or `parameters`, a list of one's own;
-        and `fix` and `narrow` as for the methods.
+        What the file holds is `SpaceFile`.
 
         Raises:
           InputError: no such name or file, or one that says something else.
@@ -83,27 +82,11 @@ class Space:
         if not text.endswith(".json") and not Path(text).is_file():
             return Space.named(text)
         try:
-            fields = json.loads(Path(text).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the space {text} cannot be read: {error}") from error
-        parts = {"parameters": list, "space": str, "fix": dict, "narrow": dict}
-        if not isinstance(fields, dict) or not set(fields) <= set(parts):
-            raise InputError(f"{text}: expected a JSON object with `space` or `parameters`, `fix` and `narrow`")
-        for name, value in fields.items():
-            if not isinstance(value, parts[name]):
-                what = {list: "a list", str: "a text", dict: "an object"}[parts[name]]
-                raise InputError(f"{text}: expected `{name}` to be {what}, received {json.dumps(value)}")
-        if "parameters" in fields and "space" in fields:
-            raise InputError(f"{text}: it has a `space` to begin with and `parameters` of its own; give one of them")
+            fields = read_json(Path(text))
+        except DatasetError as error:
+            raise InputError(f"the space {error}") from error
         try:
-            if "parameters" in fields:
-                parameters = tuple(read_parameter(each) for each in fields["parameters"])
-                own = {parameter.name for parameter in parameters}
-                given = {name: value for name, value in fields.get("fix", {}).items() if name not in own}
-                space = Space(Path(text).stem, parameters, given)
-            else:
-                space = Space.named(fields.get("space", "compact"))
-            return space.fix(fields.get("fix", {})).narrow(fields.get("narrow", {}))
+            return SpaceFile.from_json(fields).read(Path(text).stem)
         except InputError as error:
             raise InputError(f"{text}: {error}") from error
 
@@ -151,10 +134,9 @@ class Space:
     def _narrow(self, name: str, wanted: Any) -> Space:
         variants = self.variants(name)
         if not variants:
-            fixed = f"it is fixed to {plain(self.fixed[name])}" if name in self.fixed else ""
-            near = difflib.get_close_matches(name, self.names, 1)
-            hint = fixed or (f"did you mean {near[0]}?" if near else f"varied are {', '.join(self.names)}")
-            raise InputError(f"'{name}' is not varied in the space '{self.name}'; {hint}")
+            fixed = f"; it is fixed to {plain(self.fixed[name])}" if name in self.fixed else ""
+            hint = fixed or nearest(name, self.names) or f"; varied are {', '.join(self.names)}"
+            raise InputError(f"'{name}' is not varied in the space '{self.name}'{hint}")
         found = [narrowed(variant, wanted, variants) for variant in variants]
         if all(isinstance(less, tuple) and less == found[0] and len(less) == 1 for less in found):
             return self.fix({name: found[0][0]})  # type: ignore[index]
@@ -181,10 +163,6 @@ class Space:
         """The parameters of a name; none where it is not varied."""
         return [parameter for parameter in self.parameters if parameter.name == name]
 
-    def parent(self, parameter: Parameter, place: int) -> Parameter:
-        """The parameter that a condition of another, given by its place in `when`, is about."""
-        return next(other for other in self.parameters if parent_of(parameter, place, [other]))
-
     @functools.cached_property
     def keys(self) -> dict[Parameter, str]:
         """The name by which an oracle knows each parameter: KerasTuner's grid takes no two of one name."""
@@ -203,9 +181,8 @@ class Space:
             key = self.keys[parameter]
             with contextlib.ExitStack() as scopes:
                 for place, (_, values) in enumerate(parameter.when):
-                    scopes.enter_context(
-                        drawn.conditional_scope(self.keys[self.parent(parameter, place)], list(values))
-                    )
+                    parent = next(other for other in self.parameters if parent_of(parameter, place, [other]))
+                    scopes.enter_context(drawn.conditional_scope(self.keys[parent], list(values)))
                 if parameter.values and isinstance(parameter.values[0], bool) and len(parameter.values) == 2:
                     drawn.Boolean(key)
                 elif parameter.values:
@@ -238,13 +215,16 @@ class Space:
         Raises:
           InputError: a value that no run can have.
         """
-        own = {p.name: values[p.name] for p in self.active(values) if p.name in values}
-        fields = translate({**self.fixed, **own}, epochs)
+        fields = translate({**self.fixed, **self.active_values(values)}, epochs)
         return TrainConfig.from_json({**fields, "monitor": monitor, "seed": seed})
 
     def active(self, values: Mapping[str, Any]) -> list[Parameter]:
         """The hyperparameters that matter where the others have these values."""
         return [parameter for parameter in self.parameters if parameter.matters(values)]
+
+    def active_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the values that matter, by name."""
+        return {each.name: values[each.name] for each in self.active(values) if each.name in values}
 
     def combinations(self) -> int | None:
         """Number of configurations; None where a continuous range makes it infinite."""
@@ -264,9 +244,8 @@ class Space:
 
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has; `from_json` reads them."""
-        defaults = {field.name: field.default for field in dataclasses.fields(Parameter)}
         parameters = [
-            {name: value for name, value in dataclasses.asdict(each).items() if repr(value) != repr(defaults[name])}
+            {name: value for name, value in each.to_json().items() if repr(value) != repr(default_of(Parameter, name))}
             for each in self.parameters
         ]
         return {"name": self.name, "parameters": parameters, "fixed": dict(self.fixed)}
@@ -329,10 +308,35 @@ class Space:
         return values
 
 
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(value)
+    return value
+
+
+@options
+class SpaceFile(Options):
+    """What a JSON file says of a space."""
+
+    title: ClassVar[str] = "space file"
+
+    space: str | None = option(Text(), "name of the space to begin with", default=None, unset="compact")
+    parameters: list[Any] | None = option(Parsed(_list, "a list"), "hyperparameters of one's own", default=None)
+    fix: Mapping[str, Any] = option(Pairs("an object"), "as for `Space.fix`", default_factory=dict)
+    narrow: Mapping[str, Any] = option(Pairs("an object"), "as for `Space.narrow`", default_factory=dict)
+
+    def read(self, name: str) -> Space:
+        """The space, by that name if it has parameters of its own."""
+        if self.parameters is None:
+            space = Space.named(self.space or "compact")
+        elif self.space is not None:
+            raise InputError("it has a `space` to begin with and `parameters` of its own; give one of them")
+        else:
+            parameters = tuple(read_parameter(each) for each in self.parameters)
+            own = {parameter.name for parameter in parameters}
+            space = Space(name, parameters, {key: value for key, value in self.fix.items() if key not in own})
+        return space.fix(self.fix).narrow(self.narrow)
+
+
 def _check_name(name: str) -> None:
-    if name in MEANINGS or name in TRAINER_FIELDS:
-        return
-    known = [*MEANINGS, *(field for field in TRAINER_FIELDS if field not in MEANINGS)]
-    near = difflib.get_close_matches(str(name), known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    raise InputError(f"unknown hyperparameter '{name}'; {hint}")
+    check_names([name], dict.fromkeys((*MEANINGS, *TRAINER_FIELDS)), "a search", "hyperparameter")

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.tuner.conftest import PATIENCE, none_left, processes_naming
+from trainer.run import open_run
 
 pytestmark = pytest.mark.timeout(1800)
 RANDOM = ("--oracle", "random", "--pruner", "none")
@@ -42,10 +43,10 @@ def check_complete(tuning, trials, epochs=EPOCHS):
 
 
 def test_a_worker_that_is_killed_in_a_trial(tune):
-    tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2)
+    tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
     os.kill(tuning.workers()[trial.worker], signal.SIGKILL)
-    search = check_complete(tuning, 3)
+    search = check_complete(tuning, 2)
     again = next(found for found in search.trials if found.id == trial.id)
     assert again.attempts == 2
     assert learned(again, len(trial.history)) == learned(trial)  # resumed or started again: the same either way
@@ -72,17 +73,29 @@ def test_a_chief_that_is_killed_and_the_search_resumed(tune):
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(tune):
-    tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2, "--lease-seconds", 4)
+    tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--workers", 2, "--lease-seconds", 4)
     trial = tuning.until(training, "a trial under way")
     os.kill(tuning.workers()[trial.worker], signal.SIGSTOP)
-    search = check_complete(tuning, 3)
+    search = check_complete(tuning, 2)
     assert next(found for found in search.trials if found.id == trial.id).attempts == 2
     assert "silent" in tuning.said()
 
 
 @pytest.mark.slow
 def test_a_worker_without_progress_gives_its_trial_back(tune):
-    tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", EPOCHS, "--hang-seconds", 0.01, "--max-attempts", 2)
+    tuning = tune(
+        *RANDOM,
+        "--max-trials",
+        1,
+        "--epochs",
+        EPOCHS,
+        "--max-attempts",
+        2,
+        "--lease-seconds",
+        4,
+        "--hang-seconds",
+        1e-6,
+    )  # fmt: skip - shorter than a step: seen at each heartbeat, every second
     assert tuning.wait() == 0, tuning.said()
     (trial,) = tuning.found().trials
     assert trial.status == "failed"
@@ -103,12 +116,11 @@ def test_two_searches_on_one_project(tune):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_search_that_is_asked_to_stop(tune, number):
+def test_a_search_that_is_asked_to_stop(tune):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
-    os.kill(tuning.process.pid, number)
-    assert tuning.wait() == 128 + number
+    os.kill(tuning.process.pid, signal.SIGTERM)
+    assert tuning.wait() == 128 + signal.SIGTERM
     assert not processes_naming(str(tuning.project)), "a process was left behind"
     assert "--resume` continues" in tuning.said()
     stopped = tuning.found()
@@ -131,7 +143,7 @@ def test_ctrl_c_before_the_first_trial(tune):
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_search_and_says_why(tune, data, tmp_path):
-    tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS)
+    tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS)
     tuning.until(training, "a trial under way")
     manifest = data / "manifest.json"
     content = manifest.read_bytes()
@@ -144,7 +156,7 @@ def test_a_worker_that_cannot_start_ends_the_search_and_says_why(tune, data, tmp
     assert "ended 4 times without a trial" in tuning.said()
     assert "manifest" in tuning.found().reason
     assert none_left(str(tuning.project))
-    check_complete(tune("--resume"), 3)
+    check_complete(tune("--resume"), 2)
 
 
 @pytest.mark.slow
@@ -176,19 +188,19 @@ def test_a_disk_that_is_full(tune, tmp_path):
 
 @pytest.mark.slow
 def test_memory_is_given_back_by_new_processes(tune):
-    tuning = tune(*RANDOM, "--max-trials", 5, "--epochs", 1, "--worker-trials", 2)
+    tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", 1, "--worker-trials", 2)
     pids = set()
     while tuning.process.poll() is None:
         pids |= set(tuning.workers().values())
         time.sleep(0.05)
-    check_complete(tuning, 5, 1)
-    assert len(pids) == 3
+    check_complete(tuning, 3, 1)
+    assert len(pids) == 2
 
 
 @pytest.mark.slow
 def test_chief_and_workers_apart(tune, tmp_path, data):
     """As on two hosts that share nothing but the data set; the chief is killed and restarted."""
-    chief = tune(*RANDOM, "--max-trials", 4, "--epochs", EPOCHS, "--role", "chief", "--bind", "127.0.0.1:0")
+    chief = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--role", "chief", "--bind", "127.0.0.1:0")
     address = chief.until(lambda _: chief.said().partition("--role worker --chief ")[2].split(" ")[0], "an address")
     worker = subprocess.Popen(
         [sys.executable, "-m", "tuner.tune", "--role", "worker", "--chief", address, "--data", str(data),
@@ -200,7 +212,7 @@ def test_chief_and_workers_apart(tune, tmp_path, data):
         os.kill(chief.process.pid, signal.SIGKILL)
         chief.wait()
         again = tune("--resume", "--role", "chief", "--bind", address)
-        search = check_complete(again, 4)
+        search = check_complete(again, 2)
         assert next(found for found in search.trials if found.id == trial.id).attempts == 1  # its worker kept at it
         assert worker.wait(PATIENCE) == 0
         assert none_left(str(tmp_path / "elsewhere"))
@@ -212,19 +224,14 @@ def test_chief_and_workers_apart(tune, tmp_path, data):
 
 @pytest.mark.slow
 def test_a_trial_can_be_repeated_alone(tune, tmp_path, data):
-    tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", 3)
-    search = check_complete(tuning, 2, 3)
-    for trial in search.trials:
-        config = tmp_path / f"{trial.id}.json"
-        config.write_text(json.dumps(trial.config))
-        run = tmp_path / "alone" / trial.id
-        subprocess.run(
-            [sys.executable, "-m", "trainer.train", "--data", str(data), "--run", str(run), "--config", str(config)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        from trainer.run import open_run
-
-        alone = open_run(run).read_history()
-        for row, repeated in zip(trial.history, alone, strict=True):
-            for name in ("loss", "val_loss", "val_auc"):
-                assert row[name] == pytest.approx(repeated[name], rel=1e-6)
+    tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", 3)
+    (trial,) = check_complete(tuning, 1, 3).trials
+    config, run = tmp_path / "alone.json", tmp_path / "alone"
+    config.write_text(json.dumps(trial.config))
+    subprocess.run(
+        [sys.executable, "-m", "trainer.train", "--data", str(data), "--run", str(run), "--config", str(config)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    for row, repeated in zip(trial.history, open_run(run).read_history(), strict=True):
+        for name in ("loss", "val_loss", "val_auc"):
+            assert row[name] == pytest.approx(repeated[name], rel=1e-6)

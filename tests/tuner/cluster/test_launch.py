@@ -44,14 +44,6 @@ def test_a_search_from_the_library(searched):
     assert not searched.run(best).joinpath("checkpoints", "last.npz").exists()  # nobody resumes it
 
 
-def test_the_best_configuration_is_one_that_the_trainer_takes(searched, tmp_path):
-    from trainer.train import choose_config
-
-    (tmp_path / "best.json").write_text(json.dumps(dict(searched.best.config)))
-    config, _ = choose_config(None, str(tmp_path / "best.json"), {})
-    assert config.to_json() == json.loads(json.dumps(dict(searched.best.config)))
-
-
 def test_tensorboard_has_every_trial_with_all_hyperparameters(searched):
     from tensorboard.plugins.hparams import metadata
 
@@ -223,18 +215,15 @@ def test_help_is_quick_to_load():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["worst_auc", "worst_balanced_accuracy"])
-def test_an_objective_under_shifts(data, tmp_path, objective):
-    """The score is the worst of the shift suite, and lies at or below what validation gives."""
+def test_an_objective_under_shifts(data, tmp_path):
+    """The score is the worst of the shift suite; `worst_auc` is tested with a worker."""
     space = Space.named("compact").fix({"model": "mlp", "image_size": 32, "units": 64, "layers": 1})
     config = SearchConfig(
         data=str(data), project=str(tmp_path / "search"), oracle="random", max_trials=1, epochs=2, space=space,
-        objective=objective,
+        objective="worst_balanced_accuracy",
     )  # fmt: skip
     trial = tuner.search(config, quiet=True).best
     assert 0 <= trial.score <= 1
-    if objective == "worst_auc":
-        assert trial.score <= trial.history[trial.best_epoch - 1]["val_auc"] + 1e-9
 
 
 def test_the_chief_was_told_what_the_run_has(searched):

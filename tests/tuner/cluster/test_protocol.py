@@ -76,7 +76,7 @@ def test_a_chief_that_comes_back_is_found(ask):
     free.stop(0).wait()
     servers = []
     methods = {"echo": lambda: {"late": True}}
-    starter = threading.Timer(1.0, lambda: servers.append(serve(f"127.0.0.1:{port}", methods)))
+    starter = threading.Timer(0.3, lambda: servers.append(serve(f"127.0.0.1:{port}", methods)))
     starter.start()
     assert ask(f"127.0.0.1:{port}", 120.0)("echo") == {"late": True}
     starter.join()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cxr.console import run_command
-from cxr.errors import DatasetError, InputError, OutputError
+from cxr.errors import DatasetError, OutputError
 from trainer.train import choose_config
 from tuner import read_search
 from tuner.cluster.chief import Chief
@@ -144,14 +144,6 @@ def test_everything_of_a_search(searching, capsys, page_of):
     ):
         assert text in page.text
     assert "b" not in page.tags  # markup of a message is text
-    for heading in (
-        "Ranking",
-        "Failed and pruned",
-        "Importance of the hyperparameters",
-        "Score against cost",
-        "What was searched",
-    ):
-        assert heading in page.words
 
     rows = list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text(encoding="utf-8"))))
     assert [row["id"] for row in rows] == [trial.id for trial in found.trials]
@@ -195,7 +187,7 @@ def test_the_ranking(searching):
 
 
 def test_a_loss_is_better_when_lower(searching, page_of):
-    search = searching(objective="val_loss")
+    search = searching(objective="val_loss", space=small_space("optimizer", "learning_rate"))
     search.run(20, lambda config: 0.1 if config["optimizer"] == "sgd" else 40.0 + config["learning_rate"])
     found = search.found()
     assert found.best.values["optimizer"] == "sgd" and found.best.score == pytest.approx(0.1)
@@ -237,7 +229,8 @@ def test_the_printed_ranking_fits_the_terminal(searching, monkeypatch, columns, 
     monkeypatch.setenv("COLUMNS", str(columns))
     search = searching(space=small_space("learning_rate"))
     search.run(3, by_rate)
-    line = next(line for line in summarize(search.found()).splitlines() if line.split()[:1] == ["rank"])
+    said = summarize(search.found())
+    line = next(line for line in said.splitlines() if line.split()[:1] == ["rank"])
     assert len(line) <= columns and line.split()[-1] == last
 
 
@@ -264,6 +257,7 @@ def test_a_search_that_was_stopped_or_failed(searching):
     search.run(1, by_rate)
     search.write("failed", "the disk is <full>")
     said = summarize(search.found())
+    assert "is the only one with a score" in said and "1 trial: 1 completed" in said
     assert "The search ended early: the disk is <full>." in said and "--resume` resumes it" in said
     search.write("stopped")
     assert "The search was stopped. " in summarize(search.found())
@@ -281,20 +275,12 @@ def test_no_trial_yet(searching, capsys, page_of):
     assert len((folder / "trials.csv").read_text(encoding="utf-8").splitlines()) == 1
 
 
-def test_one_trial(searching, page_of):
-    search = searching()
-    search.run(1, by_rate)
-    said = summarize(search.found())
-    assert "is the only one with a score" in said and "1 trial: 1 completed" in said
-    page_of(write_report(search.found()))
-
-
 def test_all_trials_failed(searching, capsys, page_of):
     search = searching(max_failures=9)
     reasons = ["no space left on /tmp/7", "no space left on /tmp/8", "NaN\n  at step 3", ""]
     search.run(7, by_rate, lambda number: "failed", lambda number: reasons[number % 4])
     found = search.found()
-    grouped = [(each.reason, len(each.trials)) for each in failures(found)]
+    grouped = [(reason, len(trials)) for reason, trials in failures(found).items()]
     assert grouped[0] == ("no space left on /tmp/7", 4)
     assert ("NaN", 2) in grouped and sum(count for _, count in grouped) == 7
     assert main([str(search.project)]) == 0
@@ -311,13 +297,6 @@ def test_an_old_best_configuration_does_not_stay(searching, tmp_path):
     (tmp_path / "out" / "best.json").write_text("{}")
     write_report(search.found(), tmp_path / "out")
     assert not (tmp_path / "out" / "best.json").exists()
-
-
-def test_the_same_score_everywhere(searching):
-    search = searching()
-    search.run(12, lambda config: 0.5)
-    said = summarize(search.found())
-    assert "The importance of the hyperparameters is unknown: all trials have the same score" in said
 
 
 def test_strange_signs_in_messages(searching, page_of):
@@ -345,7 +324,7 @@ def test_another_place_for_the_files(searching, tmp_path, capsys):
 
 def test_the_page_is_the_same_every_time(searching):
     search = searching()
-    search.run(11, by_rate)
+    search.run(3, by_rate)
     first = (write_report(search.found()) / "index.html").read_bytes()
     assert (write_report(search.found()) / "index.html").read_bytes() == first
 
@@ -363,12 +342,6 @@ def test_where_it_cannot_write(searching, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--output"):
         main([str(search.project), "--output", str(tmp_path / "file" / "below")])
-
-
-@pytest.mark.parametrize("options", [["--top", "0"], ["--final", "-1"], ["--seeds", "a"], ["--seeds", "1,1"]])
-def test_bad_options(searching, options):
-    with pytest.raises(InputError, match=options[0]):
-        main([str(searching().project), *options])
 
 
 def test_a_report_needs_no_tensorflow(searching):

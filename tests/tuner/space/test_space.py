@@ -1,7 +1,6 @@
 """What is varied, when it matters, and what it means for a training run."""
 
 import json
-import random
 
 import pytest
 from keras_tuner import Objective
@@ -48,7 +47,7 @@ def meant(space, values, **changes):
     return space.train_config(values, **{**RUN, **changes}).resolved()
 
 
-def test_every_point_is_a_training_run(space, tmp_path):
+def test_every_point_is_a_training_run_of_what_is_active(space, tmp_path):
     points = draw(space, POINTS, tmp_path)
     assert points
     for values in points:
@@ -57,11 +56,13 @@ def test_every_point_is_a_training_run(space, tmp_path):
             assert 1 <= config.epochs <= epochs
             assert config.warmup_epochs <= config.epochs
             assert config.freeze_epochs <= config.epochs
-
-
-def test_an_oracle_draws_what_is_active_and_nothing_else(space, tmp_path):
-    for values in draw(space, POINTS, tmp_path):
-        assert set(values) == {parameter.name for parameter in space.active(values)}
+        active = {parameter.name for parameter in space.active(values)}
+        assert set(values) == active
+        config = meant(space, values)
+        for parameter in space.parameters:
+            if parameter.name not in active:
+                for value in parameter.samples:
+                    assert meant(space, {**values, parameter.name: value}) == config, (parameter.name, value)
 
 
 def test_no_parameter_is_dead(space, tmp_path):
@@ -78,16 +79,6 @@ def test_no_parameter_is_dead(space, tmp_path):
     never = [name for name, count in changed.items() if not count and name not in parents]
     rare = {"fine_tune_learning_rate", "fine_tune_layers"}
     assert not set(never) - rare, f"not one of {POINTS} points had {never}"
-
-
-def test_what_is_not_active_changes_nothing(space, tmp_path):
-    for values in draw(space, POINTS, tmp_path):
-        config = meant(space, values)
-        active = {parameter.name for parameter in space.active(values)}
-        for parameter in space.parameters:
-            if parameter.name not in active:
-                for value in parameter.samples:
-                    assert meant(space, {**values, parameter.name: value}) == config, (parameter.name, value)
 
 
 def test_no_parameter_of_the_published_architectures_is_dead(tmp_path):
@@ -113,31 +104,18 @@ def test_parents_change_the_run_too(name, tmp_path):
             assert len(runs) == len(parameter.values)
 
 
-def test_models_that_are_drawn_can_be_built_and_are_bounded(tmp_path):
+@pytest.mark.parametrize("model", ["mlp", "cnn3", "cnn-separable", "xception-small", "resnet18"])
+def test_models_that_are_drawn_can_be_built_and_the_largest_is_bounded(model, tmp_path):
     from trainer.training.classifier import build_classifier
 
     space = Space.named("compact")
-    points = draw(space, 400, tmp_path)
-    for model in ("mlp", "cnn3", "cnn-separable", "xception-small", "resnet18"):
-        of_model = [values for values in points if values["model"] == model]
-        assert len(of_model) > 20
-        heaviest = max(of_model, key=lambda values: json.dumps(values))
-        for values in (of_model[0], heaviest):
-            classifier = build_classifier(meant(space, values), FACTS)
-            assert classifier.count_params() < 30_000_000
-
-
-def test_the_largest_of_each_family_is_bounded():
-    from trainer.training.classifier import build_classifier
-
-    space = Space.named("compact")
-    for model in ("mlp", "cnn3", "cnn-separable", "xception-small", "resnet18"):
-        values = {"model": model}
-        for parameter in space.parameters[1:]:
-            if all(values.get(name) in allowed for name, allowed in parameter.when):
-                values[parameter.name] = parameter.samples[-1]
-        classifier = build_classifier(meant(space, {**values, "pool": "max", "block": "plain"}), FACTS)
-        assert classifier.count_params() < 30_000_000
+    drawn = next(iter(draw(space.fix({"model": model}), 1, tmp_path)))
+    largest = {"model": model}
+    for parameter in space.parameters[1:]:
+        if parameter.matters(largest):
+            largest[parameter.name] = parameter.samples[-1]
+    for values in ({**drawn, "model": model}, {**largest, "pool": "max", "block": "plain"}):
+        assert build_classifier(meant(space, values), FACTS).count_params() < 30_000_000
 
 
 def test_the_compact_space_has_no_model_with_pretrained_weights_and_the_full_one_has_all():
@@ -329,10 +307,7 @@ def test_narrowing_a_model_narrows_what_depends_on_it():
         ({"fix": {"learning_rate": -1}}, "learning_rate=-1"),
         ({"fix": {"equalize": "perhaps"}}, "equalize='perhaps'"),
         ({"fix": {"dense": "wide"}}, "dense='wide': expected a whole number"),
-        ({"fix": {"width": 24.5}}, "width=24.5: expected a whole number"),
-        ({"fix": {"plain_blocks": -1}}, "plain_blocks=-1: expected a whole number"),
         ({"fix": {"growth": -1}}, "growth=-1: expected a number above 0"),
-        ({"fix": {"learning_rate": "slow"}}, "learning_rate='slow': expected a number"),
         ({"narrow": {"image_size": "160,224"}}, "'image_size' for model: cnn3, mlp: expected some of 48, 64, 96, 128"),
         ({"parameters": [{"name": "kernel", "values": [3, 5]}, {"name": "kernel", "values": [5, 7]}],
           "fix": {"model": "cnn3"}}, "'kernel' appears twice"),
@@ -340,32 +315,32 @@ def test_narrowing_a_model_narrows_what_depends_on_it():
         ({"space": "full", "fix": {"freeze_epochs": "x"}}, "freeze_epochs='x': expected a whole number"),
         ({"space": "full", "narrow": {"freeze_epochs": {"low": 1, "high": 3}}}, "fine_tune_layers depend on them"),
         ({"narrow": {"learning_rate": {"step": 0.001}}}, "logarithmic range has no step"),
-        ({"narrow": {"learning_rate": {"log": "no"}}}, "log to be true or false"),
-        ({"narrow": ["model"]}, "expected `narrow` to be an object"),
-        ({"space": 3}, "expected `space` to be a text"),
-        ({"parameters": {"name": "kernel"}}, "expected `parameters` to be a list"),
+        ({"narrow": {"learning_rate": {"log": "no"}}}, "log='no': expected true or false"),
+        ({"narrow": ["model"]}, "narrow=.*expected values"),
+        ({"space": 3}, "space=3: expected text"),
+        ({"parameters": {"name": "kernel"}}, "expected a list"),
         ({"parameters": ["kernel"]}, "expected a hyperparameter as an object"),
-        ({"parameters": [{"name": "optimizer", "values": "adam,sgd"}]}, "expected `values` as a list"),
+        ({"parameters": [{"name": "optimizer", "values": "adam,sgd"}]}, "values='adam,sgd': expected a list"),
         ({"parameters": [{"name": "model", "values": ["mlp", "cnn3"]},
-                         {"name": "units", "values": [8, 9], "when": {"model": "mlp"}}]}, "names and lists"),
+                         {"name": "units", "values": [8, 9], "when": {"model": "mlp"}}]}, "object of names and lists"),
         ({"parameters": [{"name": "model", "values": ["mlp", "cnn3"]}, {"name": "units", "values": [8, 9]}]},
          "'units' would change nothing with model=cnn3"),
         ({"parameters": [{"name": "units", "values": [64, 128]}]}, "'units' would change nothing"),
         ({"parameters": [{"name": "weights", "values": ["none", "imagenet"]}]}, "'weights' would change nothing"),
         ({"parameters": [{"name": "blocks", "low": 2, "high": 5, "step": 0.5}]}, "expected a whole step"),
         ({"parameters": [{"name": "blocks", "low": 2, "high": 5.0}]}, "blocks=3.5: expected a whole number"),
-        ({"parameters": [{"name": "blocks", "values": [3, 3.0]}]}, "at least two different values"),
-        ({"fix": {"epochs": 3}}, "unknown hyperparameter 'epochs'"),
+        ({"parameters": [{"name": "blocks", "values": [3, 3.0]}]}, "a list of different values"),
+        ({"fix": {"epochs": 3}}, "no hyperparameter 'epochs'"),
         ({"narrow": {"model": "mlp,vgg16"}}, "'model' cannot be vgg16"),
         ({"narrow": {"learning_rate": "fast"}}, "expected a number or LOW"),
         ({"narrow": {"learning_rate": "1e-2..1e-3"}}, "low < high"),
         ({"narrow": {"lerning_rate": "1e-3..1e-2"}}, "did you mean learning_rate"),
-        ({"narrow": {"learning_rate": {"min": 1}}}, "expected low, high, log and step"),
+        ({"narrow": {"learning_rate": {"min": 1}}}, "no option 'min'; known are low, high"),
         ({"space": "compakt"}, "did you mean compact"),
-        ({"spice": "compact"}, "expected a JSON object with"),
+        ({"spice": "compact"}, "no option 'spice'; did you mean space"),
         ({"space": "compact", "parameters": []}, "give one of them"),
-        ({"parameters": [{"values": [1, 2]}]}, "no name"),
-        ({"parameters": [{"name": "kernel", "valeus": [1, 2]}]}, "unknown valeus"),
+        ({"parameters": [{"values": [1, 2]}]}, "an object with a name"),
+        ({"parameters": [{"name": "kernel", "valeus": [1, 2]}]}, "no option 'valeus'; did you mean values"),
         ({"parameters": [{"name": "kernel", "values": [3]}]}, "at least two different values"),
         ({"parameters": [{"name": "kernel", "values": [3, "5"]}]}, "all texts, all numbers"),
         ({"parameters": [{"name": "kernel"}]}, "expected values, or numbers low < high"),
@@ -445,9 +420,3 @@ def test_conditions_are_a_chain():
     child = Parameter("weight_decay", low=0.0, high=0.1, when=(("model", ("mlp",)), ("optimizer", ("adamw",))))
     with pytest.raises(InputError, match="must begin with those of 'optimizer'"):
         Space("mine", (parent, other, child))
-
-
-def test_points_differ(tmp_path):
-    points = draw(Space.named("compact"), POINTS, tmp_path)
-    assert len({json.dumps(values, sort_keys=True) for values in points}) == POINTS
-    assert len({values["model"] for values in random.Random(0).sample(points, 30)}) > 3
