@@ -140,7 +140,7 @@ def test_steps_per_epoch_is_the_number_of_batches(data, split, batch_size, optio
 def test_options_are_checked_and_complete(data):
     assert data.options("val", batch_size=3) == StreamOptions("val", batch_size=3)
     for call in (data.options, data.stream, data.steps_per_epoch):
-        with pytest.raises(InputError, match=r"^unknown option batchsize; a stream takes image_size, batch_size, "):
+        with pytest.raises(InputError, match=r"^a stream has no option 'batchsize'; did you mean batch_size\?$"):
             call("train", batchsize=3)
         with pytest.raises(InputError, match=r"^batch_size=0: expected a whole number of at least 1$"):
             call("train", batch_size=0)

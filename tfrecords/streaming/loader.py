@@ -63,7 +63,7 @@ class Loader:
             short_side = manifest.rungs[self.rung].size
             self.buckets = choose_buckets(counts, step, options.max_buckets, short_side, (tallest, widest))
             self._bucket = assign_buckets(self.index.shape, self.buckets)
-        self.plan = Plan(self.index, options.sampling, self._bucket)
+        self.plan = Plan(self.index, options, self._bucket)
         largest = options.size if self.buckets is None else self.buckets[-1].tolist()
         pixels = min(options.batch_size, len(self.index)) * math.prod(largest)
         self._buffers = BufferPool(pixels * self.channels * self.reader.dtype.itemsize)
