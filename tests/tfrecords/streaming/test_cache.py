@@ -343,12 +343,6 @@ def test_auto_uses_what_is_open(dataset, tmp_path):
     assert opened.cache is kept.cache
 
 
-def test_available_memory_is_plausible():
-    with open("/proc/meminfo") as file:
-        total = int(file.readline().split()[1]) * 1024
-    assert 1 << 26 < cache.available_memory() <= total
-
-
 def test_memory_that_is_not_there_is_an_error():
     starts = np.array([0, 1 << 62])
     with pytest.raises(OutputError, match="use cache='disk'"):
