@@ -213,7 +213,7 @@ def test_a_directory_that_is_no_data_set_is_an_error(tmp_path, capsys, name, mes
 @pytest.mark.parametrize("content", ["{", "[]", '{"other": 1}', "null"])
 def test_a_damaged_audit_is_an_error(dataset, capsys, content):
     (dataset.root / "audit.json").write_text(content)
-    assert f"cannot read {dataset.root / 'audit.json'}: " in fails(capsys, dataset.root)
+    assert f"error: {dataset.root / 'audit.json'} " in fails(capsys, dataset.root)
     (dataset.root / "audit.json").write_text(json.dumps({"warnings": []}))
     assert "WARNING" not in run(capsys, dataset.root)
 

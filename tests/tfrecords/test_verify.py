@@ -68,8 +68,7 @@ def test_a_clean_data_set_has_no_fault(make, tmp_path, kind, deep):
     assert verify(make(tmp_path / "set", **kind).root, deep) == []
 
 
-@pytest.mark.parametrize("record", [0, 1, 2])
-@pytest.mark.parametrize("rung", ["full", "24"])
+@pytest.mark.parametrize(("record", "rung"), [(0, "full"), (1, "24"), (2, "full")])
 @pytest.mark.parametrize(
     ("place", "fault", "others"),
     [

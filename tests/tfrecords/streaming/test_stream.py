@@ -13,13 +13,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from cxr.errors import InputError
 from tfrecords.dataset import XrayDataset, open_dataset
 from tfrecords.images.fit import fit
-from tfrecords.images.fit_modes import FITS
 from tfrecords.streaming.buckets import choose_buckets
 from tfrecords.streaming.loader import METADATA
 
 RECORDS = 33
 """In split `train` of the data set that `plain` and `data` stream."""
-CODECS = [("raw", 8), ("raw", 16), ("png", 8), ("png", 16), ("source", 8)]
 
 
 class Batch(NamedTuple):
@@ -65,8 +63,10 @@ def fitted(pixels: np.ndarray, size: tuple[int, int], how: str = "squash") -> np
 # what a batch holds
 
 
-@pytest.mark.parametrize(("encoding", "bit_depth"), CODECS)
-@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize(
+    ("encoding", "bit_depth", "how"),
+    [("raw", 8, "pad"), ("raw", 16, "crop"), ("png", 8, "squash"), ("png", 16, "pad"), ("source", 8, "crop")],
+)
 def test_every_image_comes_in_stored_order_with_its_own_pixels_and_facts(make, tmp_path, encoding, bit_depth, how):
     made = make(tmp_path / "set", encoding, bit_depth, sizes=(16,))
     options = {"image_size": (19, 23), "batch_size": 2, "fit": how, "metadata": True, "rung": "full"}
@@ -87,15 +87,6 @@ def test_every_image_comes_in_stored_order_with_its_own_pixels_and_facts(make, t
             assert [text.decode() for text in facts[name]] == [getattr(record, name) for record, _ in expected]
 
 
-def test_sixteen_bits_arrive_as_they_were_stored(make, tmp_path):
-    made = make(tmp_path / "set", "raw", 16, sizes=(), shape=lambda _: (40, 30))
-    (images, _), *_ = open_dataset(made.root).stream("train", image_size=(40, 30))
-    assert images.dtype == tf.uint16
-    np.testing.assert_array_equal(images, np.stack([pixels for _, pixels in made.expected["full"]["train"]]))
-    assert images.numpy().max() == 65535
-    assert images.numpy().min() == 0
-
-
 def test_streams_that_keep_their_images_do_not_mix_them_up(made, data):
     """Streams over one split that differ in one option alone, all open at once, and read twice."""
     variants = [{}, {"fit": "pad"}, {"fit": "crop"}, {"image_size": (9, 13)}, {"channels": 3}, {"rung": "16"}]
@@ -109,11 +100,10 @@ def test_streams_that_keep_their_images_do_not_mix_them_up(made, data):
                 np.testing.assert_array_equal(image, np.repeat(expected, variant.get("channels", 1), axis=2))
 
 
-@pytest.mark.parametrize("bit_depth", [8, 16])
 @pytest.mark.parametrize("stored", [(1,), (3,), (1, 3)])
 @pytest.mark.parametrize("asked", [None, 1, 3])
-def test_channels_are_those_asked_for(make, tmp_path, bit_depth, stored, asked):
-    made = make(tmp_path / "set", "raw", bit_depth, channels=stored, sizes=())
+def test_channels_are_those_asked_for(make, tmp_path, stored, asked):
+    made = make(tmp_path / "set", "raw", 16, channels=stored, sizes=())
     stream = open_dataset(made.root).stream("train", image_size=24, channels=asked)
     wanted = asked or (1 if stored == (1,) else 3)
     assert stream.element_spec[0].shape.as_list() == [None, 24, 24, wanted]
