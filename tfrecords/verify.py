@@ -98,10 +98,10 @@ def _check_records(
                 check.faults.append(str(CorruptError(path, framed.index, framed.offset, fault)))
         size, checksum = path.stat().st_size, hash_file(path)
     except (CxrError, OSError) as error:
-        check.faults[:0] = map(str, corrupt)
         check.faults.append(f"{path}: {error}")
         return
-    check.faults[:0] = map(str, corrupt)
+    finally:
+        check.faults[:0] = map(str, corrupt)
     if records + len(corrupt) != expected.records:
         check.faults.append(f"{path}: {records + len(corrupt)} records; the manifest says {expected.records}")
     if size != expected.bytes:
@@ -196,7 +196,8 @@ def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bo
         for (rung, split, number, _, shard), check in _run(tasks, manifest, deep, count):
             checks[rung, split, number] = check
             bar.update(shard.bytes)
-    faults = [fault for key in sorted(checks) for fault in checks[key].faults]
+    checks = dict(sorted(checks.items()))  # whatever the order in which workers were done
+    faults = [fault for check in checks.values() for fault in check.faults]
     return faults + _check_files(root, manifest) + _check_together(root, manifest, checks)
 
 
@@ -270,11 +271,11 @@ def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str,
         if name not in faulty:  # else the counts are off because of what was said already
             faults += _check_split(root, manifest, name, split, by_split[name])
     faults += [
-        f"{root}: {path} stands {len(splits)} times in the data set ({', '.join(splits)})"
+        f"{root}: {path} appears {len(splits)} times in the data set ({', '.join(splits)})"
         for path, splits in places.items()
         if len(splits) > 1
     ]
-    for (rung, name, number), check in sorted(checks.items()):
+    for (rung, name, number), check in checks.items():
         full = checks[FULL_RUNG, name, number]
         if not check.faults and not full.faults:
             fault = _compare_rungs(check.records, full.records, manifest.rungs[rung].size)
@@ -283,7 +284,7 @@ def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str,
         faults += [f"{root}: {fault}" for fault in _check_images(manifest, by_split)]
         statistics = [
             found
-            for (rung, name, _), check in sorted(checks.items())
+            for (rung, name, _), check in checks.items()
             if (rung, name) == (FULL_RUNG, "train")
             for found in check.statistics
         ]

@@ -72,8 +72,6 @@ def test_command_line(dataset, tmp_path, capsys):
         (["--image-size", "big"], "--image-size big: expected a side in pixels, or native"),
         (["--split", "test"], "no split 'test'; the data set has train, val"),
         (["--rung", "512"], "no rung '512'"),
-        (["--fit", "stretch"], "expected one of squash, pad, crop"),
-        (["--threads", "0"], "--threads 0: expected a whole number of at least 1"),
         (["--seconds", "0"], "--seconds 0"),
     ],
 )
@@ -93,8 +91,3 @@ def test_a_wrong_split_or_rung_is_named_before_anything_heavy_is_loaded(dataset)
     assert "no split 'test'" in done.stderr
     assert "no rung '512'" in done.stderr
     assert done.stdout == "[]\n"
-
-
-def test_no_data_set(tmp_path, capsys):
-    assert cli.main(["bench", str(tmp_path)]) == 1
-    assert "is not a data set" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from cxr.errors import CxrError, ImageError, MissingExtraError
+from cxr.extras import needing
 
 GEOMETRY = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
@@ -169,10 +170,8 @@ def _guarded(failure: str) -> Iterator[None]:
 
 def _parse(data: bytes, keywords: list[str], stop_before_pixels: bool) -> Any:
     """The pydicom Dataset of `data`, with the elements `keywords` only."""
-    try:
+    with needing("reading DICOM files", "dicom"):
         import pydicom
-    except ImportError as error:
-        raise MissingExtraError("reading DICOM files", "pydicom", "dicom") from error
     if not is_dicom(data[:132]):
         raise ImageError("not a DICOM file")
     try:

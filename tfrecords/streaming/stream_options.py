@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, get_args
 
 from cxr.errors import InputError
 from cxr.kinds import Choice, Flag, Parsed, Several, Text, Whole, directory
 from cxr.machine import usable_cores
-from cxr.options import Options, check_names, fields_of, option, options
+from cxr.options import Options, option, options
 from tfrecords.images.fit_modes import FITS, LARGEST_SIZE, Fit
 from tfrecords.streaming.cache import CACHE_MODES, CacheMode, default_cache_dir
 from tfrecords.streaming.split_index import OnCorrupt
@@ -137,13 +137,3 @@ class StreamOptions(Options):
     def thread_count(self) -> int:
         """Batches loaded at the same time."""
         return self.threads or usable_cores()
-
-    @classmethod
-    def of(cls, split: str, **given: Any) -> Self:
-        """Options by name.
-
-        Raises:
-          InputError: one is unknown or has a bad value.
-        """
-        check_names(given, fields_of(cls), "a stream", "option")
-        return cls(split, **given)

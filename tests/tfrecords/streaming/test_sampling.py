@@ -259,12 +259,6 @@ def test_balanced_classes_have_equal_shares_and_examples_equal_turns():
     assert unlike > 50
 
 
-def test_balanced_with_equal_classes_uses_each_example_once():
-    index = index_of(np.arange(30) // 10, label=np.arange(30) % 3)
-    plan = Plan(index, batches_of(7, training=True, balanced=True))
-    assert [sorted(flat(epoch(plan, number))) for number in range(3)] == [list(range(30))] * 3
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_batches_of_one_bucket_each_use_every_example_once(training):
     dropped = mixed = 0

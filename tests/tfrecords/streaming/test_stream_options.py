@@ -48,12 +48,6 @@ def test_options_that_do_not_go_together():
         StreamOptions("train", training=True, balanced=True, sample_weights=True)
 
 
-def test_an_unknown_option_is_named_with_the_nearest():
-    with pytest.raises(InputError, match=r"^a stream has no option 'batchsize'; did you mean batch_size\?$"):
-        StreamOptions.of("train", batchsize=3, seed=1)
-    assert StreamOptions.of("train", batch_size=3) == StreamOptions("train", batch_size=3)
-
-
 def test_training_is_endless_and_evaluation_one_pass():
     assert StreamOptions("train", training=True).epochs is None
     assert StreamOptions("train").epochs == 1
