@@ -134,16 +134,6 @@ def test_streams_over_the_same_pixels_share_a_memory_cache(dataset, tmp_path, mo
     assert decoded == []
 
 
-@pytest.mark.parametrize("options", [{"image_size": 24}, {"fit": "crop"}, {"channels": 3}, {"rung": "full"}])
-def test_another_option_never_meets_a_cache(dataset, tmp_path, monkeypatch, options):
-    images(loader(dataset.root, tmp_path))
-    opened = loader(dataset.root, tmp_path, **options)
-    decoded = reads(opened, monkeypatch)
-    got = images(opened)
-    assert len(decoded) == len(opened.index)
-    np.testing.assert_array_equal(got, images(loader(dataset.root, tmp_path, cache="none", **options)))
-
-
 def test_a_changed_data_set_never_meets_a_cache(make, tmp_path, monkeypatch):
     one = make(tmp_path / "one")
     images(loader(one.root, tmp_path / "cache"))

@@ -211,13 +211,6 @@ GOLDEN = [
 """Whoever changes it breaks every run that is to be resumed."""
 
 
-def test_evaluation_can_go_on_in_the_middle_of_its_second_pass(data):
-    whole = batches(data.stream("val", image_size=4, batch_size=3, epochs=2, metadata=True))
-    assert [batch.rows for batch in whole] == [[0, 1, 2], [3, 4, 5], [6, 7]] * 2
-    resumed = batches(data.stream("val", image_size=4, batch_size=3, epochs=2, metadata=True, first_step=4))
-    assert [batch.rows for batch in resumed] == [[3, 4, 5], [6, 7]]
-
-
 def test_endless_training_goes_on_where_it_was_stopped(data):
     options = {"image_size": 4, "batch_size": 7, "training": True, "seed": 3, "metadata": True}
     whole = batches(data.stream("train", **options).take(40))
@@ -227,15 +220,6 @@ def test_endless_training_goes_on_where_it_was_stopped(data):
     epochs = [sorted(rows_of(whole[begin : begin + 5])) for begin in range(0, 40, 5)]
     assert epochs == [list(range(RECORDS))] * 8
     assert len({str(rows_of(whole[begin : begin + 5])) for begin in range(0, 40, 5)}) == 8
-
-
-def test_balanced_streams_show_each_class_equally_often(made, data):
-    options = {"image_size": 4, "batch_size": 4, "training": True, "balanced": True, "epochs": 4}
-    labels = np.concatenate([found.numpy() for _, found in data.stream("val", **options)])
-    stored = np.bincount([record.label for record, _ in made.expected["full"]["val"]], minlength=3)
-    assert sorted(stored.tolist()) == [2, 3, 3]
-    for epoch in labels.reshape(4, 8):
-        assert np.ptp(np.bincount(epoch, minlength=3)) <= 1
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -282,17 +266,6 @@ def test_specs_and_cardinality_are_what_comes(plain, batch_size, image_size, dro
     if metadata:
         facts = stream.element_spec[-1]
         assert [facts[name].dtype for name in METADATA] == [tf.string] * 3 + [tf.int64]
-
-
-def test_the_batch_dimension_is_static_where_every_batch_is_full(plain):
-    for batch_size, options, static in (
-        (11, {}, True),
-        (10, {}, False),
-        (10, {"drop_remainder": True}, True),
-    ):
-        spec = plain.stream("train", image_size=8, batch_size=batch_size, **options).element_spec
-        assert spec[0].shape.as_list() == [batch_size if static else None, 8, 8, 1]
-        assert spec[1].shape.as_list() == [batch_size if static else None]
 
 
 def test_training_without_a_number_of_epochs_does_not_end(data):
@@ -355,11 +328,6 @@ def test_native_sizes_of_wide_and_tall_images_make_several_buckets(make, tmp_pat
         assert found == {(64, 64), (64, 208), (208, 64), (192, 192)}
         few = {tuple(images["image"].shape[1:3]) for images, _ in data.stream(split, image_size=None, max_buckets=1)}
         assert few == {(208, 208)}
-    stream = data.stream("train", image_size=None, max_buckets=1, batch_size=4)
-    assert stream.element_spec[0]["image"].shape.as_list() == [4, 208, 208, 1]
-    assert stream.element_spec[0]["mask"].shape.as_list() == [4, 208, 208, 1]
-    with pytest.raises(InputError, match="balanced=True needs a fixed image_size"):
-        data.stream("train", image_size=None, balanced=True, training=True)
 
 
 def test_a_first_step_behind_the_end_is_an_error(dataset):
