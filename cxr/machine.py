@@ -1,14 +1,49 @@
-"""The machine: its cores, and TensorFlow started quietly."""
+"""The machine: its cores and memory, and TensorFlow started quietly."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 
 def usable_cores() -> int:
     """Processor cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process could still take without swapping, within its control group (version 2)."""
+    available = _entry(Path("/proc/meminfo"), "MemAvailable:", 1024)
+    if available is None:  # not Linux
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    for group in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
+            limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+            reclaimable = _entry(group / "memory.stat", "inactive_file", 1) or 0
+            available = min(available, limit - used + reclaimable)
+    return max(0, available)
+
+
+def _control_groups() -> list[Path]:
+    """The folders of this process's control group and of all around it, each of which may set a limit."""
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            if line.startswith("0::"):
+                own = root / line.removeprefix("0::").lstrip("/")
+                return [own, *(place for place in own.parents if place.is_relative_to(root))]
+    return [root]
+
+
+def _entry(path: Path, name: str, unit: int) -> int | None:
+    """The number behind a name in a file of `name number` lines, in bytes; None where it is not there."""
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="ascii").splitlines():
+            if line.split()[:1] == [name]:
+                return int(line.split()[1]) * unit
+    return None
 
 
 def keep_tensorflow_small() -> None:

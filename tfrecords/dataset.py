@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cxr.errors import MissingExtraError
+from cxr.extras import needing
 from tfrecords.format.choices import check_split, choose_rung, class_weights
 from tfrecords.format.manifest import Manifest, Split, read_manifest
 
@@ -116,9 +114,10 @@ class XrayDataset:
           DatasetError: a shard is missing or damaged. What is found only when a batch is loaded comes as a
             TensorFlow error with this message in it; inside `tfrecords.streaming.stream.plain_errors()`, as it was.
         """
-        return _needing_extra("tfrecords.streaming.stream").make_stream(
-            self.root, self.manifest.digest, self.options(split, **options)
-        )
+        chosen = self.options(split, **options)
+        with needing("streaming", "train"):
+            from tfrecords.streaming.stream import make_stream
+        return make_stream(self.root, self.manifest.digest, chosen)
 
     def check_stream(self, split: str, **options: Any) -> None:
         """Checks what manifest and options alone tell of `stream(split, **options)`, before TensorFlow is loaded.
@@ -133,8 +132,9 @@ class XrayDataset:
     def steps_per_epoch(self, split: str, **options: Any) -> int:
         """Batches of an epoch of `stream(split, **options)`, for the same options."""
         chosen = self.options(split, **options)
-        loader = _needing_extra("tfrecords.streaming.loader").open_loader(self.root, self.manifest.digest, chosen)
-        return loader.plan.steps_per_epoch
+        with needing("streaming", "train"):
+            from tfrecords.streaming.loader import open_loader
+        return open_loader(self.root, self.manifest.digest, chosen).plan.steps_per_epoch
 
     def options(self, split: str, **options: Any) -> StreamOptions:
         """The options of `stream(split, **options)`, checked.
@@ -142,7 +142,9 @@ class XrayDataset:
         Raises:
           InputError: one is unknown or has a bad value.
         """
-        return _needing_extra("tfrecords.streaming.stream_options").StreamOptions.of(split, **options)
+        from tfrecords.streaming.stream_options import StreamOptions
+
+        return StreamOptions.from_json({"split": split, **options})
 
 
 def open_dataset(root: str | Path) -> XrayDataset:
@@ -152,11 +154,3 @@ def open_dataset(root: str | Path) -> XrayDataset:
       DatasetError: `root` is not a finished data set that this version can read.
     """
     return XrayDataset(root)
-
-
-def _needing_extra(name: str) -> ModuleType:
-    """A module; raises MissingExtraError where what it needs is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("streaming", error.name or "tensorflow", "train") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from tabulate import tabulate
 from cxr.command import Command, Given
 from cxr.console import format_bytes, run_command
 from cxr.errors import DatasetError, InputError, OutputError
+from cxr.files import read_json
 from cxr.kinds import Text, Whole, directory, file_path
 from cxr.options import Options, nearest, option, options
 from tfrecords.format.framing import read_records
@@ -155,10 +155,10 @@ def _check_name(kind: str, name: str, names: dict) -> None:
 
 
 def _read_warnings(root: Path) -> list[str]:
-    try:
-        return json.loads((root / AUDIT_NAME).read_text(encoding="utf-8"))["warnings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"cannot read {root / AUDIT_NAME}: {error}") from error
+    audit = read_json(root / AUDIT_NAME)
+    if "warnings" not in audit:
+        raise DatasetError(f"{root / AUDIT_NAME} is damaged: it has no entry 'warnings'")
+    return audit["warnings"]
 
 
 COMMAND = Command("inspect", "Shows what is in a data set.", run, InspectOptions)

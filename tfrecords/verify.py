@@ -32,6 +32,7 @@ from tfrecords.format.manifest import (
     size_histogram,
 )
 from tfrecords.format.rules import Rules
+from tfrecords.format.schema import Record
 from tfrecords.format.shard_index import MEND, TEXTS, IndexWriter, read_numbers, read_texts
 from tfrecords.format.shards import (
     AUDIT_NAME,
@@ -51,31 +52,18 @@ _STATISTICS_TOLERANCE = 1e-6
 """How far mean and standard deviation may be off, of full scale."""
 
 
-class Row(NamedTuple):
-    """What is kept of a readable record, to compare shards and rungs.
+class ShardCheck(NamedTuple):
+    """What was found in one shard and its index.
 
     Attributes:
-      path, patient, labels, height, width, channels, pixel_hash: as the record says.
-      statistics: (mean, variance) of its pixels where they were decoded, see `codec.pixel_statistics`.
+      faults: sentences that name file, record and byte offset.
+      records: those that can be read, without their images.
+      statistics: (mean, variance) of the pixels of those that were decoded, see `codec.pixel_statistics`.
     """
 
-    path: str
-    patient: str
-    labels: tuple[int, ...]
-    height: int
-    width: int
-    channels: int
-    pixel_hash: str
-    statistics: tuple[float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardCheck:
-    """What was found in one shard and its index: sentences that name file, record and byte offset, and the records
-    that can be read."""
-
-    faults: tuple[str, ...]
-    rows: tuple[Row, ...]
+    faults: list[str]
+    records: list[Record]
+    statistics: list[tuple[float, float]]
 
 
 def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardCheck:
@@ -88,38 +76,38 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
       deep: decode each image and compare the hash of its pixels.
     """
     labels = rules.labels if rules.schema.multi_label else None
-    index = IndexWriter(labels)
-    check = _check_records(path, expected, rules, deep, index)
-    return ShardCheck((*check.faults, *_check_index(path, expected, index, labels)), check.rows)
+    index, check = IndexWriter(labels), ShardCheck([], [], [])
+    _check_records(path, expected, rules, deep, index, check)
+    check.faults.extend(_check_index(path, expected, index, labels))
+    return check
 
 
-def _check_records(path: Path, expected: Shard, rules: Rules, deep: bool, index: IndexWriter) -> ShardCheck:
-    """Checks the shard itself, and adds its readable records to `index`."""
+def _check_records(
+    path: Path, expected: Shard, rules: Rules, deep: bool, index: IndexWriter, check: ShardCheck
+) -> None:
+    """Checks the shard itself; adds its readable records to `index` and what is found to `check`."""
     if not path.is_file():
-        return ShardCheck((f"{path}: the shard is missing",), ())
+        check.faults.append(f"{path}: the shard is missing")
+        return
     corrupt: list[CorruptError] = []
-    faults: list[str] = []
-    rows: list[Row] = []
     records = 0
     try:
         for framed in read_records(path, corrupt):
             records += 1
-            fault, row = _check_record(framed, rules, deep, index)
-            if fault:
-                faults.append(str(CorruptError(path, framed.index, framed.offset, fault)))
-            if row:
-                rows.append(row)
+            if fault := _check_record(framed, rules, deep, index, check):
+                check.faults.append(str(CorruptError(path, framed.index, framed.offset, fault)))
         size, checksum = path.stat().st_size, hash_file(path)
     except (CxrError, OSError) as error:
-        return ShardCheck((*map(str, corrupt), *faults, f"{path}: {error}"), tuple(rows))
-    faults = [*map(str, corrupt), *faults]
+        check.faults.append(f"{path}: {error}")
+        return
+    finally:
+        check.faults[:0] = map(str, corrupt)
     if records + len(corrupt) != expected.records:
-        faults.append(f"{path}: {records + len(corrupt)} records; the manifest says {expected.records}")
+        check.faults.append(f"{path}: {records + len(corrupt)} records; the manifest says {expected.records}")
     if size != expected.bytes:
-        faults.append(f"{path}: {size} bytes; the manifest says {expected.bytes}")
-    elif checksum != expected.blake3:
-        faults.append(f"{path}: the checksum is {_shorten(checksum)}; the manifest says {_shorten(expected.blake3)}")
-    return ShardCheck(tuple(faults), tuple(rows))
+        check.faults.append(f"{path}: {size} bytes; the manifest says {expected.bytes}")
+    elif fault := _differs(checksum, expected.blake3):
+        check.faults.append(f"{path}: {fault}")
 
 
 def _check_index(path: Path, expected: Shard, records: IndexWriter, labels: int | None) -> list[str]:
@@ -128,11 +116,11 @@ def _check_index(path: Path, expected: Shard, records: IndexWriter, labels: int 
     try:
         numbers = read_numbers(index, expected, labels)
         texts = {name: read_texts(index, expected, name) for name in TEXTS}
-        checksum, said = hash_file(index), expected.index_blake3
+        fault = _differs(hash_file(index), expected.index_blake3)
     except (DatasetError, OSError) as error:
         return [str(error)]
-    if checksum != said:
-        return [f"{index}: the checksum is {_shorten(checksum)}; the manifest says {_shorten(said)}; {MEND}"]
+    if fault:
+        return [f"{index}: {fault}; {MEND}"]
     stored = records.numbers
     if len(stored) != len(numbers):  # the shard has faults, and the index is whole
         return []
@@ -148,37 +136,33 @@ def _check_index(path: Path, expected: Shard, records: IndexWriter, labels: int 
     ]
 
 
-def _check_record(framed: FramedRecord, rules: Rules, deep: bool, index: IndexWriter) -> tuple[str | None, Row | None]:
-    """(fault or None, what is kept of the record, or None where it cannot be read)."""
+def _check_record(framed: FramedRecord, rules: Rules, deep: bool, index: IndexWriter, check: ShardCheck) -> str | None:
+    """What is wrong with a record, or None; one that can be read is added to `index` and `check`."""
     try:
         record = rules.schema.parse(framed.data)
         index.add(record, rules.schema.image_span(record, len(framed.data)), framed.place)
     except CxrError as error:
-        return str(error), None
-    row = Row(
-        record.path,
-        record.patient,
-        record.labels,
-        record.height,
-        record.width,
-        record.channels,
-        record.pixel_hash,
-    )
+        return str(error)
+    check.records.append(dataclasses.replace(record, image=b""))
     if fault := rules.broken_by(record):
-        return f"{record.path}: {fault}", row
+        return f"{record.path}: {fault}"
     if deep:
         try:
             pixels = codec.decode(record)
         except CxrError as error:
-            return f"{record.path}: {error}", row
+            return f"{record.path}: {error}"
         if codec.hash_pixels(pixels) != record.pixel_hash:
-            return f"{record.path}: the pixels are not those that were stored (their hash differs)", row
-        row = row._replace(statistics=codec.pixel_statistics(pixels))
-    return None, row
+            return f"{record.path}: the pixels are not those that were stored (their hash differs)"
+        check.statistics.append(codec.pixel_statistics(pixels))
+    return None
 
 
-def _shorten(checksum: str) -> str:
-    return f"{checksum[:16]}..." if len(checksum) > 16 else checksum
+def _differs(found: str, said: str, what: str = "the checksum") -> str | None:
+    """A checksum that is not what the manifest says, as a sentence; None where it is."""
+    if found == said:
+        return None
+    found, said = (f"{text[:16]}..." if len(text) > 16 else text for text in (found, said))
+    return f"{what} is {found}; the manifest says {said}"
 
 
 def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bool = True) -> list[str]:
@@ -212,7 +196,8 @@ def verify(root: Path, deep: bool = False, workers: int | None = None, quiet: bo
         for (rung, split, number, _, shard), check in _run(tasks, manifest, deep, count):
             checks[rung, split, number] = check
             bar.update(shard.bytes)
-    faults = [fault for key in sorted(checks) for fault in checks[key].faults]
+    checks = dict(sorted(checks.items()))  # whatever the order in which workers were done
+    faults = [fault for check in checks.values() for fault in check.faults]
     return faults + _check_files(root, manifest) + _check_together(root, manifest, checks)
 
 
@@ -245,11 +230,9 @@ def _check_files(root: Path, manifest: Manifest) -> list[str]:
         except (OSError, ValueError) as error:
             faults.append(f"{root / name}: damaged: {error}")
         else:
-            checksum, expected = blake3.blake3(data).hexdigest(), str(manifest.sidecars.get(name, "nothing"))
-            if checksum != expected:
-                faults.append(
-                    f"{root / name}: the checksum is {_shorten(checksum)}; the manifest says {_shorten(expected)}"
-                )
+            expected = str(manifest.sidecars.get(name, "nothing"))
+            if fault := _differs(blake3.blake3(data).hexdigest(), expected):
+                faults.append(f"{root / name}: {fault}")
     faults += [
         f"{folder}: a rung that the manifest does not know"
         for folder in sorted(root.iterdir())
@@ -276,85 +259,90 @@ def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str,
     """What no shard shows by itself: counts of splits, doubled images, sizes, fingerprint, rungs in step."""
     faults: list[str] = []
     places: dict[str, list[str]] = collections.defaultdict(list)
-    by_split: dict[str, list[Row]] = {}
-    whole = True
+    by_split: dict[str, list[Record]] = collections.defaultdict(list)
+    faulty: set[str] = set()
+    for (rung, name, _), check in checks.items():
+        if rung == FULL_RUNG:
+            by_split[name] += check.records
+            faulty |= {name} if check.faults else set()
     for name, split in manifest.splits.items():
-        shards = [checks[FULL_RUNG, name, number] for number in range(len(manifest.rungs[FULL_RUNG].shards[name]))]
-        rows = [row for shard in shards for row in shard.rows]
-        for row in rows:
-            places[row.path].append(name)
-        by_split[name] = rows
-        if any(shard.faults for shard in shards):  # then the counts are off because of what was said already
-            whole = False
-        else:
-            faults += _check_split(root, manifest, name, split, rows)
+        for record in by_split[name]:
+            places[record.path].append(name)
+        if name not in faulty:  # else the counts are off because of what was said already
+            faults += _check_split(root, manifest, name, split, by_split[name])
     faults += [
-        f"{root}: {path} stands {len(splits)} times in the data set ({', '.join(splits)})"
+        f"{root}: {path} appears {len(splits)} times in the data set ({', '.join(splits)})"
         for path, splits in places.items()
         if len(splits) > 1
     ]
-    for (rung, name, number), check in sorted(checks.items()):
+    for (rung, name, number), check in checks.items():
         full = checks[FULL_RUNG, name, number]
         if not check.faults and not full.faults:
-            fault = _compare_rungs(check.rows, full.rows, manifest.rungs[rung].size)
+            fault = _compare_rungs(check.records, full.records, manifest.rungs[rung].size)
             faults += [f"{root / rung}: shard {number} of '{name}' {fault}"] if fault else []
-    return faults + (_check_images(root, manifest, by_split) if whole and any(by_split.values()) else [])
-
-
-def _check_images(root: Path, manifest: Manifest, by_split: dict[str, list[Row]]) -> list[str]:
-    """What the manifest says of all full-resolution images at once: sizes, channels, fingerprint, and, where the
-    rows have them, statistics of the pixels."""
-    faults: list[str] = []
-    rows = [row for rows in by_split.values() for row in rows]
-    if manifest.sizes != size_histogram([(row.height, row.width) for row in rows]):
-        faults.append(f"{root}: the sizes of the images are not those that the manifest says")
-    channels = common_channels(row.channels for row in rows)
-    if channels != manifest.channels:
-        kinds = " and ".join(map(str, sorted({row.channels for row in rows})))
-        faults.append(f"{root}: the images have {kinds} channels; the manifest says {manifest.channels}")
-    found = fingerprint(
-        ImageEntry(row.path, row.pixel_hash, row.labels, row.patient, split)
-        for split, rows in by_split.items()
-        for row in rows
-    )
-    expected = str(manifest.source.get("pixels", "nothing"))
-    if found != expected:
-        faults.append(
-            f"{root}: the fingerprint of paths, pixels, labels, patients and splits is {_shorten(found)}; "
-            f"the manifest says {_shorten(expected)}"
-        )
-    statistics = [row.statistics for row in by_split.get("train", ()) if row.statistics]
-    if statistics:
-        for name, value in combine_statistics(statistics).items():
-            said = manifest.pixels.get(name)
-            if not isinstance(said, (int, float)) or not abs(value - said) <= _STATISTICS_TOLERANCE:
-                faults.append(f"{root}: the pixels of train have the {name} {value}; the manifest says {said}")
+    if places and not faulty:
+        faults += [f"{root}: {fault}" for fault in _check_images(manifest, by_split)]
+        statistics = [
+            found
+            for (rung, name, _), check in checks.items()
+            if (rung, name) == (FULL_RUNG, "train")
+            for found in check.statistics
+        ]
+        faults += [f"{root}: {fault}" for fault in _check_statistics(manifest, statistics)]
     return faults
 
 
-def _check_split(root: Path, manifest: Manifest, name: str, split: Split, rows: Sequence[Row]) -> list[str]:
+def _check_images(manifest: Manifest, by_split: dict[str, list[Record]]) -> Iterator[str]:
+    """What the manifest says of all full-resolution images at once: sizes, channels, fingerprint."""
+    records = [record for records in by_split.values() for record in records]
+    if manifest.sizes != size_histogram([(record.height, record.width) for record in records]):
+        yield "the sizes of the images are not those that the manifest says"
+    channels = common_channels(record.channels for record in records)
+    if channels != manifest.channels:
+        kinds = " and ".join(map(str, sorted({record.channels for record in records})))
+        yield f"the images have {kinds} channels; the manifest says {manifest.channels}"
+    found = fingerprint(
+        ImageEntry(record.path, record.pixel_hash, record.labels, record.patient, split)
+        for split, records in by_split.items()
+        for record in records
+    )
+    said = str(manifest.source.get("pixels", "nothing"))
+    if fault := _differs(found, said, "the fingerprint of paths, pixels, labels, patients and splits"):
+        yield fault
+
+
+def _check_statistics(manifest: Manifest, statistics: list[tuple[float, float]]) -> Iterator[str]:
+    """What the manifest says of the pixels of train, where they were decoded."""
+    for name, value in combine_statistics(statistics).items() if statistics else ():
+        said = manifest.pixels.get(name)
+        if not isinstance(said, (int, float)) or not abs(value - said) <= _STATISTICS_TOLERANCE:
+            yield f"the pixels of train have the {name} {value}; the manifest says {said}"
+
+
+def _check_split(root: Path, manifest: Manifest, name: str, split: Split, records: Sequence[Record]) -> list[str]:
     faults = []
-    patients = len({row.patient for row in rows})
-    if (len(rows), patients) != (split.images, split.patients):
+    patients = len({record.patient for record in records})
+    if (len(records), patients) != (split.images, split.patients):
         faults.append(
-            f"{root}: split '{name}' has {len(rows)} images of {patients} patients; the manifest says "
+            f"{root}: split '{name}' has {len(records)} images of {patients} patients; the manifest says "
             f"{split.images} of {split.patients}"
         )
-    labels = collections.Counter(label for row in rows for label in row.labels)
+    labels = collections.Counter(label for record in records for label in record.labels)
     counted = {label: labels[index] for index, label in enumerate(manifest.labels)}
     if counted != split.labels:
         faults.append(f"{root}: split '{name}' has labels {counted}; the manifest says {split.labels}")
     return faults
 
 
-def _compare_rungs(rows: Sequence[Row], full: Sequence[Row], size: int | None) -> str | None:
+def _compare_rungs(records: Sequence[Record], full: Sequence[Record], size: int | None) -> str | None:
     """How a shard of a rung differs from that of full resolution, or None."""
-    if [row[:3] for row in rows] != [row[:3] for row in full]:
+    here, there = ([(record.path, record.patient, record.labels) for record in some] for some in (records, full))
+    if here != there:
         return f"holds other images, labels or patients, or another order, than {FULL_RUNG}"
-    for row, whole in zip(rows, full, strict=True):
+    for record, whole in zip(records, full, strict=True):
         short = min(whole.height, whole.width)
-        if min(row.height, row.width) != (short if size is None else min(short, size)):
-            return f"holds {row.path} at {row.height} x {row.width} pixels; the rung's short side is {size}"
+        if min(record.height, record.width) != (short if size is None else min(short, size)):
+            return f"holds {record.path} at {record.height} x {record.width} pixels; the rung's short side is {size}"
     return None
 
 

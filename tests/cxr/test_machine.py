@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from cxr.machine import usable_cores
+from cxr.machine import available_memory, usable_cores
 
 
 def test_usable_cores_are_those_of_this_process(monkeypatch):
@@ -21,3 +21,9 @@ def test_usable_cores_where_the_system_does_not_tell_by_process(monkeypatch, cou
         monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert usable_cores() == expected
+
+
+def test_available_memory_is_plausible():
+    with open("/proc/meminfo") as file:
+        total = int(file.readline().split()[1]) * 1024
+    assert 1 << 26 < available_memory() <= total

@@ -162,6 +162,7 @@ def make_dataset(
         AUDIT_PAGE_NAME: "<!DOCTYPE html><title>audit</title>",
         REJECTS_NAME: json.dumps({"path": "bad.jpeg", "kind": "unreadable", "reason": "empty"}) + "\n",
     }
+    unknown = {split: (Shard(0, 0, "", 0, ""),) * len(counts) for split, counts in shards.items()}
     manifest = Manifest(
         name="chest_xray",
         labels=LABELS,
@@ -169,7 +170,7 @@ def make_dataset(
         bit_depth=bit_depth,
         channels=channels[0] if len(set(channels)) == 1 else 0,
         splits={split: _count(full[split]) for split in shards},
-        rungs={},
+        rungs={rung: Rung(size, stored_as, unknown) for rung, (size, stored_as) in rungs.items()},
         sizes=size_histogram([pixels.shape[:2] for split in full.values() for _, pixels in split]),
         pixels=combine_statistics([codec.pixel_statistics(pixels) for _, pixels in full["train"]]),
         source={"kind": "hand", "pixels": fingerprint(entries(full))},
@@ -177,43 +178,28 @@ def make_dataset(
         versions={"schema": "1"},
         sidecars={name: blake3.blake3(text.encode()).hexdigest() for name, text in sidecars.items()},
     )
-    manifest = dataclasses.replace(
-        manifest,
-        rungs={rung: Rung(size, stored_as, dict.fromkeys(shards, ())) for rung, (size, stored_as) in rungs.items()},
-    )
     written = {}
     for rung, content in manifest.rungs.items():
         (root / rung).mkdir(parents=True)
         by_split = {}
-        # the names need the number of shards, which the empty tuples above do not have
-        unknown = {split: (Shard(0, 0, "", 0, ""),) * len(counts) for split, counts in shards.items()}
-        named = dataclasses.replace(manifest, rungs={rung: Rung(None, content.encoding, unknown)})
         for split, counts in shards.items():
             records = iter(record for record, _ in expected[rung][split])
             by_split[split] = tuple(
-                write_shard(path, named, rung, [next(records) for _ in range(count)])
-                for path, count in zip(named.shard_paths(root, rung, split), counts, strict=True)
+                write_shard(path, manifest, rung, [next(records) for _ in range(count)])
+                for path, count in zip(manifest.shard_paths(root, rung, split), counts, strict=True)
             )
         written[rung] = Rung(content.size, content.encoding, by_split)
-    manifest = dataclasses.replace(manifest, rungs=written)
-    for rung in manifest.rungs:
-        write_tfds_metadata(root / rung, manifest, rung)
     for name, text in sidecars.items():
         (root / name).write_text(text)
-    write_atomically(root / MANIFEST_NAME, manifest.to_json())
-    return Made(root, manifest, expected)
+    made = Made(root, dataclasses.replace(manifest, rungs=written), expected)
+    made.save(made.manifest)
+    return made
 
 
 def entries(rows: dict[str, list[tuple[Record, np.ndarray]]]) -> list[ImageEntry]:
     """What the fingerprint is made of, from the full rung's (record, pixels) by split."""
     return [
-        ImageEntry(
-            record.path,
-            record.pixel_hash,
-            record.labels,
-            record.patient,
-            split,
-        )
+        ImageEntry(record.path, record.pixel_hash, record.labels, record.patient, split)
         for split in rows
         for record, _ in rows[split]
     ]

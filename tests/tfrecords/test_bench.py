@@ -20,7 +20,7 @@ def source_set(make, tmp_path):
 
 @pytest.mark.parametrize("image_size", [16, (20, 10), None])
 def test_stages_add_up(dataset, image_size):
-    found = measure(dataset.root, "train", seconds=0.3, image_size=image_size, batch_size=2, threads=2)
+    found = measure(dataset.root, "train", seconds=0.05, image_size=image_size, batch_size=2, threads=2)
     assert [stage.name for stage in found.stages] == [*STAGES, "cached"]
     stages = found.stages[:-1]
     rates = [stage.images_s for stage in stages]
@@ -38,7 +38,7 @@ def test_stages_add_up(dataset, image_size):
 
 
 def test_units(dataset):
-    found = measure(dataset.root, "train", seconds=0.3, image_size=16, threads=1)
+    found = measure(dataset.root, "train", seconds=0.05, image_size=16, threads=1)
     records = [record for record, _ in dataset.expected["24"]["train"]]
     pixels = sum(record.height * record.width for record in records) / len(records)
     shards = dataset.manifest.rungs["24"].shards["train"]
@@ -49,14 +49,14 @@ def test_units(dataset):
 
 
 def test_a_rung_is_advised_where_full_images_are_shrunk(source_set):
-    found = measure(source_set.root, "train", seconds=0.2, image_size=8)
+    found = measure(source_set.root, "train", seconds=0.05, image_size=8)
     assert found.encoding == "source"
     assert found.bottleneck == "batch" or any("--sizes 8" in advice for advice in found.advice)
 
 
 def test_command_line(dataset, tmp_path, capsys):
     figures = tmp_path / "figures.json"
-    arguments = ["bench", str(dataset.root), "--seconds", "0.2", "--image-size", "16", "--json", str(figures)]
+    arguments = ["bench", str(dataset.root), "--seconds", "0.05", "--image-size", "16", "--json", str(figures)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "megapixels/s" in printed
@@ -72,8 +72,6 @@ def test_command_line(dataset, tmp_path, capsys):
         (["--image-size", "big"], "--image-size big: expected a side in pixels, or native"),
         (["--split", "test"], "no split 'test'; the data set has train, val"),
         (["--rung", "512"], "no rung '512'"),
-        (["--fit", "stretch"], "expected one of squash, pad, crop"),
-        (["--threads", "0"], "--threads 0: expected a whole number of at least 1"),
         (["--seconds", "0"], "--seconds 0"),
     ],
 )
@@ -93,8 +91,3 @@ def test_a_wrong_split_or_rung_is_named_before_anything_heavy_is_loaded(dataset)
     assert "no split 'test'" in done.stderr
     assert "no rung '512'" in done.stderr
     assert done.stdout == "[]\n"
-
-
-def test_no_data_set(tmp_path, capsys):
-    assert cli.main(["bench", str(tmp_path)]) == 1
-    assert "is not a data set" in capsys.readouterr().err

@@ -201,19 +201,10 @@ def test_a_contact_sheet_that_cannot_be_written_is_an_error(dataset, capsys, nam
     assert f"cannot write the contact sheet {target}: " in fails(capsys, dataset.root, "--save-grid", target)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("absent", "is not a directory; expected a data set"), ("empty", "is not a data set: it has no")],
-)
-def test_a_directory_that_is_no_data_set_is_an_error(tmp_path, capsys, name, message):
-    (tmp_path / "empty").mkdir()
-    assert message in fails(capsys, tmp_path / name)
-
-
 @pytest.mark.parametrize("content", ["{", "[]", '{"other": 1}', "null"])
 def test_a_damaged_audit_is_an_error(dataset, capsys, content):
     (dataset.root / "audit.json").write_text(content)
-    assert f"cannot read {dataset.root / 'audit.json'}: " in fails(capsys, dataset.root)
+    assert f"error: {dataset.root / 'audit.json'} " in fails(capsys, dataset.root)
     (dataset.root / "audit.json").write_text(json.dumps({"warnings": []}))
     assert "WARNING" not in run(capsys, dataset.root)
 

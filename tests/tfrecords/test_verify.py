@@ -68,8 +68,7 @@ def test_a_clean_data_set_has_no_fault(make, tmp_path, kind, deep):
     assert verify(make(tmp_path / "set", **kind).root, deep) == []
 
 
-@pytest.mark.parametrize("record", [0, 1, 2])
-@pytest.mark.parametrize("rung", ["full", "24"])
+@pytest.mark.parametrize(("record", "rung"), [(0, "full"), (1, "24"), (2, "full")])
 @pytest.mark.parametrize(
     ("place", "fault", "others"),
     [
@@ -151,28 +150,12 @@ def test_a_missing_index(dataset):
     only(verify(dataset.root), rf"cannot read the index {path}: No such file or directory; copy it again .*overwrite`$")
 
 
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (lambda content: content[:-1], r"the index of the shard is damaged: it has \d+ bytes; the manifest says \d+"),
-        (lambda content: content[:20] + b"X" + content[21:], r"the index of the shard is damaged: byte 0: the data"),
-        (lambda content: content[:-9] + b"X" + content[-8:], r"the index of the shard is damaged: byte \d+: the data"),
-    ],
-    ids=["cut", "first frame", "texts"],
-)
-def test_a_damaged_index(dataset, change, fault):
+def test_a_damaged_index(dataset):
     path = index_path(dataset.shard())
-    path.write_bytes(change(path.read_bytes()))
-    only(verify(dataset.root), rf"{path}: {fault}.*; copy it again from a whole copy of the data set, or make ")
-
-
-def test_the_index_of_another_shard(dataset):
-    path = index_path(dataset.shard("train", 0))
-    other = index_path(dataset.shard("train", 0, "24"))
-    shutil.copy(other, path)
-    shard = {"index_bytes": path.stat().st_size}
-    dataset.save(with_shard(dataset, **shard))
-    only(verify(dataset.root), rf"{path}: the index of the shard is damaged: it is the index of another shard; copy")
+    flip(path, path.stat().st_size - 9)  # in the texts, which are read last
+    only(
+        verify(dataset.root), rf"{path}: the index of the shard is damaged: byte \d+: the data.*; copy it again from a"
+    )
 
 
 FORGED_INDEXES = {
@@ -203,17 +186,6 @@ def test_every_column_of_an_index_is_compared_with_the_records(dataset, change, 
     only(verify(dataset.root), rf"{path}: {expected}.*; copy it again ")
 
 
-def test_swapped_shards(dataset):
-    first, second = dataset.shard("train", 0), dataset.shard("train", 1)
-    first.rename(first.with_suffix(".aside"))
-    second.rename(first)
-    first.with_suffix(".aside").rename(second)
-    faults = verify(dataset.root)
-    assert sum(fault.startswith(f"{first}: ") for fault in faults) == 2
-    assert sum(fault.startswith(f"{second}: ") for fault in faults) == 2
-    assert all("the manifest says" in fault for fault in faults)
-
-
 def test_swapped_shards_that_the_manifest_follows(dataset):
     """Every checksum is right; only the other rung shows it."""
     records = [dataset.records("train", 0)[:2], dataset.records("train", 1)]
@@ -237,7 +209,7 @@ def test_a_doubled_record(dataset):
         faults,
         rf"{dataset.root}: split 'train' has 6 images of 3 patients; the manifest says 5 of 3",
         rf"{dataset.root}: split 'train' has labels ",
-        rf"{dataset.root}: {records[1].path} stands 2 times in the data set \(train, train\)",
+        rf"{dataset.root}: {records[1].path} appears 2 times in the data set \(train, train\)",
         rf"{dataset.root}/24: shard 0 of 'train' holds other images",
         rf"{dataset.root}: the sizes of the images",
         rf"{dataset.root}: the fingerprint of ",
@@ -248,16 +220,7 @@ def test_a_record_of_train_that_stands_in_val_too(dataset):
     stray = dataset.records("train")[0]
     dataset.rewrite([*dataset.records("val"), stray], "val")
     faults = verify(dataset.root)
-    assert f"{dataset.root}: {stray.path} stands 2 times in the data set (train, val)" in faults
-
-
-def test_a_doubled_record_that_only_the_count_shows(dataset):
-    path = dataset.shard("val")
-    places = offsets(path)
-    content = path.read_bytes()
-    path.write_bytes(content + content[: places[1]])
-    faults = verify(dataset.root)
-    assert f"{path}: 3 records; the manifest says 2" in faults
+    assert f"{dataset.root}: {stray.path} appears 2 times in the data set (train, val)" in faults
 
 
 @pytest.mark.parametrize("rung", ["full", "24"])
@@ -374,11 +337,6 @@ def test_an_image_that_does_not_decode_is_found_by_a_deep_check(dataset, change,
     assert re.match(rf"{dataset.shard()}: record 0 at byte 0: {record.path}: {fault}", faults[0]), faults
 
 
-def test_a_rung_out_of_step(dataset):
-    dataset.rewrite(dataset.records("train", 0, "24")[::-1], rung="24")
-    only(verify(dataset.root, deep=True), rf"{dataset.root}/24: shard 0 of 'train' holds .*another order, than full")
-
-
 def test_a_rung_of_the_wrong_size(dataset):
     whole = dataset.records()
     dataset.rewrite(whole, rung="24")
@@ -437,12 +395,6 @@ def test_stray_rungs(dataset):
         rf"{dataset.root}/1024: a rung that the manifest does not know$",
         rf"{dataset.root}/512: a rung that the manifest does not know$",
     )
-
-
-def test_a_rung_that_the_manifest_lost(dataset):
-    rungs = {"full": dataset.manifest.rungs["full"]}
-    dataset.save(dataclasses.replace(dataset.manifest, rungs=rungs))
-    only(verify(dataset.root), rf"{dataset.root}/24: a rung that the manifest does not know$")
 
 
 def with_pixels(made, **change):
@@ -526,18 +478,6 @@ def with_sizes(made, **change):
         (lambda made: with_sizes(made, pixels=1), r"\S+: the sizes of the images are not those"),
         (lambda made: with_sizes(made, counts=[[0, 0, 7]], step=32), r"\S+: the sizes of the images are not those"),
     ],
-    ids=[
-        "records",
-        "bytes",
-        "checksum",
-        "images",
-        "patients",
-        "labels",
-        "fingerprint",
-        "no fingerprint",
-        "area",
-        "histogram",
-    ],
 )
 def test_a_wrong_manifest_entry(dataset, edit, fault):
     dataset.save(edit(dataset))
@@ -585,12 +525,6 @@ def test_the_command_on_a_damaged_set(dataset, capsys):
     assert second.startswith(f"FAULT {dataset.shard()}: the checksum is ")
     assert last.startswith(f"{dataset.root}: 2 faults in 6 shards, 14 records, ")
     assert err == ""
-
-
-@pytest.mark.parametrize("options", [["--workers", "0"], ["--workers", "-2"]])
-def test_a_number_of_workers_below_one_is_refused(dataset, options, capsys):
-    assert run_command(main, [str(dataset.root), *options]) == 2
-    assert capsys.readouterr().err == f"error: --workers {options[1]}: expected a whole number of at least 1\n"
 
 
 def test_without_a_manifest_there_is_no_data_set(dataset, capsys):

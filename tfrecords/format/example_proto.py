@@ -9,49 +9,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-_FIELD = descriptor_pb2.FieldDescriptorProto
-_PACKAGE = "cxr_stream"
-
-
-def _add_field(message: Any, name: str, number: int, kind: int, *, repeated: bool = False, type_name: str = "") -> Any:
-    field = message.field.add(name=name, number=number, type=kind)
-    field.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
-    if type_name:
-        field.type_name = f".{_PACKAGE}.{type_name}"
-    return field
+_FILE = """
+name: "cxr_stream/example.proto" package: "cxr_stream" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
+message_type { name: "FloatList" field { name: "value" number: 1 type: TYPE_FLOAT label: LABEL_REPEATED } }
+message_type { name: "Int64List" field { name: "value" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type {
+  name: "Feature"
+  oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: ".cxr_stream.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: ".cxr_stream.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: ".cxr_stream.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry"
+    options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+    field { name: "value" number: 2 type_name: ".cxr_stream.Feature" label: LABEL_OPTIONAL }
+  }
+  field { name: "feature" number: 1 type_name: ".cxr_stream.Features.FeatureEntry" label: LABEL_REPEATED }
+}
+message_type { name: "Example" field { name: "features" number: 1 type_name: ".cxr_stream.Features" } }
+"""
 
 
 def _build_example_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="cxr_stream/example.proto", package=_PACKAGE, syntax="proto3")
-
-    for name, kind in (
-        ("BytesList", _FIELD.TYPE_BYTES),
-        ("FloatList", _FIELD.TYPE_FLOAT),
-        ("Int64List", _FIELD.TYPE_INT64),
-    ):
-        _add_field(file.message_type.add(name=name), "value", 1, kind, repeated=True)
-
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, type_name) in enumerate(
-        (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), start=1
-    ):
-        _add_field(feature, name, number, _FIELD.TYPE_MESSAGE, type_name=type_name).oneof_index = 0
-
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    _add_field(entry, "key", 1, _FIELD.TYPE_STRING)
-    _add_field(entry, "value", 2, _FIELD.TYPE_MESSAGE, type_name="Feature")
-    _add_field(features, "feature", 1, _FIELD.TYPE_MESSAGE, repeated=True, type_name="Features.FeatureEntry")
-
-    _add_field(file.message_type.add(name="Example"), "features", 1, _FIELD.TYPE_MESSAGE, type_name="Features")
-
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Example"))
+    pool.Add(text_format.Parse(_FILE, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("cxr_stream.Example"))
 
 
 Example = _build_example_class()

@@ -25,12 +25,11 @@ Kind = Literal["bytes", "text", "int"]
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One row of the feature table: a key of the stored `tf.train.Example`."""
+    """One row of the feature table: a key of the stored `tf.train.Example`. `Record` says what they mean."""
 
     key: str
     kind: Kind
-    repeated: bool
-    doc: str
+    repeated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,26 +84,13 @@ class RecordSchema:
     @functools.cached_property
     def features(self) -> tuple[Feature, ...]:
         """The feature table."""
-        image = (
-            (
-                Feature("image/shape", "int", True, "height, width, channels"),
-                Feature("image/value", "bytes", False, "rows of pixels, uint8 or little-endian uint16"),
-            )
-            if self.raw
-            else (Feature("image", "bytes", False, "a JPEG or PNG file"),)
-        )
+        image = (Feature("image/shape", "int", repeated=True), Feature("image/value", "bytes"))
         return (
-            *image,
-            Feature("encoding", "text", False, "jpeg, png or raw"),
-            Feature("height", "int", False, "pixels"),
-            Feature("width", "int", False, "pixels"),
-            Feature("channels", "int", False, "1 or 3"),
-            Feature("bit_depth", "int", False, "8 or 16"),
-            Feature("label", "int", self.multi_label, "index into the label names"),
-            Feature("cause", "text", False, "cause of the finding, where known"),
-            Feature("patient", "text", False, "patient key"),
-            Feature("path", "text", False, "path in the source"),
-            Feature("pixel_hash", "text", False, "BLAKE3 of the decoded pixels, hexadecimal"),
+            *(image if self.raw else (Feature("image", "bytes"),)),
+            Feature("encoding", "text"),
+            *(Feature(name, "int") for name in ("height", "width", "channels", "bit_depth")),
+            Feature("label", "int", repeated=self.multi_label),
+            *(Feature(name, "text") for name in ("cause", "patient", "path", "pixel_hash")),
         )
 
     def serialize(self, record: Record) -> bytes:

@@ -20,7 +20,8 @@ from tfrecords.format.schema import Record
 
 PNG_COMPRESSION = 3
 """zlib level for PNG: on full-resolution X-rays level 6 is 2 % smaller and takes twice as long."""
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+_JPEG_SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 
 
 def decode_jpeg(data: bytes | memoryview, channels: int) -> np.ndarray:
@@ -28,7 +29,7 @@ def decode_jpeg(data: bytes | memoryview, channels: int) -> np.ndarray:
 
     Args:
       data: the file.
-      channels: 1 for the luma plane alone, 3 for red, green, blue.
+      channels: 1 for the luma plane alone, 3 for red, green, blue, 4 for cyan, magenta, yellow, black.
 
     Returns:
       uint8 [height, width, channels].
@@ -37,9 +38,7 @@ def decode_jpeg(data: bytes | memoryview, channels: int) -> np.ndarray:
       ImageError: the file is damaged or not a JPEG.
     """
     try:
-        return simplejpeg.decode_jpeg(
-            data, "GRAY" if channels == 1 else "RGB", fastdct=False, fastupsample=False, strict=True
-        )
+        return simplejpeg.decode_jpeg(data, _JPEG_SPACES[channels], fastdct=False, fastupsample=False, strict=True)
     except ValueError as error:
         raise ImageError(f"damaged JPEG: {error}") from error
 
@@ -59,16 +58,25 @@ def decode_png(data: bytes | memoryview) -> np.ndarray:
     Raises:
       ImageError: the file is damaged or not a PNG.
     """
-    start = bytes(data[: len(_PNG_START)])
-    if start != _PNG_START:  # OpenCV would decode any format it knows
+    start = bytes(data[: len(PNG_START)])
+    if start != PNG_START:  # OpenCV would decode any format it knows
         raise ImageError(f"not a PNG; it begins with {start!r}")
+    return np.ascontiguousarray(decode_unchanged(data, "PNG")[..., ::-1])
+
+
+def decode_unchanged(data: bytes | memoryview, kind: str) -> np.ndarray:
+    """OpenCV's pixels of a file in their own depth: [height, width, 1], or 3 (blue, green, red) or 4 with alpha.
+
+    Raises:
+      ImageError: the file, said to be of the format `kind`, is damaged.
+    """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ImageError(f"damaged PNG: {error}") from error
+        raise ImageError(f"damaged {kind}: {error}") from error
     if pixels is None:
-        raise ImageError("damaged PNG")
-    return pixels[..., None] if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
+        raise ImageError(f"damaged {kind}: the compressed pixels cannot be decoded")
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
@@ -101,8 +109,8 @@ def decode_image(image: bytes | memoryview, encoding: str, shape: tuple[int, int
         raise DatasetError(f"the record says {shape} at {bit_depth} bits; expected 1 or 3 channels, 8 or 16 bits")
     dtype = np.dtype(f"<u{bit_depth // 8}")
     if encoding == "raw":
-        if fault := wrong_raw_size(len(image), shape, bit_depth):
-            raise DatasetError(fault)
+        if len(image) != (needed := math.prod(shape) * bit_depth // 8):
+            raise DatasetError(f"raw image of {len(image)} bytes; {shape} at {bit_depth} bits needs {needed}")
         return np.frombuffer(image, dtype).reshape(shape)
     if encoding == "jpeg":
         pixels = decode_jpeg(image, shape[2])
@@ -115,14 +123,6 @@ def decode_image(image: bytes | memoryview, encoding: str, shape: tuple[int, int
             f"the {encoding} image decodes to {pixels.dtype} {pixels.shape}; the record says {dtype} {shape}"
         )
     return pixels
-
-
-def wrong_raw_size(image_bytes: int, shape: tuple[int, int, int], bit_depth: int) -> str | None:
-    """What is wrong with the number of bytes of a raw image of that shape and depth, or None."""
-    needed = math.prod(shape) * bit_depth // 8
-    if image_bytes == needed:
-        return None
-    return f"raw image of {image_bytes} bytes; {shape} at {bit_depth} bits needs {needed}"
 
 
 def hash_pixels(pixels: np.ndarray) -> str:

@@ -7,15 +7,15 @@ alpha is composited over black, and three equal channels become one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
@@ -32,7 +32,6 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 DEFAULT_MAX_PIXELS = 100_000_000
 """Largest width x height that is decoded: about six times the largest chest X-ray detectors."""
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
@@ -118,7 +117,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage:
     """
     if dicom.is_dicom(data[:256]):
         header = _dicom_header(data, max_pixels, salt="")
-        return DecodedImage(_merge_equal_channels(dicom.read_dicom_pixels(data, max_pixels)), header, None)
+        return DecodedImage(_merge_equal_channels(dicom.read_dicom_pixels(data)), header, None)
     with _open(data) as image:
         header = _pillow_header(image, data, max_pixels)
         transparent = b""
@@ -145,27 +144,33 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        with _guarded("header"):
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(f"not an image of a supported format; it begins with {data[:8]!r}") from error
-    except Exception as error:  # Pillow's plug-ins raise what they meet: struct.error, SyntaxError, OSError, ...
-        raise ImageError(f"damaged header: {error}") from error
+
+
+@contextlib.contextmanager
+def _guarded(part: str) -> Iterator[None]:
+    """Turns what Pillow's plug-ins raise (struct.error, SyntaxError, OSError, ...) into an ImageError."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"damaged {part}: {error}") from error
 
 
 def _load(image: Image.Image) -> None:
-    try:
+    with _guarded(str(image.format)):
         image.load()
-    except Exception as error:  # as above
-        raise ImageError(f"damaged {image.format}: {error}") from error
 
 
 def _pillow_header(image: Image.Image, data: bytes, max_pixels: int) -> ImageHeader:
     _check_pixels(image.width, image.height, max_pixels)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    try:
+    with _guarded(kind):  # a TIFF's next page is looked up only now
         frames = 1 if kind == "JPEG" else getattr(image, "n_frames", 1)
-    except Exception as error:  # as in _open: a TIFF's next page is looked up only now
-        raise ImageError(f"damaged {kind}: {error}") from error
     if frames > 1:
         raise ImageError(f"{kind} with {frames} pages; expected one")
     if image.mode not in _GREY_MODES + _COLOUR_MODES:
@@ -232,7 +237,7 @@ def _verify_png(data: bytes) -> dict[bytes, memoryview]:
     """The chunks of a PNG file by kind, the last of each, every CRC checked; Pillow checks none behind the header."""
     chunks: dict[bytes, memoryview] = {}
     view = memoryview(data)
-    start = len(_PNG_SIGNATURE)
+    start = len(codec.PNG_START)
     while b"IEND" not in chunks:
         if start + 12 > len(data):
             raise ImageError(f"truncated PNG: it ends at byte {len(data)} without an IEND chunk")
@@ -280,14 +285,7 @@ def _decode_deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
 
 def _decode_unchanged(data: bytes, kind: str) -> np.ndarray:
     """OpenCV's pixels in their own depth, as [height, width, 1 or 3], alpha over black."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f"damaged {kind}: {error}") from error
-    if pixels is None:
-        raise ImageError(f"damaged {kind}: the compressed pixels cannot be decoded")
-    if pixels.ndim == 2:
-        return pixels[..., None]
+    pixels = codec.decode_unchanged(data, kind)
     if pixels.shape[2] == 4:
         pixels = _over_black(pixels[..., :3], pixels[..., 3:])
     return np.ascontiguousarray(pixels[..., ::-1])
@@ -295,7 +293,7 @@ def _decode_unchanged(data: bytes, kind: str) -> np.ndarray:
 
 def _pillow_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     if image.format == "JPEG":
-        _verify_cmyk_jpeg(data)
+        codec.decode_jpeg(data, 4)  # Pillow reads CMYK, but takes a damaged stretch without a word
     _load(image)
     if image.mode in _SIXTEEN_BIT_MODES:
         return _deep_grey_tiff(image)
@@ -308,14 +306,6 @@ def _pillow_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     if image.mode in ("L", "1"):
         return np.asarray(image.convert("L"))[..., None]
     return np.asarray(image.convert("RGB"))
-
-
-def _verify_cmyk_jpeg(data: bytes) -> None:
-    """Pillow knows how to read CMYK, but takes a damaged stretch without a word."""
-    try:
-        simplejpeg.decode_jpeg(data, "CMYK", strict=True)
-    except ValueError as error:
-        raise ImageError(f"damaged JPEG: {error}") from error
 
 
 def _deep_grey_tiff(image: Image.Image) -> np.ndarray:

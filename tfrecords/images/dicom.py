@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from cxr.errors import CxrError, ImageError, MissingExtraError
+from cxr.extras import needing
 
 GEOMETRY = [
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
@@ -106,28 +107,22 @@ def read_dicom_header(data: bytes, salt: str) -> DicomHeader:
         return _describe(dataset, _patient_key(dataset, salt))
 
 
-def read_dicom_pixels(data: bytes, max_pixels: int) -> np.ndarray:
+def read_dicom_pixels(data: bytes) -> np.ndarray:
     """Decodes the image of a DICOM file and renders it for display.
 
     Args:
       data: the whole file.
-      max_pixels: largest width x height that is decoded.
 
     Returns:
       [height, width, channels]. Greyscale: one channel, 0 is black and full scale is white, uint8 up to 255 where
       `BitsStored` is 8 or less, else uint16 up to 65535. Colour: RGB, uint8 up to 255.
 
     Raises:
-      ImageError: not DICOM, truncated, larger than `max_pixels`, several frames, or of a kind that is not supported.
+      ImageError: not DICOM, truncated, several frames, or of a kind that is not supported.
       MissingExtraError: pydicom, or the decoder of this transfer syntax, is not installed.
     """
     with _guarded("the DICOM pixels cannot be decoded"):
         header = _describe(_parse(data, GEOMETRY, stop_before_pixels=True), None)
-        if (count := header.width * header.height) > max_pixels:
-            raise ImageError(
-                f"{header.width} x {header.height} = {count} pixels, more than the limit of {max_pixels} "
-                "(--max-megapixels)"
-            )
         if header.frames != 1:
             raise ImageError(f"{header.frames} frames found in the DICOM file, one is expected")
         dataset = _parse(data, [*GEOMETRY, *RENDERING], stop_before_pixels=False)
@@ -175,10 +170,8 @@ def _guarded(failure: str) -> Iterator[None]:
 
 def _parse(data: bytes, keywords: list[str], stop_before_pixels: bool) -> Any:
     """The pydicom Dataset of `data`, with the elements `keywords` only."""
-    try:
+    with needing("reading DICOM files", "dicom"):
         import pydicom
-    except ImportError as error:
-        raise MissingExtraError("reading DICOM files", "pydicom", "dicom") from error
     if not is_dicom(data[:132]):
         raise ImageError("not a DICOM file")
     try:

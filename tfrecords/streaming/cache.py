@@ -17,7 +17,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import blake3
 import google_crc32c
@@ -25,7 +25,8 @@ import numpy as np
 
 from cxr.console import format_bytes
 from cxr.errors import OutputError
-from cxr.files import write_atomically
+from cxr.files import write_json
+from cxr.machine import available_memory
 from tfrecords.streaming.buffers import aligned_empty
 
 CacheMode = Literal["auto", "memory", "disk", "none"]
@@ -38,43 +39,25 @@ _VERSION = 1
 """Raised whenever fitting gives other pixels."""
 
 
-class PixelCache(Protocol):
-    """Pixels of n images of known shapes, by row."""
+class PixelCache:
+    """Pixels of n images of known shapes, by row. This one keeps nothing."""
 
-    kind: str
+    kind = "none"
     """`memory`, `disk` or `none`."""
 
     def read(self, row: int, out: np.ndarray) -> bool:
         """Copies an image into `out`, of its shape and dtype, in C order; False where it is not there."""
-        ...
+        return False
 
     def write(self, row: int, pixels: np.ndarray) -> None:
         """Keeps an image."""
-        ...
 
     def read_batch(self, rows: np.ndarray, out: np.ndarray) -> bool:
         """Copies images of one shape into `out` [len(rows), ...] at once; False where one may not be there."""
-        ...
-
-
-class NoCache:
-    """Keeps nothing."""
-
-    kind = "none"
-
-    def read(self, row: int, out: np.ndarray) -> bool:
-        """Never has anything."""
-        return False
-
-    def write(self, row: int, pixels: np.ndarray) -> None:
-        """Does nothing."""
-
-    def read_batch(self, rows: np.ndarray, out: np.ndarray) -> bool:
-        """Never has anything."""
         return False
 
 
-class MemoryCache:
+class MemoryCache(PixelCache):
     """Keeps images in this process; memory is taken as they come."""
 
     kind = "memory"
@@ -92,7 +75,6 @@ class MemoryCache:
         self._table = self._bytes.reshape(-1, int(sizes[0])) if len(sizes) == 1 else None
 
     def read(self, row: int, out: np.ndarray) -> bool:
-        """See `PixelCache`."""
         if not self._ready[row]:
             return False
         _as_bytes(out)[:] = self._bytes[self._starts[row] : self._starts[row + 1]]
@@ -112,12 +94,10 @@ class MemoryCache:
         return self._bytes.view(dtype).reshape(-1, *shape)
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """See `PixelCache`."""
         self._bytes[self._starts[row] : self._starts[row + 1]] = _as_bytes(pixels)
         self._ready[row] = True
 
     def read_batch(self, rows: np.ndarray, out: np.ndarray) -> bool:
-        """See `PixelCache`."""
         if self._table is None or not self.has(rows):
             return False
         # "clip" because "raise", the default, copies once more through a buffer
@@ -125,7 +105,7 @@ class MemoryCache:
         return True
 
 
-class DiskCache:
+class DiskCache(PixelCache):
     """Keeps images in `pixels.bin`, and the CRC32C of each in `checks.bin`, 0 where it has not come yet.
 
     Several processes may share the folder: who writes an image writes the same bytes as any other.
@@ -150,7 +130,7 @@ class DiskCache:
         """Images whose CRC this process has seen to be right, or which it wrote."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "about.json", json.dumps(about, indent=2) + "\n")
+            write_json(folder / "about.json", about)
             self._pixels = _open_sized(folder / PIXELS_NAME, int(starts[-1]))
             weakref.finalize(self, os.close, self._pixels)
             self._checks = _open_sized(folder / "checks.bin", 4 * (len(starts) - 1))
@@ -162,7 +142,7 @@ class DiskCache:
             ) from error
 
     def read(self, row: int, out: np.ndarray) -> bool:
-        """See `PixelCache`; an image that does not match its CRC is not there."""
+        """An image that does not match its CRC is not there."""
         view = _as_bytes(out)
         if self._checked[row]:
             return self._pread(row, view)
@@ -182,7 +162,7 @@ class DiskCache:
             return False
 
     def write(self, row: int, pixels: np.ndarray) -> None:
-        """See `PixelCache`; on a full disk it warns once and keeps what it has."""
+        """On a full disk it warns once and keeps what it has."""
         if self._full:
             return
         view = _as_bytes(pixels)
@@ -198,7 +178,6 @@ class DiskCache:
         warnings.warn(f"the image cache {self._folder} cannot store more: {reason}; continuing without", stacklevel=2)
 
     def read_batch(self, rows: np.ndarray, out: np.ndarray) -> bool:
-        """See `PixelCache`."""
         return bool(self._checked[rows].all()) and all(
             self._pread(int(row), _as_bytes(image)) for row, image in zip(rows, out, strict=True)
         )
@@ -276,7 +255,7 @@ def open_cache(kind: str, key: str, starts: np.ndarray, folder: Path, about: dic
       OutputError: the memory or the disk cannot hold it.
     """
     if kind == "none":
-        return NoCache()
+        return PixelCache()
     place = (_MEMORY if kind == "memory" else folder) / key
     cache = _OPEN.get(place)
     if cache is None:
@@ -320,39 +299,6 @@ def fits_memory(needed: int) -> bool:
     """Whether so many bytes are at most the share of memory that `auto` takes, after what open caches will take."""
     promised = sum(cache.missing_bytes for cache in _OPEN.values() if isinstance(cache, MemoryCache))
     return needed <= _MEMORY_SHARE * (available_memory() - promised)
-
-
-def available_memory() -> int:
-    """Bytes of memory that this process could still take without swapping, within its control group (version 2)."""
-    available = _entry(Path("/proc/meminfo"), "MemAvailable:", 1024)
-    if available is None:  # not Linux
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    for group in _control_groups():
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
-            limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-            reclaimable = _entry(group / "memory.stat", "inactive_file", 1) or 0
-            available = min(available, limit - used + reclaimable)
-    return max(0, available)
-
-
-def _control_groups() -> list[Path]:
-    """The folders of this process's control group and of all around it, each of which may set a limit."""
-    root = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            if line.startswith("0::"):
-                own = root / line.removeprefix("0::").lstrip("/")
-                return [own, *(place for place in own.parents if place.is_relative_to(root))]
-    return [root]
-
-
-def _entry(path: Path, name: str, unit: int) -> int | None:
-    """The number behind a name in a file of `name number` lines, in bytes; None where it is not there."""
-    with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="ascii").splitlines():
-            if line.split()[:1] == [name]:
-                return int(line.split()[1]) * unit
-    return None
 
 
 def _taken(path: Path) -> int:

@@ -17,7 +17,7 @@ from tfrecords.format.manifest import Manifest, read_manifest
 from tfrecords.images.fit import fit
 from tfrecords.streaming.buckets import assign_buckets, choose_buckets
 from tfrecords.streaming.buffers import BufferPool
-from tfrecords.streaming.cache import NoCache, PixelCache, cache_key, choose_cache, open_cache
+from tfrecords.streaming.cache import PixelCache, cache_key, choose_cache, open_cache
 from tfrecords.streaming.reader import RecordReader
 from tfrecords.streaming.sampling import Plan
 from tfrecords.streaming.split_index import OnCorrupt, SplitIndex, build_index
@@ -63,7 +63,7 @@ class Loader:
             short_side = manifest.rungs[self.rung].size
             self.buckets = choose_buckets(counts, step, options.max_buckets, short_side, (tallest, widest))
             self._bucket = assign_buckets(self.index.shape, self.buckets)
-        self.plan = Plan(self.index, options.sampling, self._bucket)
+        self.plan = Plan(self.index, options, self._bucket)
         largest = options.size if self.buckets is None else self.buckets[-1].tolist()
         pixels = min(options.batch_size, len(self.index)) * math.prod(largest)
         self._buffers = BufferPool(pixels * self.channels * self.reader.dtype.itemsize)
@@ -81,7 +81,7 @@ class Loader:
         self.fitted_bytes = int(bytes_each.sum())
         """Bytes that all images take once they are decoded and fitted."""
         if options.cache == "none":
-            return NoCache()
+            return PixelCache()
         about = {
             "manifest": manifest.digest,
             "split": options.split,

@@ -11,75 +11,41 @@ it does not promise of `permutation` or `shuffle`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import numpy as np
 
 from cxr.errors import InputError
 from tfrecords.streaming.split_index import SplitIndex
+from tfrecords.streaming.stream_options import StreamOptions
 
 _SHARDS, _RECORDS, _CLASS = range(3)
 """What a stream of random numbers is for, so that no two uses share one."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the batches of a split are drawn.
-
-    Attributes:
-      batch_size: examples a batch.
-      training: shuffle anew in every epoch; otherwise stored order.
-      seed: of the order.
-      shuffle_mb: megabytes of stored records within which they are shuffled; shard order is shuffled always.
-      balanced: draw each class equally often.
-      drop_remainder: leave out the last, smaller batch of an epoch.
-    """
-
-    batch_size: int = 32
-    training: bool = False
-    seed: int = 0
-    shuffle_mb: int = 2048
-    balanced: bool = False
-    drop_remainder: bool = False
-
-    def __post_init__(self):
-        for name, least in (("batch_size", 1), ("seed", 0), ("shuffle_mb", 1)):
-            check_whole(name, getattr(self, name), least)
-        if self.balanced and not self.training:
-            raise InputError("balanced=True repeats and leaves out examples; it is for training=True only")
-
-
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raises InputError, with the name of the option, unless its value is a whole number in the range."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
-        span = f"from {least} to {most}" if most is not None else f"of at least {least}"
-        raise InputError(f"{name}={value!r}: expected a whole number {span}")
-
-
 class Plan:
     """The batches of one split, epoch by epoch."""
 
-    def __init__(self, index: SplitIndex, sampling: Sampling, bucket: np.ndarray | None = None):
+    def __init__(self, index: SplitIndex, options: StreamOptions, bucket: np.ndarray | None = None):
         """Works out the sizes of the batches.
 
         Args:
           index: of the split; n records.
-          sampling: how to draw.
+          options: of the stream; `batch_size`, `training`, `seed`, `balanced`, `shuffle_mb` and `drop_remainder` count.
           bucket: int [n]: only rows of the same bucket share a batch. Without it any rows do.
 
         Raises:
           InputError: options that do not go together, or no batch is left.
         """
-        if sampling.balanced and index.label.ndim != 1:
+        if options.balanced and index.label.ndim != 1:
             raise InputError("balanced=True needs exactly one label an image; this data set is multi-label")
-        if sampling.balanced and bucket is not None:
+        if options.balanced and bucket is not None:
             raise InputError("balanced=True needs a fixed image_size: at native size the steps would differ by epoch")
-        self._index, self._sampling, self._bucket = index, sampling, bucket
-        size = sampling.batch_size
+        self._index, self._options, self._bucket = index, options, bucket
+        size = options.batch_size
         counts = np.array([len(index)]) if bucket is None else np.bincount(bucket)
-        self.steps_per_epoch = int((counts // size if sampling.drop_remainder else -(-counts // size)).sum())
-        self.uniform: bool = sampling.drop_remainder or not (counts % size).any()
+        self.steps_per_epoch = int((counts // size if options.drop_remainder else -(-counts // size)).sum())
+        self.uniform: bool = options.drop_remainder or not (counts % size).any()
         """Whether every batch has exactly `batch_size` examples."""
         if self.steps_per_epoch == 0:
             raise InputError(
@@ -102,10 +68,10 @@ class Plan:
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch, int64 [batch]."""
-        return self._epoch_batches(number if self._sampling.training else 0)
+        return self._epoch_batches(number if self._options.training else 0)
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
-        order, size = self._order(epoch), self._sampling.batch_size
+        order, size = self._order(epoch), self._options.batch_size
         if self._bucket is None:
             return [order[step * size : (step + 1) * size] for step in range(self.steps_per_epoch)]
         batches: list[tuple[int, np.ndarray]] = []  # (position of the last member, rows)
@@ -113,21 +79,21 @@ class Plan:
             positions = np.flatnonzero(self._bucket[order] == bucket)
             for begin in range(0, len(positions), size):
                 chosen = positions[begin : begin + size]
-                if len(chosen) == size or not self._sampling.drop_remainder:
-                    batches.append((int(chosen[-1]) if self._sampling.training else len(batches), order[chosen]))
+                if len(chosen) == size or not self._options.drop_remainder:
+                    batches.append((int(chosen[-1]) if self._options.training else len(batches), order[chosen]))
         return [rows for _, rows in sorted(batches, key=lambda batch: batch[0])]
 
     def _order(self, epoch: int) -> np.ndarray:
         """int64: the rows of an epoch in the order in which they are used."""
-        sampling, index = self._sampling, self._index
-        if not sampling.training:
+        options, index = self._options, self._index
+        if not options.training:
             return np.arange(len(index))
-        rows = self._balanced(epoch) if sampling.balanced else np.arange(len(index))
-        shard_keys = _random(len(index.paths), sampling.seed, epoch, _SHARDS)
+        rows = self._balanced(epoch) if options.balanced else np.arange(len(index))
+        shard_keys = _random(len(index.paths), options.seed, epoch, _SHARDS)
         # rows shard by shard, the shards in random order, cut into windows of so many bytes
         walk = rows[np.lexsort((rows, shard_keys[index.shard[rows]]))]
-        window = np.cumsum(index.length[walk]) // (sampling.shuffle_mb << 20)
-        return walk[np.lexsort((_random(len(walk), sampling.seed, epoch, _RECORDS), window))]
+        window = np.cumsum(index.length[walk]) // (options.shuffle_mb << 20)
+        return walk[np.lexsort((_random(len(walk), options.seed, epoch, _RECORDS), window))]
 
     def _balanced(self, epoch: int) -> np.ndarray:
         """int64 [n]: rows of an epoch in which every class has the same share, in no particular order.
@@ -143,7 +109,7 @@ class Plan:
             quota = len(labels) // len(classes) + (place < len(labels) % len(classes))
             begin, end = epoch * quota, (epoch + 1) * quota
             rounds = range(begin // len(members), -(-end // len(members)))
-            walk = [members[_permutation(len(members), self._sampling.seed, r, _CLASS, int(label))] for r in rounds]
+            walk = [members[_permutation(len(members), self._options.seed, r, _CLASS, int(label))] for r in rounds]
             first = begin - rounds.start * len(members)
             chosen.append(np.concatenate(walk)[first : first + quota])
         return np.concatenate(chosen)

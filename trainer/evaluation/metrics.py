@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from cxr.errors import InputError
-from tfrecords.streaming.sampling import check_whole
+from cxr.kinds import Whole
+from cxr.options import checked
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions, one_hot
 
@@ -74,8 +75,8 @@ def evaluate_predictions(
     Raises:
       InputError: an option out of range, or an operating point for other labels.
     """
-    check_whole("bootstrap", bootstrap, 0)
-    check_whole("seed", seed, 0)
+    checked("bootstrap", Whole(0), bootstrap)
+    checked("seed", Whole(0), seed)
     if not 0 < level < 1:
         raise InputError(f"level={level!r}: expected a share between 0 and 1, such as 0.95")
     predicted = operating_point.apply(predictions)

@@ -9,8 +9,8 @@ import keras
 
 from cxr.console import format_bytes
 from cxr.errors import TrainingError
+from cxr.machine import available_memory
 from tfrecords.dataset import XrayDataset
-from tfrecords.streaming.cache import available_memory
 from tfrecords.streaming.loader import open_loader
 from trainer.facts import TRAIN, DataFacts
 from trainer.models import build_backbone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import resource
 import struct
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+import tensorflow as tf
 from PIL import Image, ImageCms, ImageOps
 
 from cxr.errors import ImageError
@@ -36,14 +36,6 @@ ROWS, COLUMNS = np.mgrid[:120, :160]
 SMOOTH = (127 + 90 * np.sin(COLUMNS / 11) * np.cos(ROWS / 9)).astype(np.uint8)
 SMOOTH_RGB = np.stack([SMOOTH, 255 - SMOOTH, np.roll(SMOOTH, 9, 1)], 2)
 ORIENTATION = 0x0112
-
-
-def test_data() -> Path:
-    return Path(os.environ.get("CXR_TEST_DATA") or Path(__file__).parents[3].parent / "shared" / "data")
-
-
-test_data.__test__ = False  # type: ignore[attr-defined]
-FULLRES = test_data() / "kermany_fullres"
 
 
 def save(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
@@ -203,6 +195,7 @@ def test_png(name: str):
     assert decode(data).keepable == kept
     if kept:
         np.testing.assert_array_equal(decode_png(data), pixels)
+        np.testing.assert_array_equal(tf.io.decode_png(data, dtype=pixels.dtype), pixels)  # as TFDS reads it
         with Image.open(io.BytesIO(data)) as image:
             if image.mode != "RGB" or pixels.dtype == np.uint8:  # Pillow cuts RGB to 8 bits
                 np.testing.assert_array_equal(np.asarray(image).reshape(pixels.shape), pixels)
@@ -335,7 +328,7 @@ def test_cmyk_jpeg_with_adobe_inversion(inks: tuple[int, ...], colour: tuple[int
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
     ("kind", "pixels"),
-    [("JPEG", SMOOTH), ("JPEG", SMOOTH_RGB), ("PNG", GREY8), ("PNG", RGB8), ("PNG", GREY16), ("WEBP", RGB8)],
+    [("JPEG", SMOOTH), ("JPEG", SMOOTH_RGB), ("PNG", GREY16), ("WEBP", RGB8)],
 )
 def test_exif_orientation(kind: str, pixels: np.ndarray, orientation: int):
     data = save(pixels, kind, exif=exif(orientation), **({"lossless": True} if kind == "WEBP" else {}))
@@ -363,7 +356,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-@pytest.mark.parametrize("pixels", [GREY8, GREY16, RGB8, RGB16], ids=["grey8", "grey16", "rgb8", "rgb16"])
+@pytest.mark.parametrize("pixels", [GREY8, RGB16], ids=["grey8", "rgb16"])
 def test_tiff_orientation(pixels: np.ndarray, orientation: int):
     data = tiff(pixels, orientation=orientation)
     upright = TURNS[orientation](pixels)
@@ -462,7 +455,7 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.02, 0.9])
 @pytest.mark.parametrize("name", FORMATS)
 def test_truncated_files_are_rejected(name: str, kept: float):
     data = FORMATS[name]
@@ -472,7 +465,7 @@ def test_truncated_files_are_rejected(name: str, kept: float):
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if "PNG" in name or "JPEG" in name])
-@pytest.mark.parametrize("missing", [1, 2, 12])
+@pytest.mark.parametrize("missing", [1, 12])
 def test_a_missing_end_is_rejected(name: str, missing: int):
     with pytest.raises(ImageError, match=r"truncated PNG|damaged JPEG"):
         decode(FORMATS[name][:-missing])
@@ -642,9 +635,8 @@ def test_no_warning_escapes(tmp_path: Path):
     assert (done.stdout.strip(), done.stderr) == ("(120, 160, 1)", "")
 
 
-@pytest.mark.skipif(not FULLRES.is_dir(), reason=f"no real X-rays at {FULLRES}; set CXR_TEST_DATA")
-def test_real_xrays_decode_to_the_pixels_of_pillow():
-    paths = sorted(FULLRES.rglob("*.jpeg"))
+def test_real_xrays_decode_to_the_pixels_of_pillow(fullres):
+    paths = sorted(fullres.rglob("*.jpeg"))
     assert len(paths) == 185
     colour = 0
     for path in paths:

@@ -113,24 +113,6 @@ def test_the_cheapest_pair_is_merged():
         assert found in costs[min(costs)], number
 
 
-def test_the_choice_does_not_depend_on_the_order_of_the_images():
-    for number in range(20):
-        sizes = draw_sizes(number)
-        np.testing.assert_array_equal(chosen(sizes, 4), chosen(sizes[::-1], 4))
-
-
-def test_buckets_save_padding():
-    """8 buckets against 1, over clusters: what padding adds falls to less than half."""
-    one = few = 0
-    for number in range(40):
-        sizes = draw_sizes(number)
-        for limit in (1, 8):
-            buckets = chosen(sizes, limit)
-            added = int((buckets[assign_buckets(sizes, buckets)].prod(axis=1) - sizes.prod(axis=1)).sum())
-            one, few = (one + added, few) if limit == 1 else (one, few + added)
-    assert few < one / 2
-
-
 def test_an_image_that_the_manifest_does_not_know_is_named():
     buckets = np.array([[64, 128], [128, 128]])
     with pytest.raises(DatasetError, match=r"an image of 129 x 5 pixels is larger .*\[128, 128\] at most.*cxr verify"):

@@ -46,9 +46,8 @@ def reads(opened, monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize("options", [{}, {"image_size": None, "max_buckets": 2}, {"channels": 3, "fit": "pad"}])
-@pytest.mark.parametrize("bit_depth", [8, 16])
-def test_later_epochs_decode_nothing_and_are_equal(make, tmp_path, monkeypatch, kind, options, bit_depth):
-    made = make(tmp_path / "set", encoding="raw", bit_depth=bit_depth)
+def test_later_epochs_decode_nothing_and_are_equal(make, tmp_path, monkeypatch, kind, options):
+    made = make(tmp_path / "set", encoding="raw", bit_depth=16)
     plain = (
         images(loader(made.root, tmp_path, **{"cache": "none", **options})) if options.get("image_size", 1) else None
     )
@@ -68,8 +67,6 @@ def test_later_epochs_decode_nothing_and_are_equal(make, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"first_step": 3},
         {"first_step": 2, "seed": 9, "threads": 3, "prefetch": 1},
         {"balanced": True, "batch_size": 3},
         {"drop_remainder": True, "batch_size": 3},
@@ -81,14 +78,13 @@ def test_later_epochs_decode_nothing_and_are_equal(make, tmp_path, monkeypatch, 
 )
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.filterwarnings("ignore:a training stream .* read again")
-def test_cached_epochs_are_the_epochs_without_a_cache(make, tmp_path, kind, options):
-    made = make(tmp_path / "set", shards={"train": (5, 3, 2), "val": (2,)})
-    data = tfrecords.open_dataset(made.root)
+def test_cached_epochs_are_the_epochs_without_a_cache(plain, tmp_path, kind, options):
+    data = plain
     chosen = {"image_size": SIZE, "batch_size": 4, "training": True, "epochs": 4, **options}
-    plain = data.stream("train", cache="none", **chosen)
+    uncached = data.stream("train", cache="none", **chosen)
     cached = data.stream("train", cache=kind, cache_dir=tmp_path / "cache", **chosen)
-    assert cached.element_spec == plain.element_spec
-    batches = list(plain)
+    assert cached.element_spec == uncached.element_spec
+    batches = list(uncached)
     assert len(batches) == 4 * data.steps_per_epoch("train", **chosen) - options.get("first_step", 0)
     for _ in range(2):  # the second time all epochs come out of the cache
         for one, other in zip(cached, batches, strict=True):
@@ -136,16 +132,6 @@ def test_streams_over_the_same_pixels_share_a_memory_cache(dataset, tmp_path, mo
     decoded = reads(other, monkeypatch)
     images(other)
     assert decoded == []
-
-
-@pytest.mark.parametrize("options", [{"image_size": 24}, {"fit": "crop"}, {"channels": 3}, {"rung": "full"}])
-def test_another_option_never_meets_a_cache(dataset, tmp_path, monkeypatch, options):
-    images(loader(dataset.root, tmp_path))
-    opened = loader(dataset.root, tmp_path, **options)
-    decoded = reads(opened, monkeypatch)
-    got = images(opened)
-    assert len(decoded) == len(opened.index)
-    np.testing.assert_array_equal(got, images(loader(dataset.root, tmp_path, cache="none", **options)))
 
 
 def test_a_changed_data_set_never_meets_a_cache(make, tmp_path, monkeypatch):
@@ -216,11 +202,13 @@ def test_a_half_filled_cache_goes_on(dataset, tmp_path, monkeypatch):
 
 def test_two_processes_fill_one_cache(dataset, tmp_path):
     code = (
-        "import sys, tfrecords, numpy as np, hashlib\n"
+        "import sys, tfrecords, hashlib\n"
+        "from tfrecords.streaming.loader import open_loader\n"
         "data = tfrecords.open_dataset(sys.argv[1])\n"
-        "stream = data.stream('train', image_size=20, batch_size=4, epochs=3, training=True, seed=5, cache='disk', "
+        "options = data.options('train', image_size=20, batch_size=4, training=True, seed=5, cache='disk', "
         "cache_dir=sys.argv[2])\n"
-        "print(hashlib.sha256(b''.join(x.numpy().tobytes() for x, y in stream)).hexdigest())\n"
+        "opened = open_loader(data.root, data.manifest.digest, options)\n"
+        "print(hashlib.sha256(b''.join(opened.load(step)[0].tobytes() for step in range(6))).hexdigest())\n"
     )
     command = [sys.executable, "-c", code, str(dataset.root), str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
@@ -341,12 +329,6 @@ def test_auto_uses_what_is_open(dataset, tmp_path):
     options = data.options("train", image_size=SIZE, batch_size=4, cache="auto", cache_dir=str(tmp_path))
     opened = open_loader(data.root, data.manifest.digest, options)  # one epoch, which alone would not be cached
     assert opened.cache is kept.cache
-
-
-def test_available_memory_is_plausible():
-    with open("/proc/meminfo") as file:
-        total = int(file.readline().split()[1]) * 1024
-    assert 1 << 26 < cache.available_memory() <= total
 
 
 def test_memory_that_is_not_there_is_an_error():

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from cxr.errors import CorruptError, DatasetError
+from cxr.errors import CorruptError
 from tfrecords.format.framing import read_records
 from tfrecords.format.manifest import read_manifest
 from tfrecords.streaming import reader as reader_module
@@ -159,14 +159,6 @@ def test_damage_after_opening_is_named(dataset):
         np.testing.assert_array_equal(reader.image(1), dataset.expected["full"]["train"][1][1])
     path.write_bytes(whole)
     np.testing.assert_array_equal(reader.image(1), dataset.expected["full"]["train"][1][1])
-
-
-def test_a_shard_that_goes_before_it_is_read(dataset):
-    reader = open_reader(dataset, 1)
-    dataset.shard().unlink()
-    with pytest.raises(DatasetError, match=f"cannot read the shard {dataset.shard()}: No such file"):
-        reader.image(0)
-    reader.image(3)
 
 
 def test_another_shard_of_the_same_size_is_not_taken_for_the_one_that_was_indexed(make, tmp_path):

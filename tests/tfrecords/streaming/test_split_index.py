@@ -15,7 +15,6 @@ from tfrecords.format.framing import HEADER_BYTES, masked_crc32c, read_records
 from tfrecords.format.manifest import read_manifest
 from tfrecords.format.schema import ENCODINGS
 from tfrecords.format.shard_index import TEXTS
-from tfrecords.format.shards import index_path
 from tfrecords.streaming.split_index import build_index
 
 KINDS = [
@@ -181,21 +180,6 @@ def test_opening_reads_no_byte_of_a_shard(dataset):
         record.path.encode() for record, _ in dataset.expected["full"]["train"]
     ]
     assert index_of(dataset, on_corrupt="skip").lost == 5
-
-
-@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
-def test_a_damaged_index_file_is_named_and_loses_its_shard_alone(dataset, on_corrupt):
-    path = index_path(dataset.shard())
-    path.write_bytes(path.read_bytes()[:-1])
-    fault = rf"^{path}: the index of the shard is damaged: it has \d+ bytes; .*; copy it again .* `cxr preprocess"
-    if on_corrupt == "error":
-        with pytest.raises(DatasetError, match=fault):
-            index_of(dataset)
-        return
-    index = index_of(dataset, on_corrupt="skip")
-    assert (index.lost, index.shard.tolist(), len(index.faults)) == (3, [1, 1], 1)
-    with pytest.raises(DatasetError, match=fault):
-        raise index.faults[0]
 
 
 def test_other_files_of_the_folder_are_no_shards(dataset):

@@ -4,7 +4,6 @@ that counts it and every other record exactly once."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import pickle
 import re
 import warnings
@@ -18,7 +17,7 @@ import tensorflow as tf
 from cxr.errors import CorruptError, DatasetError, InputError
 from tfrecords.dataset import open_dataset
 from tfrecords.format.framing import RecordWriter, read_records
-from tfrecords.format.manifest import MANIFEST_NAME, read_manifest
+from tfrecords.format.manifest import read_manifest
 from tfrecords.format.shards import index_path
 from tfrecords.streaming.split_index import build_index
 from tfrecords.streaming.stream import plain_errors
@@ -118,12 +117,10 @@ def damaging_the_index(change: Callable[[bytes], bytes]) -> Callable:
 # name: (damage, record that the error names or None, fault, records lost of train's 0 1 2 | 3 4, found at `stream()`)
 DAMAGE = {
     "image": (flipping(1, 400), 1, DATA, [1], False),
-    "small features": (flipping(1, -60), 1, DATA, [1], False),
     "last byte of the data": (flipping(1, -5), 1, DATA, [1], False),
     "cut inside a header": (cutting(1, 5), 1, CUT, [1, 2], True),
     "cut inside the data": (cutting(2, 300), 2, CUT, [2], True),
     "cut inside a footer": (cutting(2, -2), 2, CUT, [], True),
-    "cut before the second": (cutting(1, 0), 1, CUT, [1, 2], True),
     "empty": (cutting(0, 0), 0, CUT, [0, 1, 2], True),
     "missing": (lambda made: made.shard().unlink(), None, "cannot read the shard {shard}: No such", [0, 1, 2], True),
     "extra shard": (adding_a_shard, None, r"\S+00002-of-00003 is not one of the 2 shards", [], True),
@@ -131,8 +128,6 @@ DAMAGE = {
     "a record of another size": (writing(lambda data: [data[0], b"garbage", data[2]]), 2, CUT, [1, 2], True),
     "records in another order": (writing(lambda data: data[::-1]), 0, DATA, [0, 1, 2], False),
     "label out of range": (forging(1, label=3), 1, "label 3; expected 0 to 2", [1], True),
-    "encoding": (forging(1, encoding="jpeg"), 1, "encoding jpeg; expected png", [1], True),
-    "channels": (forging(0, channels=3), 0, "3 channels; expected 1", [0], True),
     "index missing": (
         lambda made: index_path(made.shard()).unlink(),
         None,
@@ -166,30 +161,19 @@ def everything(made) -> list[str]:
     return [record.path for record, _ in made.expected["full"]["train"]]
 
 
-def test_an_error_names_file_and_record_in_the_index(damaged):
-    made, fault, record, _, early = damaged
-    if not early:  # the CRC of the data is left to whoever reads it
-        assert len(build_index(made.root, made.manifest, "full", "train")) == 5
-        return
-    with pytest.raises(DatasetError, match=f"^{fault}") as raised:
-        build_index(made.root, read_manifest(made.root), "full", "train")
-    assert isinstance(raised.value, CorruptError) == (record is not None)
-
-
-@pytest.mark.parametrize("image_size", [24, None], ids=["fitted", "native"])
-def test_an_error_names_file_and_record_in_the_stream(damaged, image_size):
+def test_an_error_names_file_and_record(damaged):
     made, fault, record, _, early = damaged
     kind = DatasetError if record is None else CorruptError
     if early:
         with pytest.raises(kind, match=f"^{fault}") as raised:
-            stream(made, image_size=image_size)
+            stream(made)
         assert type(raised.value) is kind
         return
-    with pytest.raises(kind, match=f"^{fault}") as raised, plain_errors():
-        paths_of(stream(made, image_size=image_size))
-    assert type(raised.value) is kind
+    for image_size in (24, None):  # the CRC of the data is left to whoever reads it
+        with pytest.raises(CorruptError, match=f"^{fault}"), plain_errors():
+            paths_of(stream(made, image_size=image_size))
     with pytest.raises(tf.errors.OpError, match=f"CorruptError: {fault}"):
-        paths_of(stream(made, image_size=image_size))
+        paths_of(stream(made))
 
 
 def test_batches_before_a_damaged_record_come_first(dataset):
@@ -269,47 +253,17 @@ def test_a_split_without_a_readable_record(dataset):
         stream(dataset, on_corrupt="skip")
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
-def test_a_foreign_schema_version(dataset, version):
-    path = dataset.root / MANIFEST_NAME
-    opened = open_dataset(dataset.root)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
-    with pytest.raises(
-        DatasetError, match=f"{path} has schema version {version!r}; this version of cxr-stream reads 2"
-    ):
-        open_dataset(dataset.root)
-    with pytest.raises(DatasetError, match="has schema version"):
-        opened.stream("train")
-
-
-@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
-def test_a_raw_image_of_the_wrong_length(make, tmp_path, on_corrupt):
-    made = make(tmp_path / "set", encoding="raw", bit_depth=16)
-    forging(1, image=made.records()[1].image[:-2])(made)
-    fault = rf"{made.shard()}: record 1 at byte \d+: raw image of \d+ bytes; \(35, 50, 1\) at 16 bits needs 3500"
-    if on_corrupt == "error":
-        with pytest.raises(CorruptError, match=f"^{fault}"):
-            stream(made)
-        return
-    with pytest.warns(UserWarning, match=f"skipped 1 of 5 records of split 'train'; first fault: {fault}"):
-        batches = stream(made, on_corrupt="skip")
-    assert paths_of(batches) == [path for number, path in enumerate(everything(made)) if number != 1]
-
-
-@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
 @pytest.mark.parametrize(
     ("later", "fault"),
     [
         (flipping(1, 400), r"record 1 at byte \d+: the data \(\d+ bytes\) does not match its CRC"),
-        (flipping(1, -5), r"record 1 at byte \d+: the data \(\d+ bytes\) does not match its CRC"),
         (cutting(1, 400), r"record 1 at byte \d+: truncated: 388 of \d+ bytes are left; the file was changed"),
-        (cutting(0, 0), r"record 0 at byte 0: truncated: 0 of \d+ bytes are left; the file was changed"),
         (lambda made: made.shard().unlink(), "cannot read the shard .*00000-of-00002: No such file"),
     ],
-    ids=["image", "small features", "cut", "emptied", "removed"],
+    ids=["image", "cut", "removed"],
 )
-def test_damage_after_opening_is_an_error(dataset, later, fault, on_corrupt):
-    batches = stream(dataset, on_corrupt=on_corrupt, batch_size=1)
+def test_damage_after_opening_is_an_error(dataset, later, fault):
+    batches = stream(dataset, on_corrupt="skip", batch_size=1)
     later(dataset)
     with pytest.raises(DatasetError, match=fault), plain_errors():
         paths_of(batches)
