@@ -9,7 +9,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def run(given: Given) -> int:
     compared, notes = compare_runs(asked.runs, asked.split, asked.sort)
     if not compared:
         raise InputError("\n".join(["there is nothing to compare", *notes]))
-    print(_SHOW[asked.format](compared))
+    print(_show(compared, asked.format))
     for note in notes:
         print(f"note: {note}", file=sys.stdout if asked.format == "table" else sys.stderr)
     return EXIT_OK
@@ -90,13 +90,13 @@ class ComparedRun:
     Attributes:
       path: its directory.
       row: by name of `COLUMNS`; None where something is unknown or undefined.
-      same: what has to be equal in two runs for their figures to be comparable, by what it says where it is not: what
-        is compared, and how it is shown.
+      same: what must be equal in two runs for their figures to be comparable: by the difference that it would be, the
+        value and how it is shown.
       outdated: whether the run has other weights than those that were evaluated.
     """
 
     path: Path
-    row: Mapping[str, Any]
+    row: dict[str, Any]
     same: Mapping[str, tuple[str, str]]
     outdated: bool = False
 
@@ -104,7 +104,7 @@ class ComparedRun:
 def compare_runs(
     folders: Sequence[str | Path], split: str = "val", sort: str = "roc_auc"
 ) -> tuple[list[ComparedRun], list[str]]:
-    """The runs that were evaluated on a split, best first, and notes on the others and on what they differ in.
+    """The runs that were evaluated on a split, best first; and notes on the other runs and on what is not comparable.
 
     Args:
       folders: runs, or folders that hold some; a run named twice counts once.
@@ -132,11 +132,14 @@ def compare_runs(
             continue
         if one is None:
             notes.append(f"{path} has not been evaluated on {split}: cxr evaluate --run {path} --split {split}")
-        else:
-            compared.append(one)
-            if one.outdated:
-                notes.append(f"{path} has other weights since: evaluate it again")
-    compared = _with_own_names(compared)
+            continue
+        compared.append(one)
+        if one.outdated:
+            notes.append(f"{path} has newer weights than those that were evaluated; evaluate it again")
+    count = Counter(one.row["run"] for one in compared)
+    for one in compared:
+        if count[one.row["run"]] > 1:
+            one.row["run"] = str(one.path)
 
     def order(one: ComparedRun) -> tuple[bool, Any]:
         value = one.row[sort]
@@ -154,36 +157,33 @@ def _read(path: Path, split: str) -> ComparedRun | None:
         return None
     run, found = read_json(path / RUN_NAME), read_json(evaluation / "metrics.json")
     try:
-        config, data, point = run["config"], run["data"], found["operating_point"]
-        size = config["image_size"]
-        outcome, worst = run.get("outcome") or {}, found.get("worst") or {}
+        config, data, size = run["config"], run["data"], run["config"]["image_size"]
+        outcome, worst = run.get("outcome", {}), found["worst"] or {}
         row = {
             "run": path.resolve().name,
             "model": config["model"],
-            "preset": run.get("preset"),
+            "preset": run["preset"],
             "image_size": "x".join(map(str, size)) if isinstance(size, list) else size,
             "best_epoch": outcome.get("best_epoch"),
             "epochs": outcome.get("epochs"),
         }
         for name in METRICS:
             measured = worst if name.startswith(_WORST) else found["metrics"]
-            row[name] = (measured.get(name.removeprefix(_WORST)) or {}).get("value")
+            row[name] = measured.get(name.removeprefix(_WORST), {}).get("value")
+        texts = {
+            "different labels": ", ".join(found["labels"]),
+            "figures of different labels": found["positive"] or "mean over labels",
+            "thresholds chosen by different rules": found["operating_point"]["rule"],
+            "shifts act at different image sizes": str(row["image_size"]),
+        }
         same = {
             "trained on different data sets": (data["digest"], data["path"]),
-            "different labels": _alike(", ".join(found["labels"])),
-            "figures of different labels": _alike(found["positive"] or "mean over labels"),
             f"{split} has different images": _images(evaluation, found),
-            "thresholds chosen by different rules": _alike(point["rule"]),
-            "thresholds chosen on different splits": _alike(point["chosen_on"]),
-            "shifts act at different image sizes": _alike(str(row["image_size"])),
+            **{difference: (text, text) for difference, text in texts.items()},
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{evaluation / 'metrics.json'} or {path / RUN_NAME} is damaged: {error!r}") from error
     return ComparedRun(path, row, same, found.get("weights") not in (None, weights_digest(path)))
-
-
-def _alike(text: str) -> tuple[str, str]:
-    return text, text
 
 
 def _images(evaluation: Path, found: Mapping[str, Any]) -> tuple[str, str]:
@@ -195,15 +195,6 @@ def _images(evaluation: Path, found: Mapping[str, Any]) -> tuple[str, str]:
     except (OSError, KeyError, ValueError, csv.Error):
         return shown, shown
     return hashlib.sha256(repr(rows).encode()).hexdigest(), shown
-
-
-def _with_own_names(compared: list[ComparedRun]) -> list[ComparedRun]:
-    """Runs that share a name get their paths instead."""
-    count = Counter(one.row["run"] for one in compared)
-    return [
-        dataclasses.replace(one, row={**one.row, "run": str(one.path)}) if count[one.row["run"]] > 1 else one
-        for one in compared
-    ]
 
 
 def _differences(compared: Sequence[ComparedRun]) -> list[str]:
@@ -221,60 +212,40 @@ def _differences(compared: Sequence[ComparedRun]) -> list[str]:
     return notes
 
 
-def _show_table(compared: Sequence[ComparedRun]) -> str:
-    table = _tabulate(compared, "simple", lambda text: f"*{text}", lambda text: f" {text}")
-    return f"{table}\n* best of its column" if len(compared) > 1 else table
+def _show(compared: Sequence[ComparedRun], form: str) -> str:
+    """The comparison in one of FORMATS."""
+    if form == "json":
+        return json.dumps([{**one.row, "path": str(one.path)} for one in compared], indent=2, ensure_ascii=False)
+    if form == "csv":
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(one.row for one in compared)
+        return text.getvalue().rstrip("\n")
+    if form == "markdown":
+        return _tabulate(compared, "pipe", "**{}**", "{}")
+    footnote = "\n* best of its column" if len(compared) > 1 else ""
+    return _tabulate(compared, "simple", "*{}", " {}") + footnote
 
 
-def _show_markdown(compared: Sequence[ComparedRun]) -> str:
-    return _tabulate(compared, "pipe", lambda text: f"**{text}**", str)
-
-
-def _tabulate(
-    compared: Sequence[ComparedRun], style: str, mark: Callable[[str], str], leave: Callable[[str], str]
-) -> str:
+def _tabulate(compared: Sequence[ComparedRun], style: str, best_cell: str, other_cell: str) -> str:
     """A table of the columns of which anything is known, with the best value of each metric marked."""
     from tabulate import tabulate
 
-    names = [name for name in COLUMNS if any(one.row[name] is not None for one in compared)]
-    best = {name: max(_known(compared, name), default=None) for name in METRICS}
+    known = {name: [one.row[name] for one in compared if one.row[name] is not None] for name in COLUMNS}
+    names = [name for name in COLUMNS if known[name]]
 
-    def cell(one: ComparedRun, name: str) -> str:
-        value = one.row[name]
+    def cell(value: Any, name: str) -> str:
         if value is None:
             return "-"
         if name not in METRICS:
             return str(value)
-        marked = len(compared) > 1 and value == best[name]
-        return mark(f"{value:.4f}") if marked else leave(f"{value:.4f}")
+        is_best = len(compared) > 1 and value == max(known[name])
+        return (best_cell if is_best else other_cell).format(f"{value:.4f}")
 
-    rows = [[cell(one, name) for name in names] for one in compared]
+    rows = [[cell(one.row[name], name) for name in names] for one in compared]
     align = ["left" if name in ("run", "model", "preset") else "right" for name in names]
     return tabulate(rows, [COLUMNS[name] for name in names], style, disable_numparse=True, colalign=align)
-
-
-def _known(compared: Sequence[ComparedRun], name: str) -> list[float]:
-    return [one.row[name] for one in compared if one.row[name] is not None]
-
-
-def _show_csv(compared: Sequence[ComparedRun]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(one.row for one in compared)
-    return text.getvalue().rstrip("\n")
-
-
-def _show_json(compared: Sequence[ComparedRun]) -> str:
-    return json.dumps([{**one.row, "path": str(one.path)} for one in compared], indent=2, ensure_ascii=False)
-
-
-_SHOW: dict[str, Callable[[Sequence[ComparedRun]], str]] = {
-    "table": _show_table,
-    "csv": _show_csv,
-    "markdown": _show_markdown,
-    "json": _show_json,
-}
 
 
 COMMAND = Command("compare", _DESCRIPTION, run, CompareOptions, _EPILOG)

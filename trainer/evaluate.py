@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def evaluate(
       DatasetError: the run has no weights, or the data set is damaged.
     """
     from cxr.errors import OutputError
-    from cxr.files import write_atomically
+    from cxr.files import write_json
     from trainer.evaluation.metrics import evaluate_predictions
     from trainer.facts import VALIDATION
     from trainer.report import write_report
@@ -159,7 +160,7 @@ def evaluate(
     if shifts:
         metrics.update(shift_suite(run, model, data, split, point, metrics["metrics"], quiet))
     predictions.save_csv(folder / "predictions.csv", point.apply(predictions))
-    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_json(folder / "metrics.json", metrics)
     write_report(folder, run, data, model, predictions, point, metrics)
     return metrics
 
@@ -168,19 +169,15 @@ def choose_operating_point(run: Run, rule: str | None, validation: Callable[[], 
     """The run's own; chosen on validation and stored where its weights have none, or another rule is wanted."""
     from cxr.errors import DatasetError
     from trainer.evaluation.operating_point import OperatingPoint, read_operating_point, write_operating_point
-    from trainer.facts import VALIDATION
 
     weights = run.weights_digest()
-    try:
+    with contextlib.suppress(DatasetError):  # damaged: it is written anew
         stored = read_operating_point(run.operating_point, weights)
-    except DatasetError:  # damaged: it is written anew
-        stored = None
-    if stored is not None and rule in (None, stored.rule):
-        return stored
+        if stored is not None and rule in (None, stored.rule):
+            return stored
     facts, wanted = run.facts, rule or "auto"
-    point = OperatingPoint.given(wanted, facts.labels, facts.multi_label, facts.positive, VALIDATION)
-    if point is None:
-        point = OperatingPoint.choose(validation(), wanted, facts.positive, VALIDATION)
+    point = OperatingPoint.given(wanted, facts.labels, facts.multi_label, facts.positive)
+    point = point or OperatingPoint.choose(validation(), wanted, facts.positive)
     write_operating_point(run.operating_point, point, weights)
     return point
 
@@ -194,8 +191,6 @@ def shift_suite(
     Returns:
       `shifts`: by name, `{"metrics": {name: {"value": ...}}}`; `worst`: by metric.
     """
-    from functools import partial
-
     from trainer.evaluation.metrics import evaluate_predictions
     from trainer.evaluation.shifts import SHIFTS, apply_shift, suite_summary
     from trainer.training.validation import predict_split
@@ -214,43 +209,24 @@ def summary_text(metrics: dict[str, Any]) -> str:
     """The metrics as tables for the terminal."""
     from tabulate import tabulate
 
-    names = list(metrics["metrics"])
-    rows = [
-        [name.replace("_", " "), _number(values["value"]), _interval(values)]
-        for name, values in metrics["metrics"].items()
-    ]
-    point = metrics["operating_point"]
+    from cxr.page import number
+    from trainer.report.evaluation_words import LEVEL_TEXT, SHIFT_COLUMNS, interval, metric_name, shift_sentence
+
+    values = metrics["metrics"]
     of = f" of {metrics['positive']}" if metrics["positive"] else ", mean over labels"
+    head = ["metric", "value", f"{LEVEL_TEXT} interval"]
+    rows = [[metric_name(name), number(one["value"], 4), interval(one, 4)] for name, one in values.items()]
     text = [
         f"{metrics['run']} on {metrics['split']} of {metrics['data']}: {metrics['images']} images of "
-        f"{metrics['patients']} patients{of}; operating point {point['rule']}",
-        tabulate(rows, ["metric", "value", "95 % interval"], disable_numparse=True, colalign=("left", "right", "left")),
+        f"{metrics['patients']} patients{of}; operating point {metrics['operating_point']['rule']}",
+        tabulate(rows, head, disable_numparse=True, colalign=("left", "right", "left")),
     ]
     if metrics["shifts"]:
-        shown = [
-            name for name in ("accuracy", "recall", "specificity", "roc_auc", "calibration_error") if name in names
-        ]
-        rows = [["(as it is)", *(_number(metrics["metrics"][name]["value"]) for name in shown)]]
-        for shift, values in metrics["shifts"].items():
-            rows.append([shift, *(_number(values["metrics"][name]["value"]) for name in shown)])
-        text.append(tabulate(rows, ["shift", *(name.replace("_", " ") for name in shown)], disable_numparse=True))
-        worst = metrics["worst"]
-        text.append(
-            "; ".join(
-                f"{name.replace('_', ' ')} falls by at most {worst[name]['drop']:.3f} ({worst[name]['shift']})"
-                for name in ("specificity", "recall", "roc_auc")
-                if worst.get(name)
-            )
-        )
+        found = {"(unchanged)": values, **{shift: one["metrics"] for shift, one in metrics["shifts"].items()}}
+        rows = [[shift, *(number(one[name]["value"], 4) for name in SHIFT_COLUMNS)] for shift, one in found.items()]
+        text.append(tabulate(rows, ["shift", *map(metric_name, SHIFT_COLUMNS)], disable_numparse=True))
+        text.append(shift_sentence(metrics)[0])
     return "\n\n".join(text)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(values: dict[str, Any]) -> str:
-    return "-" if values.get("low") is None else f"{values['low']:.4f} to {values['high']:.4f}"
 
 
 COMMAND = Command("evaluate", _DESCRIPTION, run, EvaluateOptions, _EPILOG, needs="train")

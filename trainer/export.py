@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
 from cxr.errors import CxrError, InputError, OutputError
-from cxr.files import replacing
+from cxr.files import replacing, write_json
 from cxr.kinds import Flag, Whole, directory
 from cxr.machine import load_tensorflow_quietly
 from cxr.options import Options, option, options
@@ -108,7 +107,7 @@ def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int
       check: images to compare on; 0 leaves the check out.
 
     Raises:
-      InputError: Keras runs on another backend than TensorFlow, or `check` is negative.
+      InputError: Keras runs on another backend than TensorFlow.
       OutputError: `output` exists, cannot be written, or the export does not say what the run says.
       DatasetError: the run has no weights.
     """
@@ -121,8 +120,6 @@ def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int
             f"a SavedModel is made with Keras on TensorFlow, and it runs on {keras.backend.backend()} here. "
             "Export with KERAS_BACKEND=tensorflow; the weights of a run are the same for all backends"
         )
-    if check < 0:
-        raise InputError(f"--check {check}: expected a number of images, or 0")
     output = Path(output)
     _check_room(output, overwrite)
     # Float32 computes the same on whatever machine serves; the weights are float32 under every policy.
@@ -132,8 +129,7 @@ def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as temporary:
             _save(run, model, temporary)
-            facts = json.dumps(_facts(run), indent=2, ensure_ascii=False) + "\n"
-            (temporary / FACTS_NAME).write_text(facts, encoding="utf-8")
+            write_json(temporary / FACTS_NAME, _facts(run))
             return check_export(run, model, temporary, check) if check else None
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error

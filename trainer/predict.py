@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from cxr.command import Command, Given
 from cxr.console import EXIT_FAILED, EXIT_OK, progress_bar, run_command
@@ -102,8 +102,9 @@ def run(given: Given) -> int:
         found = predict_files(model, loader, files, point, asked.threads)
         # rows on a terminal show how far it is
         hidden = asked.quiet or len(files) < _MANY or (not asked.output and sys.stdout.isatty())
-        with progress_bar(len(files), "predict", quiet=hidden, unit="image") as bar, contextlib.closing(found):
-            failed = write_predictions(_counted(found, bar), trained.facts, out, kind)
+        with contextlib.closing(found):
+            shown = progress_bar(len(files), "predict", quiet=hidden, unit="image", iterable=found)
+            failed = write_predictions(shown, trained.facts, out, kind)
     if failed:
         where = f", see the column `error` of {asked.output}" if asked.output else ""
         print(f"error: {failed} of {len(files)} images could not be used{where}", file=sys.stderr)
@@ -162,9 +163,7 @@ def predict_files(
             if len(batch) < PREDICT_BATCH and number < len(files):
                 continue
             images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-            decided: Iterator[tuple[tuple[str, ...], np.ndarray]] = iter(())
-            if images:
-                decided = iter(_decide(predict_arrays(model, images), loader.facts, point))
+            decided = iter(_decide(predict_arrays(model, images), loader.facts, point) if images else ())
             for file, pixels in batch:
                 if isinstance(pixels, str):
                     yield FilePrediction(file.name, error=pixels)
@@ -175,20 +174,15 @@ def predict_files(
 
 def _decide(
     probabilities: np.ndarray, facts: DataFacts, point: OperatingPoint
-) -> list[tuple[tuple[str, ...], np.ndarray]]:
+) -> Iterable[tuple[tuple[str, ...], np.ndarray]]:
     """Names of the labels that are predicted, and probabilities, of each image of float32 [images, labels]."""
     import numpy as np
 
-    from trainer.evaluation.predictions import Predictions, one_hot
+    from trainer.evaluation.predictions import Predictions
 
-    count = len(probabilities)
-    truth = np.zeros(probabilities.shape if facts.multi_label else count, np.uint8)  # unknown, and not looked at
-    unknown = np.full(count, "")
-    predictions = Predictions(facts.labels, facts.multi_label, probabilities, truth, np.arange(count), unknown, unknown)
-    decided = point.apply(predictions)
-    chosen = decided if facts.multi_label else one_hot(decided, len(facts.labels))
-    names = [tuple(label for label, yes in zip(facts.labels, row, strict=True) if yes) for row in chosen]
-    return list(zip(names, predictions.probabilities, strict=True))
+    unknown = np.zeros(probabilities.shape if facts.multi_label else len(probabilities))
+    predictions = Predictions(facts.labels, facts.multi_label, probabilities, truth=unknown)
+    return zip(predictions.chosen_labels(point.apply(predictions)), predictions.probabilities, strict=True)
 
 
 def operating_point_of(
@@ -205,8 +199,7 @@ def operating_point_of(
       InputError: not a rule for this task, or it needs the run's data set, which is gone or another one now.
       DatasetError: the run's operating point is damaged.
     """
-    from trainer.evaluation.operating_point import OperatingPoint, parse_rule, read_operating_point
-    from trainer.facts import VALIDATION
+    from trainer.evaluation.operating_point import OperatingPoint, read_operating_point
 
     facts = run.facts
     stored = read_operating_point(run.operating_point, run.weights_digest())
@@ -219,13 +212,10 @@ def operating_point_of(
         note = f"no operating point has been chosen; {says} predicted. `cxr evaluate --run {run.root}` chooses one"
     if point := OperatingPoint.given(rule, facts.labels, facts.multi_label, facts.positive):
         return point, note
-    if parse_rule(rule, facts.task)[0] == "argmax":
-        return OperatingPoint("argmax", {}, ""), note
     from trainer.training.trained import load_model
     from trainer.training.validation import predict_validation
 
-    predictions = predict_validation(run, model or load_model(run))
-    return OperatingPoint.choose(predictions, rule, facts.positive, VALIDATION), note
+    return OperatingPoint.choose(predict_validation(run, model or load_model(run)), rule, facts.positive), note
 
 
 def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: IO[str], kind: str = "csv") -> int:
@@ -247,24 +237,21 @@ def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: IO
         table.writerow(["path", "predicted", *(f"p:{label}" for label in facts.labels), "error"])
     for one in found:
         failed += one.error is not None
-        texts = [""] * len(facts.labels) if one.probabilities is None else one.probabilities.astype(str).tolist()
+        # a float32's own digits; as a float64 it would have more of them
+        texts = None if one.probabilities is None else one.probabilities.astype(str).tolist()
         if kind == "csv":
-            table.writerow([one.name, "|".join(one.predicted), *texts, one.error or ""])
-        else:
-            out.write(json.dumps(_as_json(one, texts, facts), ensure_ascii=False) + "\n")
+            table.writerow([one.name, "|".join(one.predicted), *(texts or [""] * len(facts.labels)), one.error or ""])
+            continue
+        predicted = list(one.predicted) if facts.multi_label else "".join(one.predicted)
+        fields = {
+            "path": one.name,
+            "predicted": predicted if texts else None,
+            "probabilities": dict(zip(facts.labels, map(float, texts), strict=True)) if texts else None,
+            "error": one.error,
+        }
+        out.write(json.dumps(fields, ensure_ascii=False) + "\n")
     out.flush()
     return failed
-
-
-def _as_json(one: FilePrediction, texts: list[str], facts: DataFacts) -> dict[str, Any]:
-    known = one.probabilities is not None
-    return {
-        "path": one.name,
-        "predicted": (list(one.predicted) if facts.multi_label else one.predicted[0]) if known else None,
-        # a float32's own digits; as a float64 it would have more of them
-        "probabilities": dict(zip(facts.labels, map(float, texts), strict=True)) if known else None,
-        "error": one.error,
-    }
 
 
 @contextlib.contextmanager
@@ -284,12 +271,6 @@ def _open_output(path: str | None) -> Iterator[IO[str]]:
         if not ours:  # but of what was done meanwhile
             raise
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _counted(found: Iterable[FilePrediction], bar: Any) -> Iterator[FilePrediction]:
-    for one in found:
-        yield one
-        bar.update()
 
 
 COMMAND = Command("predict", _DESCRIPTION, run, PredictOptions, _EPILOG, needs="train")

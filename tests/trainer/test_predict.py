@@ -19,7 +19,6 @@ from beam_jobs.preprocess_config import PreprocessConfig
 from cxr.errors import DatasetError, InputError, OutputError
 from tfrecords.dataset import open_dataset
 from tfrecords.images import codec
-from tfrecords.images.codec import lower_depth
 from trainer.evaluation.operating_point import OperatingPoint, write_operating_point
 from trainer.facts import DataFacts
 from trainer.predict import main, operating_point_of, predict_files, write_predictions
@@ -29,7 +28,7 @@ from trainer.training.classifier import build_classifier
 from trainer.training.trained import load_model
 from trainer.training.validation import predict_images, predict_split
 
-ARGMAX = OperatingPoint("argmax", {}, "")
+ARGMAX = OperatingPoint("argmax", {})
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +145,7 @@ def test_depths_and_channels_that_the_data_set_has_not(trained, tmp_path):
 
 def test_sixteen_bits_are_rounded_to_the_nearest_of_eight():
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    lowered = lower_depth(every)
-    assert lowered.dtype == np.uint8
-    np.testing.assert_array_equal(lowered, np.rint(every / 257))
+    np.testing.assert_array_equal(codec.lower_depth(every), np.rint(every / 257).astype(np.uint8), strict=True)
 
 
 # Which files
@@ -175,22 +172,21 @@ def test_tables_name_files_relative_to_themselves_or_to_a_root(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("name", "content", "given", "message"),
     [
-        (lambda folder: [str(folder / "absent.png")], "does not exist"),
-        (lambda folder: [str(folder)], "no image in"),
-        (lambda folder: ((folder / "a.txt").write_text("x"), [str(folder)])[1], "1 documents"),
-        (lambda folder: ((folder / "t.csv").write_text("image\nx\n"), [str(folder / "t.csv")])[1], "column path is"),
-        (
-            lambda folder: ((folder / "t.csv").write_text("path,n\n,1\n"), [str(folder / "t.csv")])[1],
-            "line 2: the path",
-        ),
-        (lambda folder: ((folder / "manifest.json").write_text("{}"), [str(folder)])[1], "cxr evaluate"),
+        ("", "", "absent.png", "does not exist"),
+        ("", "", "", "no image in"),
+        ("a.txt", "x", "", "1 documents"),
+        ("t.csv", "image\nx\n", "t.csv", "column path is"),
+        ("t.csv", "path,n\n,1\n", "t.csv", "line 2: the path"),
+        ("manifest.json", "{}", "", "cxr evaluate"),
     ],
 )
-def test_inputs_that_name_nothing_are_refused(tmp_path, make, message):
+def test_inputs_that_name_nothing_are_refused(tmp_path, name, content, given, message):
+    if name:
+        (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
-        list_image_files(make(tmp_path))
+        list_image_files([str(tmp_path / given)])
 
 
 def test_images_root_is_for_tables(tmp_path):
@@ -230,9 +226,8 @@ def test_bad_images_do_not_stop_the_others(trained, tmp_path, capsys):
     out, err = capsys.readouterr()
     found = rows(out)
     assert [Path(row["path"]).name for row in found] == ["cut.png", "good.png", "absent.png", "empty.jpeg", "good.png"]
-    assert ["truncated" in found[0]["error"], "No such file" in found[2]["error"], "empty" in found[3]["error"]] == [
-        True
-    ] * 3
+    for place, fault in ((0, "truncated"), (2, "No such file"), (3, "empty")):
+        assert fault in found[place]["error"]
     assert found[0]["predicted"] == found[0]["p:NORMAL"] == ""
     assert found[1]["error"] == "" and found[1]["p:NORMAL"] == found[4]["p:NORMAL"]
     assert np.isclose(float(found[1]["p:NORMAL"]) + float(found[1]["p:PNEUMONIA"]), 1)
@@ -240,7 +235,7 @@ def test_bad_images_do_not_stop_the_others(trained, tmp_path, capsys):
 
 
 def test_csv_and_json_lines_say_the_same(editable, tmp_path, model, capsys):
-    point = OperatingPoint("recall=0.9", {"PNEUMONIA": 1e-6}, "val")
+    point = OperatingPoint("recall=0.9", {"PNEUMONIA": 1e-6})
     write_operating_point(editable.operating_point, point, editable.weights_digest())
     paths = [str(save(tmp_path / f"{number}.png", picture(40, 50, seed=number))) for number in range(3)]
     assert main([*paths, "--run", str(editable.root), "--output", str(tmp_path / "out.jsonl")]) == 0
@@ -279,7 +274,7 @@ def test_the_operating_point(editable, model, data):
 
     validation = predict_split(model, data, "val", editable.config)
     chosen, _ = operating_point_of(editable, "recall=0.9", model)
-    assert chosen == OperatingPoint.choose(validation, "recall=0.9", "PNEUMONIA", "val")
+    assert chosen == OperatingPoint.choose(validation, "recall=0.9", "PNEUMONIA")
     assert not editable.operating_point.exists()
 
     write_operating_point(editable.operating_point, chosen, editable.weights_digest())
@@ -298,18 +293,17 @@ def test_a_rule_that_needs_validation_says_where_it_is_missing(editable):
         operating_point_of(editable, "best")
 
 
-def test_several_labels_an_image(multi_label_data, small, tmp_path):
-    facts = DataFacts.of(multi_label_data)
-    model = build_classifier(small(), facts)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_several_labels_an_image(trained, tmp_path, kind):
+    facts = dataclasses.replace(trained.facts, labels=("left", "odd", "opacity"), multi_label=True, positive=None)
     files = [ImageFile("a", str(save(tmp_path / "a.png", picture(40, 40)))), ImageFile("b", "/absent")]
-    point = OperatingPoint("threshold=0.5", {"opacity": 0.0, "left": 1.0, "odd": 0.0}, "")
-    point = dataclasses.replace(point, thresholds={label: point.thresholds[label] for label in facts.labels})
-    for kind in ("csv", "jsonl"):
-        out = io.StringIO()
-        assert write_predictions(predict_files(model, FileLoader(small(), facts), files, point), facts, out, kind) == 1
-        if kind == "csv":
-            assert set(rows(out.getvalue())[0]["predicted"].split("|")) == {"opacity", "odd"}
-        else:
-            first, second = map(json.loads, out.getvalue().splitlines())
-            assert set(first["predicted"]) == {"opacity", "odd"} and first["probabilities"].keys() == set(facts.labels)
-            assert second["predicted"] is second["probabilities"] is None and "cannot be read" in second["error"]
+    point = OperatingPoint("threshold=0.5", {"left": 1.0, "odd": 0.0, "opacity": 0.0})
+    loader, out = FileLoader(trained.config, facts), io.StringIO()
+    found = predict_files(build_classifier(trained.config, facts), loader, files, point)
+    assert write_predictions(found, facts, out, kind) == 1
+    if kind == "csv":
+        assert rows(out.getvalue())[0]["predicted"] == "odd|opacity"
+    else:
+        first, second = map(json.loads, out.getvalue().splitlines())
+        assert first["predicted"] == ["odd", "opacity"] and first["probabilities"].keys() == set(facts.labels)
+        assert second["predicted"] is second["probabilities"] is None and "cannot be read" in second["error"]

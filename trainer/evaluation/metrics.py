@@ -8,16 +8,12 @@ replicates share one sort of the scores.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from cxr.errors import InputError
-from cxr.kinds import Whole
-from cxr.options import checked
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions, one_hot
 
@@ -35,6 +31,10 @@ METRICS = (
 ERROR_METRICS = ("brier", "calibration_error")
 """Those of METRICS that are better the lower they are."""
 CALIBRATION_BINS = 15
+LEVEL = 0.95
+"""Share of the replicates within an interval."""
+SEED = 0
+"""Of the replicates."""
 _CHUNK_WEIGHTS = 1 << 17  # 1 MB for each float64 array [replicates, images]: the cache of a core
 
 
@@ -43,8 +43,6 @@ def evaluate_predictions(
     operating_point: OperatingPoint,
     positive: str | None = None,
     bootstrap: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Any]:
     """All metrics of one split with intervals.
 
@@ -59,9 +57,7 @@ def evaluate_predictions(
       predictions: of the split to report on.
       operating_point: what decides.
       positive: label that the metrics of a binary task are of; None is the one with the threshold, or the second.
-      bootstrap: replicates; 0 leaves the intervals out.
-      seed: of the replicates.
-      level: share of the replicates within an interval, in (0, 1).
+      bootstrap: replicates, at least 0; 0 leaves the intervals out.
 
     Returns:
       What JSON can hold. `metrics` by name: `value`, `low` and `high`, of the positive label of a binary task, else
@@ -73,12 +69,8 @@ def evaluate_predictions(
       `patients`, `operating_point`, and `level`, `bootstrap` and `seed`.
 
     Raises:
-      InputError: an option out of range, or an operating point for other labels.
+      InputError: an operating point for other labels.
     """
-    checked("bootstrap", Whole(0), bootstrap)
-    checked("seed", Whole(0), seed)
-    if not 0 < level < 1:
-        raise InputError(f"level={level!r}: expected a share between 0 and 1, such as 0.95")
     predicted = operating_point.apply(predictions)
     decided = predicted if predictions.multi_label else one_hot(predicted, len(predictions.labels))
     if predictions.task == "binary":
@@ -88,27 +80,25 @@ def evaluate_predictions(
 
     measure = _Measure(predictions, decided, patients)
     values = measure(np.ones((1, count)))
-    replicates = np.concatenate([values[:0], *_bootstrap(measure, count, len(predictions), bootstrap, seed)])
-    summarise = functools.partial(_summary, level=level)
+    replicates = np.concatenate([values[:0], *_bootstrap(measure, count, len(predictions), bootstrap)])
     if predictions.task == "binary":
         overall = [part[:, column] for part in (values, replicates)]
     else:
         overall = [_over_labels(part, ~np.isnan(values[0]), predictions.multi_label) for part in (values, replicates)]
+    labels = list(predictions.labels)
     return {
         "task": predictions.task,
-        "labels": list(predictions.labels),
-        "positive": predictions.labels[column] if predictions.task == "binary" else None,
+        "labels": labels,
+        "positive": labels[column] if predictions.task == "binary" else None,
         "images": len(predictions),
         "patients": count,
         "operating_point": operating_point.to_json(),
-        "level": level,
+        "level": LEVEL,
         "bootstrap": bootstrap,
-        "seed": seed,
-        "metrics": summarise(*overall),
-        "per_label": {
-            label: summarise(values[:, index], replicates[:, index]) for index, label in enumerate(predictions.labels)
-        },
-        "confusion": confusion(predictions, predicted),
+        "seed": SEED,
+        "metrics": _summary(*overall),
+        "per_label": {label: _summary(values[:, at], replicates[:, at]) for at, label in enumerate(labels)},
+        "confusion": _confusion(predictions, predicted),
     }
 
 
@@ -132,11 +122,11 @@ def quick_metrics(predictions: Predictions, positive: str | None = None) -> dict
     else:
         correct = probabilities.argmax(axis=1) == predictions.truth
         likelihoods = likelihoods[truth == 1]
-    columns = list(range(len(predictions.labels)))
+    labels = predictions.labels
     if predictions.task == "binary":
-        columns = [predictions.label_index(positive)]
+        labels = (labels[predictions.label_index(positive)],)
     once = np.ones((1, len(predictions)))
-    ranked = np.array([rank_metrics(truth[:, column], probabilities[:, column], once) for column in columns])[:, :, 0]
+    ranked = np.array([rank_metrics(*predictions.against_rest(label), once) for label in labels])[:, :, 0]
     auc, pr_auc = (float(part[~np.isnan(part)].mean()) if not np.isnan(part).all() else math.nan for part in ranked.T)
     return {
         "loss": float(-np.log(likelihoods.clip(1e-7, 1 - 1e-7)).mean()),
@@ -175,62 +165,6 @@ def rank_metrics(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
     return roc_auc, pr_auc
 
 
-def confusion(predictions: Predictions, predicted: np.ndarray) -> Any:
-    """Counts as lists: rows true, columns predicted; by label [[tn, fp], [fn, tp]] where multi-label.
-
-    Args:
-      predictions: with the truth.
-      predicted: decisions, as `OperatingPoint.apply` gives them.
-    """
-    if predictions.multi_label:
-        columns = zip(predictions.labels, predictions.truth.T, predicted.T, strict=True)
-        return {label: _table(truth, decided, 2) for label, truth, decided in columns}
-    return _table(predictions.truth, predicted, len(predictions.labels))
-
-
-def classification_report(predictions: Predictions, predicted: np.ndarray) -> str:
-    """scikit-learn's table of precision, recall, F1 and images by label, 0 where undefined.
-
-    Args:
-      predictions: with the truth.
-      predicted: decisions, as `OperatingPoint.apply` gives them.
-    """
-    from sklearn.metrics import classification_report as report
-
-    indices = range(len(predictions.labels))
-    return report(
-        predictions.truth, predicted, labels=indices, target_names=predictions.labels, digits=3, zero_division=0
-    )
-
-
-def roc_curve(predictions: Predictions, label: str) -> dict[str, np.ndarray]:
-    """`false_positive_rate` and `recall` at each of the falling `thresholds`, the first of which is infinite.
-
-    Args:
-      predictions: of any task.
-      label: the one to tell from the rest; where all images or none have it, the arrays are empty.
-    """
-    from sklearn.metrics import roc_curve as curve
-
-    truth, scores = _against_rest(predictions, label)
-    points = curve(truth, scores) if 0 < truth.sum() < len(truth) else [np.zeros(0)] * 3
-    return dict(zip(("false_positive_rate", "recall", "thresholds"), points, strict=True))
-
-
-def pr_curve(predictions: Predictions, label: str) -> dict[str, np.ndarray]:
-    """`precision` and `recall` at each of the rising `thresholds`, and at last 1 and 0, which have no threshold.
-
-    Args:
-      predictions: of any task.
-      label: the one to tell from the rest; where no image has it, the arrays are empty.
-    """
-    from sklearn.metrics import precision_recall_curve as curve
-
-    truth, scores = _against_rest(predictions, label)
-    points = curve(truth, scores) if truth.any() else [np.zeros(0)] * 3
-    return dict(zip(("precision", "recall", "thresholds"), points, strict=True))
-
-
 def calibration_curve(predictions: Predictions, label: str) -> dict[str, np.ndarray]:
     """Mean `predicted` probability, `observed` frequency and number of `images` of each bin that has images.
 
@@ -240,7 +174,7 @@ def calibration_curve(predictions: Predictions, label: str) -> dict[str, np.ndar
       predictions: of any task.
       label: the one to tell from the rest.
     """
-    truth, scores = _against_rest(predictions, label)
+    truth, scores = predictions.against_rest(label)
     bins = _bins(scores)
     images = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = images > 0
@@ -258,9 +192,8 @@ class _Measure:
     def __init__(self, predictions: Predictions, decided: np.ndarray, patients: np.ndarray):
         self._patients = patients
         self._columns = []
-        for column in range(len(predictions.labels)):
-            truth, scores = _against_rest(predictions, predictions.labels[column])
-            hit = decided[:, column]
+        for label, hit in zip(predictions.labels, decided.T, strict=True):
+            truth, scores = predictions.against_rest(label)
             gap = scores - truth
             in_bin = one_hot(_bins(scores), CALIBRATION_BINS)
             counts = [truth * hit, (1 - truth) * hit, truth * (1 - hit), (1 - truth) * (1 - hit)]
@@ -294,9 +227,9 @@ class _Measure:
         return np.stack([found[name] for name in METRICS], axis=1)
 
 
-def _bootstrap(measure: _Measure, patients: int, images: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+def _bootstrap(measure: _Measure, patients: int, images: int, replicates: int) -> Iterator[np.ndarray]:
     """Metrics float64 [replicates, labels, metrics] in parts; none of fewer than two patients, who cannot vary."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     step = max(1, _CHUNK_WEIGHTS // images)
     for first in range(0, replicates if patients > 1 else 0, step):
         count = min(step, replicates - first)
@@ -319,27 +252,28 @@ def _over_labels(values: np.ndarray, defined: np.ndarray, multi_label: bool) -> 
     return means
 
 
-def _summary(values: np.ndarray, replicates: np.ndarray, level: float) -> dict[str, dict[str, float | None]]:
+def _summary(values: np.ndarray, replicates: np.ndarray) -> dict[str, dict[str, float | None]]:
     """By metric: value, low and high, of values [1, metrics] and replicates [replicates, metrics]."""
     summary = {}
     for index, name in enumerate(METRICS):
         value, drawn = values[0, index], replicates[:, index]
         drawn = drawn[~np.isnan(drawn)]
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (math.nan, math.nan)
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(drawn) else (math.nan, math.nan)
         entries = {"value": value, "low": low, "high": high}
         summary[name] = {key: None if math.isnan(entry) else float(entry) for key, entry in entries.items()}
     return summary
 
 
-def _against_rest(predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Truth int64 [images] of 0 and 1, and probabilities float64 [images], of one label."""
-    column = predictions.label_index(label)
-    truth = predictions.truth_matrix[:, column].astype(np.int64)
-    return truth, predictions.probabilities[:, column].astype(np.float64)
-
-
 def _bins(scores: np.ndarray) -> np.ndarray:
     return np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+
+
+def _confusion(predictions: Predictions, predicted: np.ndarray) -> Any:
+    """Counts as lists: rows true, columns predicted; by label [[tn, fp], [fn, tp]] where multi-label."""
+    if predictions.multi_label:
+        columns = zip(predictions.labels, predictions.truth.T, predicted.T, strict=True)
+        return {label: _table(truth, decided, 2) for label, truth, decided in columns}
+    return _table(predictions.truth, predicted, len(predictions.labels))
 
 
 def _table(truth: np.ndarray, predicted: np.ndarray, size: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ is taken.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -43,15 +44,13 @@ def parse_rule(rule: str, task: Task | None = None) -> tuple[str, float]:
       InputError: no such rule, a number out of range, or not a rule for the task.
     """
     name, equals, value = rule.partition("=")
-    if name in _PLAIN_RULES and not equals:
-        number = math.nan
-    else:
-        try:
-            number = float(value) if name in _VALUED_RULES else math.nan
-        except ValueError:
-            number = math.nan
-        if not 0 <= number <= 1 or (number == 0 and name != "threshold"):
-            raise InputError(f"operating point {rule!r}: expected {RULES}, with numbers such as recall=0.95")
+    number = math.nan
+    if name in _VALUED_RULES:
+        with contextlib.suppress(ValueError):
+            number = float(value)
+    plain = name in _PLAIN_RULES and not equals
+    if not (plain or 0 < number <= 1 or (number == 0 and name == "threshold")):
+        raise InputError(f"operating point {rule!r}: expected {RULES}, with numbers such as recall=0.95")
     if name == "auto" and task:
         name = "argmax" if task == "multi-class" else "youden"
     if task == "multi-class" and name != "argmax":
@@ -79,7 +78,7 @@ class OperatingPoint:
 
     rule: str
     thresholds: dict[str, float]
-    chosen_on: str
+    chosen_on: str = "val"
 
     def __post_init__(self):
         name, _ = parse_rule(self.rule)
@@ -90,59 +89,50 @@ class OperatingPoint:
             raise InputError(f"threshold {wrong[0]!r}: expected a probability from 0 to 1")
 
     @classmethod
-    def choose(
-        cls, predictions: Predictions, rule: str = "auto", positive: str | None = None, chosen_on: str = "val"
-    ) -> OperatingPoint:
+    def choose(cls, predictions: Predictions, rule: str = "auto", positive: str | None = None) -> OperatingPoint:
         """Thresholds by a rule, see `parse_rule`.
 
         Args:
-          predictions: of the split to choose on, which is not the one to report on.
+          predictions: of validation, not of the split to report on.
           rule: see `parse_rule`.
           positive: label that a binary threshold is on; None is the second.
-          chosen_on: name of that split.
 
         Raises:
           InputError: no such rule, or not one for this task; the split lacks the images that the rule counts.
         """
+        labels, multi_label = predictions.labels, predictions.multi_label
+        if given := cls.given(rule, labels, multi_label, positive):
+            return given
         name, number = parse_rule(rule, predictions.task)
-        if name == "argmax":
-            return cls(name, {}, chosen_on)
-        if predictions.multi_label:
-            columns = list(range(len(predictions.labels)))
-        else:
-            columns = [predictions.label_index(positive)]
-        truth = predictions.truth_matrix
         thresholds = {}
-        for column in columns:
-            label = predictions.labels[column]
-            where = f"operating point {rule!r} for label {label!r} on split {chosen_on!r}"
-            scores = predictions.probabilities[:, column].astype(np.float64)
-            if rule == "auto" and predictions.multi_label and len(np.unique(truth[:, column])) < 2:
+        for label in labels if multi_label else [labels[predictions.label_index(positive)]]:
+            truth, scores = predictions.against_rest(label)
+            if rule == "auto" and multi_label and len(np.unique(truth)) < 2:
                 thresholds[label] = 0.5
                 continue
-            thresholds[label] = _threshold(scores, truth[:, column] == 1, name, number, where)
-        return cls(name if rule == "auto" else rule, thresholds, chosen_on)
+            where = f"operating point {rule!r} for label {label!r} on the validation split"
+            thresholds[label] = _threshold(scores, truth == 1, name, number, where)
+        return cls(name if rule == "auto" else rule, thresholds)
 
     @classmethod
-    def given(
-        cls, rule: str, labels: Sequence[str], multi_label: bool, positive: str | None, chosen_on: str = ""
-    ) -> OperatingPoint | None:
-        """The point of a rule that needs no split to choose on, `threshold=T`; None for other rules.
+    def given(cls, rule: str, labels: Sequence[str], multi_label: bool, positive: str | None) -> OperatingPoint | None:
+        """The point of a rule that needs no split to choose on, `threshold=T` or `argmax`; None for other rules.
 
         Args:
           rule: see `parse_rule`.
           labels: of the task.
           multi_label: whether each of them has a threshold.
           positive: label that a binary threshold is on; None is the last.
-          chosen_on: what the point says of itself.
 
         Raises:
           InputError: no such rule, or not one for this task.
         """
         name, number = parse_rule(rule, task_of(labels, multi_label))
+        if name == "argmax":
+            return cls(name, {})
         if name != "threshold":
             return None
-        return cls(rule, dict.fromkeys(labels if multi_label else [positive or labels[-1]], number), chosen_on)
+        return cls(rule, dict.fromkeys(labels if multi_label else [positive or labels[-1]], number))
 
     def apply(self, predictions: Predictions) -> np.ndarray:
         """Decisions: int32 [images], indices into labels; uint8 [images, labels] where multi-label.
@@ -150,8 +140,9 @@ class OperatingPoint:
         Raises:
           InputError: the thresholds are not for these labels.
         """
-        expected = set(predictions.labels) if predictions.multi_label else set(self.thresholds) & {*predictions.labels}
-        if set(self.thresholds) != expected or (not predictions.multi_label and len(expected) > 1):
+        named, known = set(self.thresholds), set(predictions.labels)
+        one_of_two = len(named) == 1 and len(known) == 2 and named <= known
+        if not (named == known if predictions.multi_label else not named or one_of_two):
             raise InputError(
                 f"the operating point has thresholds for {', '.join(self.thresholds) or 'no label'}; "
                 f"the predictions are {predictions.task}, of {', '.join(predictions.labels)}"
@@ -161,7 +152,6 @@ class OperatingPoint:
             return (probabilities >= [self.thresholds[label] for label in predictions.labels]).astype(np.uint8)
         if not self.thresholds:
             return probabilities.argmax(axis=1).astype(np.int32)
-        parse_rule(self.rule, predictions.task)
         ((label, threshold),) = self.thresholds.items()
         column = predictions.label_index(label)
         return np.where(probabilities[:, column] >= threshold, column, 1 - column).astype(np.int32)
@@ -169,19 +159,6 @@ class OperatingPoint:
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> OperatingPoint:
-        """From what `to_json` gave.
-
-        Raises:
-          InputError: other entries, or thresholds that are none.
-        """
-        try:
-            thresholds = {label: float(value) for label, value in fields["thresholds"].items()}
-            return cls(**{**fields, "thresholds": thresholds})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{fields!r} is no operating point: {error!r}") from error
 
 
 def write_operating_point(path: Path, point: OperatingPoint, weights: str) -> None:
@@ -198,24 +175,20 @@ def read_operating_point(path: Path, weights: str) -> OperatingPoint | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         chosen_for = fields.pop("weights", None)
-        point = OperatingPoint.from_json(fields)
-        return point if chosen_for == weights else None
+        point = OperatingPoint(**fields)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError, InputError) as error:
         raise DatasetError(f"{path} cannot be read: {error}. `cxr evaluate` writes it anew") from error
+    return point if chosen_for == weights else None
 
 
 def _threshold(scores: np.ndarray, truth: np.ndarray, name: str, number: float, where: str) -> float:
     """Threshold on scores, float64 [images], of the images that have the label, bool [images]."""
-    if name == "threshold":
-        return number
     positives, negatives = int(truth.sum()), int((~truth).sum())
-    for count, kind, rules in (
-        (positives, "with", ("youden", "recall")),
-        (negatives, "without", ("youden", "specificity")),
-    ):
-        if not count and name in rules:
+    needed = {"youden": {"with": positives, "without": negatives}, "recall": {"with": positives}}
+    for kind, count in needed.get(name, {"without": negatives}).items():
+        if not count:
             raise InputError(
                 f"{where}: it has no image {kind} the label, so {name} cannot be measured on it; "
                 "choose on another split, or use threshold=0.5"
@@ -224,18 +197,17 @@ def _threshold(scores: np.ndarray, truth: np.ndarray, name: str, number: float, 
     # Candidate i lies below levels[i]; the last is above all. What it finds are the images from levels[i] on.
     found = positives - np.concatenate([[0], np.cumsum(np.bincount(level, truth))]).astype(int)
     wrong = negatives - np.concatenate([[0], np.cumsum(np.bincount(level, ~truth))]).astype(int)
-    candidates = np.arange(len(levels) + 1 if levels[-1] < 1 else len(levels))
-    found, wrong = found[candidates], wrong[candidates]
-    edges = _logit(np.concatenate([[levels[0] / 2], levels, [(1 + levels[-1]) / 2]]))
-    widths = np.diff(edges)[candidates]
+    count = len(levels) + (levels[-1] < 1)  # no threshold is above 1
+    found, wrong = found[:count], wrong[:count]
     if name == "youden":
         excess = found * negatives - wrong * positives  # J in whole numbers, so that equal ones are equal
-        best = candidates[excess == excess.max()]
+        widths = np.diff(_logit(np.concatenate([[levels[0] / 2], levels, [(1 + levels[-1]) / 2]])))
+        best = np.flatnonzero(excess == excess.max())
         chosen = best[widths[best].argmax()]
     elif name == "recall":
-        chosen = candidates[found >= number * positives - 1e-9][-1]
+        chosen = np.flatnonzero(found >= number * positives - 1e-9)[-1]
     else:
-        enough = candidates[negatives - wrong >= number * negatives - 1e-9]
+        enough = np.flatnonzero(negatives - wrong >= number * negatives - 1e-9)
         if not len(enough):
             raise InputError(
                 f"{where} cannot be reached: {wrong[-1]} of {negatives} images without the label have the probability "

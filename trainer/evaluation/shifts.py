@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from cxr.errors import InputError
 from tfrecords.images.codec import decode_jpeg
-from trainer.evaluation.metrics import ERROR_METRICS, METRICS
+from trainer.evaluation.metrics import ERROR_METRICS
 
 _NOISE_SEED = 0x5816
 
@@ -48,27 +47,11 @@ def apply_shift(name: str, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     Returns:
       The same shape and dtype.
-
-    Raises:
-      InputError: no such shift, or arrays of another kind.
     """
-    if name not in SHIFTS:
-        raise InputError(f"there is no shift {name!r}; expected one of {', '.join(SHIFTS)}")
-    images, rows = np.ascontiguousarray(images), np.asarray(rows)
-    if images.dtype not in (np.uint8, np.uint16) or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise InputError(
-            f"images to shift are {images.dtype} {list(images.shape)}; "
-            "expected uint8 or uint16 [images, height, width, 1 or 3]"
-        )
-    if rows.shape != images.shape[:1] or rows.dtype.kind not in "iu" or (rows < 0).any():
-        raise InputError(
-            f"rows of images to shift are {rows.dtype} {list(rows.shape)}; "
-            f"expected a whole number from 0 for each of {len(images)} images"
-        )
-    change = SHIFTS[name].change
+    images = np.ascontiguousarray(images)
     shifted = np.empty_like(images)
     for image, row, out in zip(images, rows, shifted, strict=True):
-        out[...] = change(image, int(row)).reshape(image.shape)  # OpenCV drops the axis of one channel
+        out[...] = SHIFTS[name].change(image, int(row)).reshape(image.shape)  # OpenCV drops the axis of one channel
     return shifted
 
 
@@ -76,8 +59,7 @@ def suite_summary(baseline: Mapping[str, Any], shifted: Mapping[str, Mapping[str
     """The worst that the shifts do to each metric.
 
     Args:
-      baseline: metrics of the images as they are, by name: numbers, None where undefined, or what
-        `evaluate_predictions` gives for each.
+      baseline: metrics of the images as they are, as `evaluate_predictions` gives them.
       shifted: the same by shift.
 
     Returns:
@@ -86,20 +68,14 @@ def suite_summary(baseline: Mapping[str, Any], shifted: Mapping[str, Mapping[str
       A metric that is undefined for the baseline or under every shift is left out.
     """
     worst: dict[str, dict[str, Any]] = {}
-    for metric in METRICS:
-        before = _value(baseline.get(metric))
-        found = {shift: _value(metrics.get(metric)) for shift, metrics in shifted.items()}
-        values = {shift: value for shift, value in found.items() if value is not None}
-        if before is None or not values:
-            continue
-        sign = -1 if metric in ERROR_METRICS else 1
-        shift = min(values, key=lambda name: sign * values[name])
-        worst[metric] = {"shift": shift, "value": values[shift], "drop": sign * (before - values[shift])}
+    for metric, before in baseline.items():
+        values = {shift: found[metric]["value"] for shift, found in shifted.items()}
+        values = {shift: value for shift, value in values.items() if value is not None}
+        if before["value"] is not None and values:
+            sign = -1 if metric in ERROR_METRICS else 1
+            shift = min(values, key=lambda name: sign * values[name])
+            worst[metric] = {"shift": shift, "value": values[shift], "drop": sign * (before["value"] - values[shift])}
     return worst
-
-
-def _value(metric: Any) -> float | None:
-    return metric["value"] if isinstance(metric, Mapping) else metric
 
 
 def _full_scale(pixels: np.ndarray) -> int:
@@ -143,12 +119,8 @@ def _flatten(pixels: np.ndarray, row: int) -> np.ndarray:
     return cv2.LUT(pixels, np.rint(mean + 0.6 * (levels - mean)).astype(pixels.dtype))
 
 
-def _scale(pixels: np.ndarray, row: int, factor: float) -> np.ndarray:
-    return cv2.LUT(pixels, _tone_table(pixels.dtype, factor, 1.0))
-
-
-def _gamma(pixels: np.ndarray, row: int, exponent: float) -> np.ndarray:
-    return cv2.LUT(pixels, _tone_table(pixels.dtype, 1.0, exponent))
+def _tone(pixels: np.ndarray, row: int, factor: float = 1.0, exponent: float = 1.0) -> np.ndarray:
+    return cv2.LUT(pixels, _tone_table(pixels.dtype, factor, exponent))
 
 
 @functools.lru_cache
@@ -168,10 +140,10 @@ SHIFTS: dict[str, Shift] = {
     },
     "blurred": Shift("Gaussian blur, sigma 1/150 of the short side", _blur),
     "rescaled": Shift("brought to half the size and back", _rescale),
-    "darkened": Shift("all levels times 0.7", functools.partial(_scale, factor=0.7)),
-    "brightened": Shift("all levels times 1.3, cut off at white", functools.partial(_scale, factor=1.3)),
-    "gamma-0.7": Shift("lighter mid tones: gamma 0.7", functools.partial(_gamma, exponent=0.7)),
-    "gamma-1.4": Shift("darker mid tones: gamma 1.4", functools.partial(_gamma, exponent=1.4)),
+    "darkened": Shift("all levels times 0.7", functools.partial(_tone, factor=0.7)),
+    "brightened": Shift("all levels times 1.3, cut off at white", functools.partial(_tone, factor=1.3)),
+    "gamma-0.7": Shift("lighter mid tones: gamma 0.7", functools.partial(_tone, exponent=0.7)),
+    "gamma-1.4": Shift("darker mid tones: gamma 1.4", functools.partial(_tone, exponent=1.4)),
     "low-contrast": Shift("contrast around the image's mean times 0.6", _flatten),
     "noise": Shift("Gaussian noise of 10 levels of 255", _add_noise),
 }

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import classification_report
 
 from cxr.errors import OutputError
 from cxr.files import write_atomically
 from cxr.page import DISCLAIMER, render
 from cxr.page.figures import to_pixels, to_svg
-from trainer.evaluation.metrics import classification_report
 from trainer.report import evaluation_plots as plots
 from trainer.report.evaluation_log import write_board
 from trainer.report.evaluation_page import gallery_data, page_data
@@ -69,15 +69,17 @@ def write_report(
     history = run.read_history()
     best_epoch = run.read_outcome().get("best_epoch")
     figures = draw(predictions, point, metrics, history, best_epoch)
-    groups = choose_examples(predictions, point, metrics["positive"])
-    pictures, why_no_heat = read_pictures(groups, predictions, data, metrics["split"], model, run.config)
     slides = {name: to_pixels(figure) for name, figure in figures.items()}
+    groups = choose_examples(predictions, point, metrics["positive"])
+    why_no_heat = read_pictures(groups, predictions, data, metrics["split"], model, run.config)
     for name, mistakes in (("mistakes", True), ("gradcam", False)):
-        sheet = contact_sheet(groups, pictures, predictions, mistakes)
+        sheet = contact_sheet(groups, predictions, mistakes)
         if sheet is not None:
             slides[name] = sheet
-    report = classification_report(predictions, point.apply(predictions))
-
+    report = classification_report(
+        predictions.truth, point.apply(predictions), labels=range(len(predictions.labels)),
+        target_names=predictions.labels, digits=3, zero_division=0,
+    )  # fmt: skip
     text = render(
         Path(__file__).with_name("evaluation.html"),
         f"Evaluation of {run.name} on {metrics['split']}",
@@ -87,8 +89,8 @@ def write_report(
         confusion=_confusion_panels(metrics),
         history=_history_panels(history, best_epoch),
         classification_report=report,
-        mistakes=gallery_data(groups, pictures, predictions, True),
-        right_answers=gallery_data(groups, pictures, predictions, False),
+        mistakes=gallery_data(groups, predictions, True),
+        right_answers=gallery_data(groups, predictions, False),
         why_no_heat=why_no_heat,
     )
     board = run.tensorboard / "evaluation" / metrics["split"]
@@ -108,11 +110,10 @@ def draw(
     best_epoch: int | None,
 ) -> dict[str, Figure]:
     """All figures by name; `history` and `shifts` only where there are any."""
-    tables = plots.confusion_tables(metrics)
     figures = {
         "roc": plots.roc_figure(predictions, metrics),
         "pr": plots.pr_figure(predictions, metrics),
-        "confusion": plots.confusion_figure(tables, _cells(metrics)),
+        "confusion": plots.confusion_figure(plots.confusion_panels(metrics)),
         "calibration": plots.calibration_figure(predictions, metrics),
         "scores": plots.score_figure(predictions, point, metrics),
     }
@@ -126,18 +127,9 @@ def draw(
 def _confusion_panels(metrics: Mapping[str, Any]) -> list[str]:
     """A figure for each panel, so that the page can place them beside or below each other."""
     return [
-        to_svg(
-            plots.confusion_figure({title: table}, (kind,)),
-            f"confusion{number}{kind}",
-            f"confusion matrix {title} {kind}",
-        )
-        for number, (title, table) in enumerate(plots.confusion_tables(metrics).items())
-        for kind in _cells(metrics)
+        to_svg(plots.confusion_figure([panel]), f"confusion{number}", f"confusion matrix {panel.title}")
+        for number, panel in enumerate(plots.confusion_panels(metrics))
     ]
-
-
-def _cells(metrics: Mapping[str, Any]) -> tuple[plots.Cells, ...]:
-    return ("both",) if isinstance(metrics["confusion"], Mapping) else ("images", "share")
 
 
 def _history_panels(history: list[dict[str, float]], best_epoch: int | None) -> list[str]:
@@ -150,9 +142,8 @@ def _history_panels(history: list[dict[str, float]], best_epoch: int | None) -> 
 
 def _save_slides(folder: Path, slides: Mapping[str, np.ndarray]) -> None:
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        if old.stem not in slides and old.stem in _DESCRIPTIONS:
-            old.unlink()
+    for name in _DESCRIPTIONS:
+        (folder / f"{name}.png").unlink(missing_ok=True)
     for name, pixels in slides.items():
         Image.fromarray(pixels).save(folder / f"{name}.png", compress_level=3)
 

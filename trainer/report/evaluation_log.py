@@ -37,9 +37,7 @@ def write_board(
     with EventWriter(folder) as events:
         events.scalars(_scalars(metrics), step)
         for label in curve_labels(metrics):
-            truth = predictions.truth_matrix[:, predictions.label_index(label)]
-            scores = predictions.probabilities[:, predictions.label_index(label)]
-            events.pr_curve(f"precision and recall/{label}", truth, scores, step)
+            events.pr_curve(f"precision and recall/{label}", *predictions.against_rest(label), step)
         for name in SLIDES:
             if name in pictures:
                 events.image(f"evaluation/{name}", pictures[name], step)
@@ -56,26 +54,23 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
             found.update({f"evaluation of {label}/{name}": values["value"] for name, values in by_name.items()})
     for shift, values in (metrics["shifts"] or {}).items():
         for name in SHIFT_METRICS:
-            value = values["metrics"].get(name)
-            found[f"shifts/{name}/{shift}"] = value["value"] if isinstance(value, Mapping) else value
+            found[f"shifts/{name}/{shift}"] = values["metrics"][name]["value"]
     for name, worst in (metrics["worst"] or {}).items():
         found[f"worst shift/{name}"] = worst["value"]
     return {tag: value for tag, value in found.items() if value is not None}
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {metric_name(name)} | {number(one['value'])} | {interval(one)} |"
+        for name, one in metrics["metrics"].items()
+    ]
     lines = [
         f"**{_plain(metrics['run'])}** on split {_plain(metrics['split'])} of {_plain(metrics['data'])}: "
         f"{metrics['images']} images of {metrics['patients']} patients.",
         *map(_plain, headline(metrics)),
         _plain(rule_text(metrics)),
-        "\n".join(
-            ["| metric | value | interval |", "|---|---|---|"]
-            + [
-                f"| {metric_name(name)} | {number(one['value'])} | {interval(one)} |"
-                for name, one in metrics["metrics"].items()
-            ]
-        ),
+        "\n".join(["| metric | value | interval |", "|---|---|---|", *rows]),
     ]
     if metrics["shifts"]:
         lines.append(_plain(shift_sentence(metrics)[0]))

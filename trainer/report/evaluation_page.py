@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -20,19 +19,18 @@ from trainer.evaluation.shifts import SHIFTS
 from trainer.report.evaluation_words import (
     DROP_TO_WARN_OF,
     EXPLANATIONS,
+    LEVEL_TEXT,
+    SHIFT_COLUMNS,
     headline,
     interval,
     metric_name,
-    percent,
     prevalence,
     rule_text,
     shift_sentence,
     split_cautions,
 )
-from trainer.report.gallery import Example, Group, Picture
+from trainer.report.gallery import Example, Group
 from trainer.run import Run
-
-_SHIFT_COLUMNS = ("accuracy", "recall", "specificity", "roc_auc", "calibration_error")
 
 
 def page_data(
@@ -40,17 +38,16 @@ def page_data(
 ) -> dict[str, Any]:
     """Everything on the page that is no figure and no image, by the template's names."""
     same = data.manifest.digest == run.facts.digest
-    shown = [name for name in METRICS if name in metrics["metrics"]]
-    values = {name: metrics["metrics"][name] for name in shown}
     return {
         "subject": _subject(run, metrics, same),
         "audit_warnings": audit_warnings(data),
         "headline": headline(metrics),
         "cautions": split_cautions(metrics, same),
         "positive": metrics["positive"],
-        "level": percent(metrics),
+        "level": LEVEL_TEXT,
         "metric_rows": [
-            [metric_name(name), number(one["value"]), interval(one), EXPLANATIONS[name]] for name, one in values.items()
+            [metric_name(name), number(one["value"]), interval(one), EXPLANATIONS[name]]
+            for name, one in metrics["metrics"].items()
         ],
         "by_label": None if metrics["positive"] else _by_label(metrics),
         "shifts": _shifts(metrics) if metrics["shifts"] else None,
@@ -62,28 +59,21 @@ def page_data(
     }
 
 
-def gallery_data(
-    groups: Sequence[Group], pictures: Sequence[Sequence[Picture]], predictions: Predictions, mistakes: bool
-) -> list[dict[str, Any]]:
+def gallery_data(groups: Sequence[Group], predictions: Predictions, mistakes: bool) -> list[dict[str, Any]]:
     """Groups of mistakes, or of right answers, each with its images."""
     return [
-        {
-            "title": group.title,
-            "total": group.total,
-            "shown": [_shown(*pair, predictions) for pair in zip(group.examples, found, strict=True)],
-        }
-        for group, found in zip(groups, pictures, strict=True)
+        {"title": group.title, "total": group.total, "shown": [_shown(one, predictions) for one in group.examples]}
+        for group in groups
         if group.mistakes == mistakes
     ]
 
 
-def _shown(example: Example, pixels: Picture, predictions: Predictions) -> dict[str, Any]:
-    path = str(predictions.paths[example.index])
-    cause = str(predictions.causes[example.index])
+def _shown(example: Example, predictions: Predictions) -> dict[str, Any]:
+    path, cause = (str(texts[example.index]) for texts in (predictions.paths, predictions.causes))
     heat = f"the same, with what speaks for {predictions.labels[example.label]}"
     return {
-        "image": picture(pixels.image, f"chest X-ray {path}"),
-        "heat": "" if pixels.heat is None else picture(pixels.heat, heat),
+        "image": picture(example.image, f"chest X-ray {path}"),
+        "heat": "" if example.heat is None else picture(example.heat, heat),
         "text": example.text,
         "patient": str(predictions.patients[example.index]),
         "cause": "" if cause.casefold() in example.text.casefold() else cause,
@@ -121,7 +111,7 @@ def _with_interval(values: Mapping[str, float | None], digits: int = 2) -> Cell:
 
 
 def _by_label(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    names = [name for name in METRICS if name not in ("brier", "calibration_error")]
+    names = [name for name in METRICS if name not in ERROR_METRICS]
     shares = prevalence(metrics)
     return {
         "head": ["label", "images", *map(metric_name, names)],
@@ -135,31 +125,26 @@ def _by_label(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _shifts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """How each shift changes the metrics."""
     sentence, warn = shift_sentence(metrics)
-    columns = [name for name in _SHIFT_COLUMNS if name in metrics["metrics"]]
-    rows = [
-        [Cell("(unchanged)", "the images as they are stored"),
-         *(number(metrics["metrics"][name]["value"]) for name in columns)]
-    ]  # fmt: skip
-    for shift, values in metrics["shifts"].items():
-        about = SHIFTS[shift].description if shift in SHIFTS else ""
-        cells = (_shifted(metrics, shift, name, values["metrics"].get(name)) for name in columns)
-        rows.append([Cell(shift, about), *cells])
+    unchanged = (number(metrics["metrics"][name]["value"]) for name in SHIFT_COLUMNS)
+    rows = [[Cell("(unchanged)", "the images as they are stored"), *unchanged]]
+    for shift, found in metrics["shifts"].items():
+        cells = (_shifted(metrics, shift, name, found["metrics"][name]["value"]) for name in SHIFT_COLUMNS)
+        rows.append([Cell(shift, SHIFTS[shift].description), *cells])
     return {
         "sentence": sentence,
         "warn": warn,
         "points": f"{100 * DROP_TO_WARN_OF:.0f}",
-        "head": ["shift", *map(metric_name, columns)],
+        "head": ["shift", *map(metric_name, SHIFT_COLUMNS)],
         "rows": rows,
     }
 
 
-def _shifted(metrics: Mapping[str, Any], shift: str, name: str, found: Any) -> Cell | str:
-    value = found["value"] if isinstance(found, Mapping) else found
+def _shifted(metrics: Mapping[str, Any], shift: str, name: str, value: float | None) -> Cell | str:
     before = metrics["metrics"][name]["value"]
     if value is None or before is None:
         return number(value)
     worse = (value - before) if name in ERROR_METRICS else (before - value)
-    worst = (metrics["worst"] or {}).get(name, {}).get("shift") == shift and worse > 0
+    worst = metrics["worst"][name]["shift"] == shift and worse > 0
     return Cell(number(value), kind=" ".join(["bad"] * (worse > DROP_TO_WARN_OF) + ["worst"] * worst))
 
 
@@ -183,7 +168,8 @@ def _causes(predictions: Predictions, point: OperatingPoint, metrics: Mapping[st
         patients = len(np.unique(predictions.groups()[of_cause]))
         row: list[Any] = [cause, int(of_cause.sum()), patients, int(right[of_cause].sum())]
         if positive:
-            found = _against_negatives(predictions, of_cause | ~truth, point, metrics)
+            subset = predictions.subset(of_cause | ~truth)
+            found = evaluate_predictions(subset, point, positive, metrics["bootstrap"])["metrics"]
             row += [_with_interval(found["recall"], 3), _with_interval(found["roc_auc"], 3)]
         else:
             row.append(number(float(right[of_cause].mean())))
@@ -192,25 +178,14 @@ def _causes(predictions: Predictions, point: OperatingPoint, metrics: Mapping[st
     return {"head": ["cause", "images", "patients", *last], "rows": rows}
 
 
-def _against_negatives(
-    predictions: Predictions, chosen: np.ndarray, point: OperatingPoint, metrics: Mapping[str, Any]
-) -> dict[str, Any]:
-    arrays = ("probabilities", "truth", "rows", "patients", "paths", "causes")
-    subset = dataclasses.replace(predictions, **{name: getattr(predictions, name)[chosen] for name in arrays})
-    bootstrap, seed, level = metrics.get("bootstrap", 1000), metrics.get("seed", 0), metrics.get("level", 0.95)
-    return evaluate_predictions(subset, point, metrics["positive"], bootstrap, seed, level)["metrics"]
-
-
 def _origin(run: Run, data: XrayDataset, metrics: Mapping[str, Any]) -> list[list[str]]:
     """What is needed to make it again."""
     point, made = metrics["operating_point"], run.made
-    intervals = "none"
-    if metrics.get("bootstrap"):
-        intervals = f"{metrics['bootstrap']} bootstrap replicates by patient, seed {metrics.get('seed', 0)}"
+    intervals = f"{metrics['bootstrap']} bootstrap replicates by patient, seed {metrics['seed']}"
     return [
         ["operating point", f"rule {point['rule']}. {rule_text(metrics)}"],
         ["chosen on", f"split '{point['chosen_on']}' of the run's training data"],
-        ["intervals", intervals],
+        ["intervals", intervals if metrics["bootstrap"] else "none"],
         ["data set", f"{metrics['data']}, fingerprint {data.manifest.digest}"],
         ["trained on", f"{run.facts.path}, fingerprint {run.facts.digest}"],
         ["trained by", " ".join(map(str, made.get("command") or "-"))],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn import metrics as sklearn_metrics
 
 from cxr.page.figures import (
     COLOURS,
@@ -24,13 +25,12 @@ from cxr.page.figures import (
     unit_square,
     whole_ticks,
 )
-from trainer.evaluation.metrics import CALIBRATION_BINS, calibration_curve, pr_curve, roc_curve
+from trainer.evaluation.metrics import CALIBRATION_BINS, calibration_curve
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions
 
 SHIFT_METRICS = {"recall": "recall", "specificity": "specificity", "roc_auc": "ROC AUC"}
 """What the chart of the shifts shows, and how it is named there."""
-Cells = Literal["images", "share", "both"]
 _LARGEST_CONFUSION = 12
 """Labels up to which the cells of a confusion matrix are wide enough for numbers."""
 
@@ -43,67 +43,67 @@ def curve_labels(metrics: Mapping[str, Any]) -> list[str]:
 @styled
 def roc_figure(predictions: Predictions, metrics: Mapping[str, Any]) -> Figure:
     """The ROC curve of each label, and where it is operated."""
-    labels = curve_labels(metrics)
-    figure = new_figure(3.7 + _legend_height(labels))
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
-    drawn = 0
-    for number, label in enumerate(labels):
-        curve, values = roc_curve(predictions, label), metrics["per_label"][label]
-        if not len(curve["recall"]):
-            continue
-        drawn += 1
-        auc = values["roc_auc"]["value"]
-        axes.plot(
-            curve["false_positive_rate"],
-            curve["recall"],
-            label=f"{short(label)}, area {auc:.3f}",
-            **line_style(number, len(labels)),
-        )
-        recall, specificity = (values[name]["value"] for name in ("recall", "specificity"))
-        if recall is not None and specificity is not None:
-            axes.plot(
-                1 - specificity, recall, MARKERS[0], color=line_style(number)["color"], markeredgecolor="white",
-                markersize=8, label="operating point" if len(labels) == 1 else None, zorder=5, clip_on=False,
-            )  # fmt: skip
+
+    def curve(label: str) -> Any:
+        return sklearn_metrics.roc_curve(*predictions.against_rest(label))[:2]
+
+    figure, axes = _draw_curves(metrics, "roc_auc", curve, lambda values: (1 - values["specificity"], values["recall"]))
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", zorder=1)
     unit_square(axes, "false alarms: share of images without it (1 - specificity)", "found: share of images with it")
     axes.set_title("ROC curve")
-    _finish_curves(axes, labels, drawn, "all images or none have the label: there is no ROC curve")
+    _add_legend(axes, "all images or none have the label: there is no ROC curve")
     return figure
 
 
 @styled
 def pr_figure(predictions: Predictions, metrics: Mapping[str, Any]) -> Figure:
     """The precision-recall curve of each label; of a single one with what guessing would give."""
+
+    def curve(label: str) -> Any:
+        precision, recall, _ = sklearn_metrics.precision_recall_curve(*predictions.against_rest(label))
+        return recall, precision
+
+    figure, axes = _draw_curves(metrics, "pr_auc", curve, lambda values: (values["recall"], values["precision"]))
+    labels = curve_labels(metrics)
+    share = predictions.against_rest(labels[0])[0].mean()
+    if len(labels) == 1 and share:
+        axes.axhline(share, color=MUTED, linewidth=1, linestyle=":", label=f"guessing, {share:.3f}")
+    unit_square(axes, "found: share of images with it (recall)", "right when it says so (precision)")
+    axes.set_title("Precision and recall")
+    _add_legend(axes, "no image has the label: there is no curve")
+    return figure
+
+
+def _draw_curves(
+    metrics: Mapping[str, Any],
+    area: str,
+    curve: Callable[[str], Any],
+    operated: Callable[[Mapping[str, Any]], Any],
+) -> tuple[Figure, Axes]:
+    """A plot with a curve for each label that has one, and a dot where the label is operated.
+
+    Args:
+      metrics: of the evaluation.
+      area: metric that is the area under a curve, undefined where there is no curve.
+      curve: from a label to the horizontal and vertical values of its curve.
+      operated: from a label's metrics to the place of its dot.
+    """
     labels = curve_labels(metrics)
     figure = new_figure(3.7 + _legend_height(labels))
     axes = figure.add_subplot()
-    drawn = 0
     for number, label in enumerate(labels):
-        curve, values = pr_curve(predictions, label), metrics["per_label"][label]
-        if not len(curve["recall"]):
+        values = {name: one["value"] for name, one in metrics["per_label"][label].items()}
+        if values[area] is None:
             continue
-        drawn += 1
-        area = values["pr_auc"]["value"]
-        axes.plot(
-            curve["recall"],
-            curve["precision"],
-            label=f"{short(label)}, area {area:.3f}",
-            **line_style(number, len(labels)),
-        )
-        recall, precision = (values[name]["value"] for name in ("recall", "precision"))
-        if recall is not None and precision is not None:
+        style = line_style(number, len(labels))
+        axes.plot(*curve(label), label=f"{short(label)}, area {values[area]:.3f}", **style)
+        place = operated(values)
+        if None not in place:
             axes.plot(
-                recall, precision, MARKERS[0], color=line_style(number)["color"], markeredgecolor="white",
-                markersize=8, label="operating point" if len(labels) == 1 else None, zorder=5, clip_on=False,
+                *place, MARKERS[0], color=style["color"], markeredgecolor="white", markersize=8,
+                label="operating point" if len(labels) == 1 else None, zorder=5, clip_on=False,
             )  # fmt: skip
-        if len(labels) == 1:
-            share = predictions.truth_matrix[:, predictions.label_index(label)].mean()
-            axes.axhline(share, color=MUTED, linewidth=1, linestyle=":", label=f"guessing, {share:.3f}")
-    unit_square(axes, "found: share of images with it (recall)", "right when it says so (precision)")
-    axes.set_title("Precision and recall")
-    _finish_curves(axes, labels, drawn, "no image has the label: there is no curve")
-    return figure
+    return figure, axes
 
 
 @styled
@@ -120,8 +120,7 @@ def calibration_figure(predictions: Predictions, metrics: Mapping[str, Any]) -> 
             curve["predicted"], curve["observed"], marker=MARKERS[0], markersize=4, label=short(label),
             clip_on=False, **line_style(number, len(labels)),
         )  # fmt: skip
-        scores = predictions.probabilities[:, predictions.label_index(label)]
-        images += np.histogram(scores, CALIBRATION_BINS, (0, 1))[0]
+        images += np.histogram(predictions.against_rest(label)[1], CALIBRATION_BINS, (0, 1))[0]
     unit_square(above, "", "share that have it")
     above.set_title("Calibration")
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
@@ -129,7 +128,7 @@ def calibration_figure(predictions: Predictions, metrics: Mapping[str, Any]) -> 
     log_counts(below)
     below.set(xlabel="probability that the model gives", ylabel="images")
     if len(labels) > 1:
-        _finish_curves(above, labels, len(labels), "")
+        _add_legend(above)
     return figure
 
 
@@ -142,11 +141,10 @@ def score_figure(predictions: Predictions, point: OperatingPoint, metrics: Mappi
     figure = new_figure(3.4 if rows == 1 else 0.6 + 1.6 * rows)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, label in zip(grid.flat, labels, strict=False):
-        column = predictions.label_index(label)
-        truth, scores = predictions.truth_matrix[:, column] == 1, predictions.probabilities[:, column]
+        truth, scores = predictions.against_rest(label)
         names = ("without", "with") if len(labels) > 1 else _both_names(predictions, truth, label)
-        for chosen, colour, name in zip((~truth, truth), COLOURS, names, strict=False):
-            axes.hist(scores[chosen], bins=40, range=(0, 1), color=colour, alpha=0.55, label=name)
+        for has, name in enumerate(names):
+            axes.hist(scores[truth == has], bins=40, range=(0, 1), color=COLOURS[has], alpha=0.55, label=name)
         if label in point.thresholds:
             axes.axvline(point.thresholds[label], color="black", linewidth=1.2, label="threshold")
         log_counts(axes)
@@ -158,47 +156,55 @@ def score_figure(predictions: Predictions, point: OperatingPoint, metrics: Mappi
         axes.set_xlabel("probability")
     for axes in grid[:, 0]:
         axes.set_ylabel("images (log scale)" if rows == 1 else "images")
-    figure.legend(*_legend_of_scores(grid.flat), loc="outside lower center", ncols=3)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
-def confusion_tables(metrics: Mapping[str, Any]) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Names and counts int64 [true, predicted] of each matrix to draw, by title: one, or one for each label."""
+class Confusion(NamedTuple):
+    """A confusion matrix to draw.
+
+    Attributes:
+      title: heading.
+      names: of the labels.
+      table: counts int64 [true, predicted].
+      cells: what they say: the images, their share of the row, or both.
+    """
+
+    title: str
+    names: Sequence[str]
+    table: np.ndarray
+    cells: Literal["images", "share", "both"]
+
+
+def confusion_panels(metrics: Mapping[str, Any]) -> list[Confusion]:
+    """One matrix with images and one with shares; where an image may have several labels, one for each label."""
     found = metrics["confusion"]
     if isinstance(found, Mapping):
-        return {label: (["without", "with"], np.array(table)) for label, table in found.items()}
-    return {"": (list(metrics["labels"]), np.array(found))}
+        return [Confusion(short(label, 28), ("without", "with"), np.array(found[label]), "both") for label in found]
+    matrix = metrics["labels"], np.array(found)
+    return [Confusion("Images", *matrix, "images"), Confusion("Share of the row", *matrix, "share")]
 
 
 @styled
-def confusion_figure(
-    tables: Mapping[str, tuple[list[str], np.ndarray]], cells: Sequence[Cells] = ("images",)
-) -> Figure:
-    """Matrices of what is true (rows) and predicted (columns), shaded by the share of the row.
-
-    Args:
-      tables: as `confusion_tables` gives them.
-      cells: what the cells of a panel say: the images, their share of the row, or both; a panel for each.
-    """
-    panels = [(title, names, table, kind) for title, (names, table) in tables.items() for kind in cells]
-    columns = min(len(panels), 2 if len(cells) > 1 else 4)
+def confusion_figure(panels: Sequence[Confusion]) -> Figure:
+    """Matrices of what is true (rows) and predicted (columns), shaded by the share of the row."""
+    by_label = panels[0].cells == "both"
+    columns = min(len(panels), 4 if by_label else 2)
     rows = -(-len(panels) // columns)
-    largest = max(len(names) for _, names, _, _ in panels)
-    side = 2.9 if "both" in cells else WIDTH
-    figure = new_figure((0.75 * side if largest < 4 else 0.95 * side) * rows, side * columns)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (title, names, table, kind) in zip(grid.flat, panels, strict=False):
-        _draw_confusion(axes, names, table, kind)
-        axes.set_title(short(title, 28) or ("Share of the row" if kind == "share" else "Images"))
-    for axes in list(grid.flat)[len(panels) :]:
+    side = 2.9 if by_label else WIDTH
+    figure = new_figure((0.75 if len(panels[0].names) < 4 else 0.95) * side * rows, side * columns)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw_confusion(axes, panel)
+    for axes in list(grid)[len(panels) :]:
         axes.set_visible(False)
     return figure
 
 
-def _draw_confusion(axes: Axes, names: list[str], table: np.ndarray, kind: Cells) -> None:
+def _draw_confusion(axes: Axes, panel: Confusion) -> None:
+    table, size = panel.table, len(panel.names)
     totals = table.sum(axis=1, keepdims=True)
     parts = np.divide(table, totals, out=np.full(table.shape, np.nan), where=totals > 0)
-    size = len(names)
     edges = np.arange(size + 1) - 0.5
     axes.pcolormesh(edges, edges, np.nan_to_num(parts), cmap="Blues", vmin=0, vmax=1.15, edgecolors="white")
     axes.grid(False)
@@ -206,13 +212,14 @@ def _draw_confusion(axes: Axes, names: list[str], table: np.ndarray, kind: Cells
         for row, column in np.ndindex(table.shape):
             part = parts[row, column]
             share = "-" if np.isnan(part) else f"{100 * part:.1f} %"
-            text = {"images": f"{table[row, column]}", "share": share, "both": f"{table[row, column]}\n{share}"}[kind]
+            images = str(table[row, column])
+            text = {"images": images, "share": share, "both": f"{images}\n{share}"}[panel.cells]
             colour = "white" if part > 0.6 else "#20252b"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11 if size < 4 else 8)
-    shown = [short(name, 14) for name in names]
+    shown = [short(name, 14) for name in panel.names]
     axes.set_xticks(range(size), shown, rotation=0 if size < 4 and max(map(len, shown)) < 12 else 35, ha="center")
     axes.set_yticks(range(size), shown, rotation=90 if size < 4 else 0, va="center")
-    axes.set(xlabel="the model says", ylabel="true")
+    axes.set(xlabel="the model says", ylabel="true", title=panel.title)
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
 
@@ -259,27 +266,24 @@ _HISTORY = {
 @styled
 def shift_figure(metrics: Mapping[str, Any]) -> Figure:
     """Recall, specificity and AUC under each shift, beside those of the images as they are."""
-    shifts = metrics["shifts"]
-    figure = new_figure(1.4 + 0.27 * (len(shifts) + 1))
+    found = {"(unchanged)": metrics["metrics"], **{name: one["metrics"] for name, one in metrics["shifts"].items()}}
+    rows = list(found)
+    figure = new_figure(1.4 + 0.27 * len(rows))
     axes = figure.add_subplot()
-    rows = ["(unchanged)", *shifts]
     lowest = 1.0
     for number, (name, title) in enumerate(SHIFT_METRICS.items()):
         before = metrics["metrics"][name]["value"]
-        values = [before, *(_value(one["metrics"].get(name)) for one in shifts.values())]
-        known = [(value, row) for row, value in enumerate(values) if value is not None]
-        if before is None or not known:
+        if before is None:
             continue
-        lowest = min(lowest, *(value for value, _ in known))
-        axes.axvline(before, color=COLOURS[number], linewidth=1, linestyle=":")
-        places = [row + 0.17 * (number - 1) for _, row in known]
-        axes.plot(
-            [value for value, _ in known], places, MARKERS[number], color=COLOURS[number], label=title, clip_on=False
-        )
-        worst = (metrics["worst"] or {}).get(name)
-        if worst and worst["drop"] > 0 and worst["shift"] in rows:
+        values = np.array([one[name]["value"] for one in found.values()], float)  # NaN where undefined
+        lowest = min(lowest, np.nanmin(values))
+        places, colour = np.arange(len(rows)) + 0.17 * (number - 1), COLOURS[number]
+        axes.axvline(before, color=colour, linewidth=1, linestyle=":")
+        axes.plot(values, places, MARKERS[number], color=colour, label=title, clip_on=False)
+        worst = metrics["worst"].get(name)
+        if worst and worst["drop"] > 0:
             axes.plot(
-                worst["value"], rows.index(worst["shift"]) + 0.17 * (number - 1), "o", markersize=12, clip_on=False,
+                worst["value"], places[rows.index(worst["shift"])], "o", markersize=12, clip_on=False,
                 markerfacecolor="none", markeredgecolor="black", label="_",
             )  # fmt: skip
     axes.set_yticks(range(len(rows)), rows)
@@ -291,32 +295,20 @@ def shift_figure(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _value(metric: Any) -> float | None:
-    return metric["value"] if isinstance(metric, Mapping) else metric
-
-
 def _both_names(predictions: Predictions, truth: np.ndarray, label: str) -> tuple[str, str]:
     """The other label of two and this one, and how many images have them."""
     other = predictions.labels[1 - predictions.label_index(label)] if len(predictions.labels) == 2 else "without"
-    return f"{short(other)} ({(~truth).sum()})", f"{short(label)} ({truth.sum()})"
-
-
-def _legend_of_scores(panels: Iterable[Axes]) -> tuple[list[Any], list[str]]:
-    """Handles and names of the panels, each name once."""
-    found: dict[str, Any] = {}
-    for axes in panels:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
-    return list(found.values()), list(found)
+    return f"{short(other)} ({(1 - truth).sum()})", f"{short(label)} ({truth.sum()})"
 
 
 def _legend_height(labels: list[str]) -> float:
     return 0.5 if len(labels) < 3 else 0.2 + 0.17 * len(labels)
 
 
-def _finish_curves(axes: Axes, labels: list[str], drawn: int, why_empty: str) -> None:
-    if not drawn:
-        note(axes, why_empty)
-        return
+def _add_legend(axes: Axes, why_empty: str = "") -> None:
+    """A legend below, or a note in a plot without curves."""
     _, names = axes.get_legend_handles_labels()
-    legend_below(axes, len(names), max(map(len, names)))
+    if names:
+        legend_below(axes, len(names), max(map(len, names)))
+    else:
+        note(axes, why_empty)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.evaluation.metrics import LEVEL
 from trainer.evaluation.operating_point import parse_rule
 
+LEVEL_TEXT = f"{100 * LEVEL:g} %"
+"""Level of the intervals."""
 NAMES = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "f1": "F1", "brier": "Brier score"}
 EXPLANATIONS = {
     "accuracy": "Share of all images decided rightly. Misleading where one label is much more frequent.",
@@ -22,6 +25,8 @@ EXPLANATIONS = {
     "calibration_error": "Mean distance between the probability given and how often it was true. Lower is better; 0 "
     "is perfect. Of few images it is too high by chance.",
 }
+SHIFT_COLUMNS = ("accuracy", "recall", "specificity", "roc_auc", "calibration_error")
+"""Metrics in the table of the shifts."""
 DROP_TO_WARN_OF = 0.05
 """Loss of a metric under a shift that the report warns of."""
 
@@ -33,7 +38,7 @@ def metric_name(name: str) -> str:
 
 def interval(values: Mapping[str, float | None], digits: int = 3) -> str:
     """`0.95 to 0.98`; "-" where undefined."""
-    low, high = values.get("low"), values.get("high")
+    low, high = values["low"], values["high"]
     return "-" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
@@ -47,73 +52,64 @@ def of_hundred(share: float) -> str:
     return f"{tenths:g}"
 
 
-def percent(metrics: Mapping[str, Any]) -> str:
-    """The level of the intervals, `95 %`."""
-    return f"{100 * metrics.get('level', 0.95):g} %"
-
-
-def _between(values: Mapping[str, float | None], level: str, other_way: bool = False) -> str:
-    low, high = values.get("low"), values.get("high")
-    if low is None or high is None:
-        return ""
-    ends = (1 - high, 1 - low) if other_way else (low, high)
-    return f" ({level} interval {of_hundred(ends[0])} to {of_hundred(ends[1])})"
+def _share(values: Mapping[str, Any], complement: bool = False) -> tuple[str, str]:
+    """A share, or what is missing of 1, as a number of 100; and its interval in parentheses, if it has one."""
+    value, low, high = (values[name] for name in ("value", "low", "high"))
+    if complement:
+        value, low, high = (None if one is None else 1 - one for one in (value, high, low))
+    between = "" if low is None or high is None else f" ({LEVEL_TEXT} interval {of_hundred(low)} to {of_hundred(high)})"
+    return of_hundred(value), between
 
 
 def headline(metrics: Mapping[str, Any]) -> list[str]:
     """The result in sentences for a clinician; the first is the headline."""
-    level, values = percent(metrics), metrics["metrics"]
+    values = metrics["metrics"]
     if metrics["task"] == "binary":
         return _binary_headline(metrics)
     if metrics["task"] == "multi-class":
-        accuracy = values["accuracy"]
-        first = f"Of 100 images it gives {of_hundred(accuracy['value'])} the right label{_between(accuracy, level)}."
+        right, between = _share(values["accuracy"])
         parts = [
             f"{of_hundred(found['recall']['value'])} of 100 {label}"
             for label, found in metrics["per_label"].items()
             if found["recall"]["value"] is not None
         ]
-        return [first, f"Of the images of each label it recognises {', '.join(parts)}."]
+        return [
+            f"Of 100 images it gives {right} the right label{between}.",
+            f"Of the images of each label it recognises {', '.join(parts)}.",
+        ]
     lines = []
-    recall, specificity = values["recall"], values["specificity"]
-    if recall["value"] is not None:
-        found = of_hundred(recall["value"])
-        lines.append(f"on average over the labels it finds {found} of 100 findings{_between(recall, level)}")
-    if specificity["value"] is not None:
-        lines.append(
-            f"it wrongly reports a finding on {of_hundred(1 - specificity['value'])} of 100 images without it"
-            f"{_between(specificity, level, other_way=True)}"
-        )
+    if values["recall"]["value"] is not None:
+        found, between = _share(values["recall"])
+        lines.append(f"on average over the labels it finds {found} of 100 findings{between}")
+    if values["specificity"]["value"] is not None:
+        alarms, between = _share(values["specificity"], complement=True)
+        lines.append(f"it wrongly reports a finding on {alarms} of 100 images without it{between}")
     sentence = "; ".join(lines) or "no label is both present and absent in this split, so no figure is defined"
     return [sentence[0].upper() + sentence[1:] + "."]
 
 
 def _binary_headline(metrics: Mapping[str, Any]) -> list[str]:
-    level, values, label = percent(metrics), metrics["metrics"], metrics["positive"]
-    recall, specificity, precision = (values[name] for name in ("recall", "specificity", "precision"))
+    label = metrics["positive"]
+    recall, specificity, precision = (metrics["metrics"][name] for name in ("recall", "specificity", "precision"))
     if recall["value"] is None:
         first = f"No image of this split has {label}, so its recall is undefined."
     else:
-        first = f"Of 100 images with {label} it finds {of_hundred(recall['value'])}{_between(recall, level)}."
+        first = f"Of 100 images with {label} it finds {''.join(_share(recall))}."
     if specificity["value"] is None:
         first += f" Every image of this split has {label}, so its rate of false alarms is undefined."
     else:
-        first += (
-            f" Of 100 images without, it wrongly calls {of_hundred(1 - specificity['value'])}"
-            f"{_between(specificity, level, other_way=True)}."
-        )
-    lines = [first]
-    if None not in (recall["value"], specificity["value"], precision["value"]):
-        share = prevalence(metrics)[label]
-        rare = predictive_value(recall["value"], specificity["value"], 0.1)
-        text = (
-            f"When it says {label}, it is right in {of_hundred(precision['value'])} of 100 cases here, where "
-            f"{of_hundred(share)} of 100 images have it."
-        )
-        if share > 0.12 and rare is not None:
-            text += f" Where only 10 of 100 have it, it would be right in about {of_hundred(rare)} of 100."
-        lines.append(text)
-    return lines
+        first += f" Of 100 images without, it wrongly calls {''.join(_share(specificity, complement=True))}."
+    if None in (recall["value"], specificity["value"], precision["value"]):
+        return [first]
+    share = prevalence(metrics)[label]
+    rare = predictive_value(recall["value"], specificity["value"], 0.1)
+    second = (
+        f"When it says {label}, it is right in {of_hundred(precision['value'])} of 100 cases here, where "
+        f"{of_hundred(share)} of 100 images have it."
+    )
+    if share > 0.12 and rare is not None:
+        second += f" Where only 10 of 100 have it, it would be right in about {of_hundred(rare)} of 100."
+    return [first, second]
 
 
 def predictive_value(recall: float, specificity: float, share: float) -> float | None:
@@ -151,7 +147,7 @@ def rule_text(metrics: Mapping[str, Any]) -> str:
 
 def shift_sentence(metrics: Mapping[str, Any]) -> tuple[str, bool]:
     """What the worst shifts do, and whether to warn of it."""
-    worst = metrics["worst"] or {}
+    worst = metrics["worst"]
     drops = [(worst[name]["drop"], name) for name in ("recall", "specificity", "roc_auc") if worst.get(name)]
     parts = [
         f"{metric_name(name)} falls by {100 * drop:.1f} points, to {worst[name]['value']:.3f} ({worst[name]['shift']})"

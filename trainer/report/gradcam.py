@@ -6,7 +6,7 @@ differentiated with respect to that map. It works on models that were built by `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -21,6 +21,8 @@ from trainer.models.native import MaskedPooling, PadToMultiple
 GRADIENT_SCALE = 1024.0
 """Keeps small gradients above what float16 can hold. The heat is scaled to [0, 1] in the end, so nothing undoes it."""
 
+BATCH = 32
+"""Images at a time."""
 _NOT_FEATURES = (
     layers.InputLayer,
     layers.MaxPooling2D,
@@ -33,50 +35,43 @@ _NOT_FEATURES = (
 
 
 def has_feature_map(model: keras.Model) -> bool:
-    """Whether a model has a feature map to look at; dense layers on pixels have none.
-
-    Raises:
-      InputError: the model was not built by `trainer.models`.
-    """
+    """Whether a model of `trainer.models` has a feature map to look at; dense layers on pixels have none."""
     return _last_map(find_backbone(model)) is not None
 
 
-def gradcam(model: keras.Model, images: Any, label_index: int | np.ndarray, batch_size: int = 32) -> np.ndarray:
+def gradcam(model: keras.Model, images: Any, labels: Sequence[int] | np.ndarray) -> np.ndarray:
     """Heat maps of what speaks for a label.
 
     Args:
-      model: a classifier built by `trainer.models`, from raw pixels to probabilities.
+      model: a classifier built by `trainer.models`, from raw pixels to probabilities, with a feature map.
       images: as the model takes them, uint8 or uint16 [n, height, width, channels]; at native size
         `{"image": ..., "mask": ...}`.
-      label_index: of the label to look for, one for all images or int [n].
-      batch_size: images at a time.
+      labels: index of the label to look for in each image, int [n].
 
     Returns:
       float32 [n, height, width] in [0, 1]; 1 is the hottest pixel of each image. All 0 where nothing speaks for it.
 
     Raises:
-      InputError: the model has no feature map, or images or labels do not fit it.
+      InputError: the Keras backend is neither TensorFlow nor JAX.
     """
-    pixels = np.asarray(images["image"] if isinstance(images, dict) else images)
-    indices = _check(model, pixels, label_index)
+    pixels = images["image"] if isinstance(images, dict) else images
     to_map, to_scores = _take_apart(model)
+    chosen = np.eye(model.output_shape[-1], dtype=np.float32)[labels]
     heat = np.zeros(pixels.shape[:3], np.float32)
     height, width = pixels.shape[1:3]
     multiple = max((one.multiple for one in find_backbone(model).layers if isinstance(one, PadToMultiple)), default=1)
-    for start in range(0, len(pixels), batch_size):
-        part = slice(start, start + batch_size)
-        chosen = np.eye(model.output_shape[-1], dtype=np.float32)[indices[part]]
+    padded = (width + -width % multiple, height + -height % multiple)
+    for start in range(0, len(pixels), BATCH):
+        part = slice(start, start + BATCH)
         maps, *sizes = to_map(keras.tree.map_structure(lambda values, part=part: values[part], images))
         maps = keras.ops.cast(maps, "float32")
 
-        def score(maps: Any, sizes: list[Any] = sizes, chosen: np.ndarray = chosen) -> Any:
-            return keras.ops.sum(to_scores(maps, *sizes) * chosen) * GRADIENT_SCALE
+        def score(maps: Any, sizes: list[Any] = sizes, part: slice = part) -> Any:
+            return keras.ops.sum(to_scores(maps, *sizes) * chosen[part]) * GRADIENT_SCALE
 
-        gradients = keras.ops.convert_to_numpy(_gradient(score, maps))
-        weights = gradients.mean((1, 2), keepdims=True)
+        weights = keras.ops.convert_to_numpy(_gradient(score, maps)).mean((1, 2), keepdims=True)
         coarse = np.maximum((weights * keras.ops.convert_to_numpy(maps)).sum(-1), 0)
         for row, image in enumerate(coarse, start):
-            padded = (width + -width % multiple, height + -height % multiple)
             fine = cv2.resize(image, padded, interpolation=cv2.INTER_LINEAR)[:height, :width]
             if isinstance(images, dict):
                 fine = fine * images["mask"][row, ..., 0]
@@ -84,44 +79,19 @@ def gradcam(model: keras.Model, images: Any, label_index: int | np.ndarray, batc
     return heat
 
 
-def overlay(images: np.ndarray, heat: np.ndarray, strength: float = 0.5) -> np.ndarray:
-    """Images with heat in colour over them; the cold parts stay as they are.
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image with heat in colour over it; the cold parts stay as they are.
 
     Args:
-      images: uint8 or uint16 [n, height, width, 1 or 3].
-      heat: float32 [n, height, width] in [0, 1].
-      strength: how far the colour covers the hottest pixel, in [0, 1].
+      image: uint8 [height, width, 1 or 3].
+      heat: float32 [height, width] in [0, 1]; at 1 the colour covers half.
 
     Returns:
-      uint8 [n, height, width, 3], red, green, blue.
-
-    Raises:
-      InputError: images and heat are not of the same size.
+      uint8 [height, width, 3], red, green, blue.
     """
-    if images.shape[:3] != heat.shape:
-        raise InputError(f"heat of shape {heat.shape} does not fit images of shape {images.shape}")
-    grey = images.astype(np.float32) * (255 / np.iinfo(images.dtype).max)
-    cover = strength * heat[..., None]
-    colour = np.zeros((*heat.shape, 3), np.float32)
-    for row, values in enumerate(np.rint(heat * 255).astype(np.uint8)):
-        colour[row] = cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    return np.rint(grey * (1 - cover) + colour * cover).astype(np.uint8)
-
-
-def _check(model: keras.Model, images: np.ndarray, label_index: int | np.ndarray) -> np.ndarray:
-    """The label of each image, int [n]."""
-    expected = model.inputs[0].shape[1:]
-    if images.ndim != 4 or any(want not in (None, size) for want, size in zip(expected, images.shape[1:], strict=True)):
-        raise InputError(f"images of shape {images.shape} do not fit the model, which takes [n, {expected}]")
-    labels = model.output_shape[-1]
-    indices = np.asarray(label_index)
-    if indices.dtype.kind not in "iu" or indices.shape not in ((), images.shape[:1]):
-        raise InputError(
-            f"label_index={label_index!r}: expected a whole number, or one for each of {len(images)} images"
-        )
-    if indices.size and not (indices.min() >= 0 and indices.max() < labels):
-        raise InputError(f"label_index={label_index!r}: the model has labels 0 to {labels - 1}")
-    return np.broadcast_to(indices, images.shape[:1])
+    cover = heat[..., None] / 2
+    colour = cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    return np.rint(image * (1 - cover) + colour * cover).astype(np.uint8)
 
 
 def _last_map(backbone: keras.Model) -> keras.KerasTensor | None:
@@ -139,8 +109,6 @@ def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., A
     """
     backbone = find_backbone(model)
     last = _last_map(backbone)
-    if last is None:
-        raise InputError("this model has no feature map, only dense layers, so Grad-CAM cannot say where it looks")
     pixels, features, scores = (model.get_layer(name).output for name in (PIXELS, FEATURES, "scores"))
     own_sizes = backbone.inputs[1:]
     outer = [pixels, model.get_layer("sizes").output] if own_sizes else pixels

@@ -14,13 +14,9 @@ from trainer.evaluation.metrics import (
     CALIBRATION_BINS,
     METRICS,
     calibration_curve,
-    classification_report,
-    confusion,
     evaluate_predictions,
-    pr_curve,
     quick_metrics,
     rank_metrics,
-    roc_curve,
 )
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions
@@ -30,9 +26,7 @@ ARGMAX = OperatingPoint("argmax", {}, "val")
 
 
 def make(labels, probabilities, truth, patients=None, multi_label=False) -> Predictions:
-    rows = np.arange(len(truth))
-    names = rows.astype(str)
-    return Predictions(labels, multi_label, probabilities, truth, rows, names if patients is None else patients, names)
+    return Predictions(labels, multi_label, probabilities, truth, patients=patients)
 
 
 def binary(scores, truth, patients=None) -> Predictions:
@@ -217,18 +211,14 @@ def test_a_label_that_a_replicate_lacks_does_not_lower_its_mean():
         assert result["metrics"][name] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
-def test_intervals_are_reproducible_and_follow_seed_and_level():
+def test_intervals_are_reproducible_and_hold_the_value():
     given = drawn("binary", seed=1)
     point = OperatingPoint.choose(given)
-    once, again = (evaluate_predictions(given, point, bootstrap=100, seed=5) for _ in range(2))
+    once, again = (evaluate_predictions(given, point, bootstrap=100) for _ in range(2))
     assert once == again
-    other = evaluate_predictions(given, point, bootstrap=100, seed=6)
-    assert other["metrics"]["roc_auc"]["low"] != once["metrics"]["roc_auc"]["low"]
-    narrow = evaluate_predictions(given, point, bootstrap=100, seed=5, level=0.5)["metrics"]
-    for name, wide in once["metrics"].items():
-        assert wide["low"] < narrow[name]["low"] < narrow[name]["high"] < wide["high"]
-        if name != "calibration_error":
-            assert wide["low"] < wide["value"] < wide["high"]
+    for name, entry in once["metrics"].items():
+        assert entry["low"] < entry["high"]
+        assert entry["low"] < entry["value"] < entry["high"] or name == "calibration_error"
 
 
 def test_intervals_do_not_depend_on_how_replicates_are_parted(monkeypatch):
@@ -244,7 +234,7 @@ def test_intervals_do_not_depend_on_how_replicates_are_parted(monkeypatch):
 def test_images_of_a_patient_count_together():
     few = drawn("binary", seed=2, count=40)
     many = make(few.labels, few.probabilities.repeat(10, axis=0), few.truth.repeat(10))
-    grouped = make(few.labels, many.probabilities, many.truth, few.patients.repeat(10))
+    grouped = make(few.labels, many.probabilities, many.truth, np.arange(40).repeat(10))
     point = OperatingPoint.choose(few)
     one, copies, clusters = (evaluate_predictions(given, point)["metrics"] for given in (few, many, grouped))
     for name in METRICS:
@@ -281,12 +271,6 @@ def test_one_patient_has_no_interval():
     assert entry == {"value": 1.0, "low": None, "high": None}
 
 
-@pytest.mark.parametrize("options", [{"bootstrap": -1}, {"bootstrap": 1.5}, {"level": 1}, {"level": 95}, {"seed": -1}])
-def test_options_out_of_range(options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        evaluate_predictions(binary([0.1, 0.9], [0, 1]), HALF, **options)
-
-
 @pytest.mark.parametrize("task", ["binary", "multi-class", "multi-label"])
 def test_quick_metrics_are_those_of_scikit_learn(task):
     given = drawn(task, seed=7)
@@ -318,18 +302,6 @@ def test_quick_metrics_of_the_worst():
     assert first["pr_auc"] == 1
 
 
-def test_curves():
-    given = binary([0.1, 0.8, 0.3, 0.9], [0, 0, 1, 1])
-    roc = roc_curve(given, "PNEUMONIA")
-    area = np.trapezoid(roc["recall"], roc["false_positive_rate"])
-    assert area == pytest.approx(evaluate_predictions(given, HALF, bootstrap=0)["metrics"]["roc_auc"]["value"])
-    precision_recall = pr_curve(given, "NORMAL")
-    assert precision_recall["precision"][-1] == 1 and precision_recall["recall"][0] == 1
-    alone = binary([0.1, 0.8], [0, 0])
-    assert all(not len(part) for part in roc_curve(alone, "PNEUMONIA").values())
-    assert all(not len(part) for part in pr_curve(alone, "PNEUMONIA").values())
-
-
 def test_the_calibration_curve_is_that_of_the_error():
     given = drawn("binary", seed=9)
     curve = calibration_curve(given, "b")
@@ -337,19 +309,3 @@ def test_the_calibration_curve_is_that_of_the_error():
     error = (np.abs(curve["predicted"] - curve["observed"]) * curve["images"]).sum() / len(given)
     result = evaluate_predictions(given, OperatingPoint.choose(given), bootstrap=0)
     assert error == pytest.approx(result["metrics"]["calibration_error"]["value"])
-
-
-def test_the_report_is_readable_where_labels_are_missing():
-    given = binary([0.1, 0.2], [0, 0])
-    text = classification_report(given, HALF.apply(given))
-    assert "NORMAL" in text and "PNEUMONIA" in text and "1.000" in text
-    several = drawn("multi-label", seed=0)
-    text = classification_report(several, OperatingPoint.choose(several).apply(several))
-    assert "macro avg" in text
-
-
-def test_confusion_counts_every_image_once():
-    given = drawn("multi-class", seed=0)
-    table = np.array(confusion(given, ARGMAX.apply(given)))
-    assert table.sum() == len(given)
-    assert table.sum(axis=1).tolist() == np.bincount(given.truth, minlength=4).tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +45,9 @@ def evaluated(predictions: Predictions, point: OperatingPoint, split: str = "val
     metrics = {"run": "r", "split": split, "data": "/data", **evaluate_predictions(predictions, point, bootstrap=50)}
     metrics |= {"shifts": None, "worst": None}
     if shifts:
-        values = {name: found["value"] for name, found in metrics["metrics"].items() if found["value"] is not None}
+        values = {name: found["value"] for name, found in metrics["metrics"].items()}
         found = {
-            shift: {name: {"value": value - drop} for name, value in values.items()}
+            shift: {name: {"value": None if value is None else value - drop} for name, value in values.items()}
             for shift, drop in (("jpeg-30", 0.1), ("noise", 0.01))
         }
         metrics["shifts"] = {shift: {"metrics": by_name} for shift, by_name in found.items()}
@@ -69,14 +68,9 @@ def folder(tmp_path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.fixture(scope="session")
-def predicted(trained, data) -> Predictions:
-    return predict_split(load_model(trained), data, "val", trained.config)
-
-
-def mixed(labels: tuple[str, ...], images: int, multi_label: bool = False, seed: int = 0, **texts) -> Predictions:
+def mixed(labels: tuple[str, ...], images: int, multi_label: bool = False, **texts) -> Predictions:
     """Made-up predictions, mostly right; of a multi-label task the last label has no image."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     scores = random.normal(size=(images, len(labels)))
     if multi_label:
         truth = (random.random(scores.shape) < 0.4).astype(np.uint8)
@@ -86,9 +80,8 @@ def mixed(labels: tuple[str, ...], images: int, multi_label: bool = False, seed:
         truth = (np.arange(images) % len(labels)).astype(np.int32)
         scores[np.arange(images), truth] += 1.5
         probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    names = {name: texts.get(name, np.array([f"{name}{i}" for i in range(images)])) for name in ("patients", "paths")}
-    causes = texts.get("causes", np.array([], str))
-    return Predictions(labels, multi_label, probabilities, truth, np.arange(images), **names, causes=causes)
+    names = {name: [f"{name}{i}" for i in range(images)] for name in ("patients", "paths")}
+    return Predictions(labels, multi_label, probabilities, truth, **{**names, **texts})
 
 
 def model_for(run: Run, data: XrayDataset, predictions: Predictions):
@@ -104,10 +97,14 @@ def scalars(run: Run, split: str = "val") -> EventAccumulator:
     return board
 
 
-def test_page_of_a_trained_run(run, data, predicted, folder, read_page):
-    point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
-    metrics = evaluated(predicted, point)
-    write_report(folder, run, data, load_model(run), predicted, point, metrics)
+HALF = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5})
+
+
+def test_page_of_a_trained_run(run, data, folder, read_page):
+    model = load_model(run)
+    predicted = predict_split(model, data, "val", run.config)
+    metrics = evaluated(predicted, HALF)
+    write_report(folder, run, data, model, predicted, HALF, metrics)
 
     page = read_page(folder / "report.html")
     assert "not a medical device" in page.text
@@ -116,14 +113,14 @@ def test_page_of_a_trained_run(run, data, predicted, folder, read_page):
     assert f"{metrics['metrics']['roc_auc']['value']:.3f}" in page.text
     assert run.config.model in page.text and data.manifest.digest in page.text and run.made["started"] in page.text
     assert page.tags.count("img") == 2 * len(
-        [e for group in choose_examples(predicted, point, "PNEUMONIA") for e in group.examples]
+        [e for group in choose_examples(predicted, HALF, "PNEUMONIA") for e in group.examples]
     )
     by_cause = [name for name in set(predicted.causes[predicted.truth == 1].tolist()) if name]
     assert by_cause and all(name in page.text for name in by_cause)
 
     slides = {path.stem for path in (folder / "plots").iterdir()}
     drawn = {"mistakes": True, "gradcam": False}
-    kinds = {group.mistakes for group in choose_examples(predicted, point, "PNEUMONIA")}
+    kinds = {group.mistakes for group in choose_examples(predicted, HALF, "PNEUMONIA")}
     assert slides == SLIDES - {name for name, kind in drawn.items() if kind not in kinds}
     for path in (folder / "plots").iterdir():
         assert np.asarray(Image.open(path)).std() > 5
@@ -138,80 +135,68 @@ def test_page_of_a_trained_run(run, data, predicted, folder, read_page):
     assert "shifts/recall/jpeg-30" in tensors and "evaluation/summary" in tensors
 
 
-def test_a_second_evaluation_replaces_the_first_and_is_the_same(run, data, folder):
+def test_a_second_evaluation_replaces_the_first(run, data, folder):
     predictions = mixed(("NORMAL", "PNEUMONIA"), 12)
-    point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
-    metrics = evaluated(predictions, point)
-    model = load_model(run)
-    pages = []
-    for shifts in (True, True, False):
+    metrics = evaluated(predictions, HALF)
+    for shifts in (True, False):
         changed = metrics if shifts else {**metrics, "shifts": None, "worst": None}
-        write_report(folder, run, data, model, predictions, point, changed)
-        pages.append(re.sub(r"20\d\d-\d\d-\d\d \d\d:\d\d(?=<)", "", (folder / "report.html").read_text()))
+        write_report(folder, run, data, load_model(run), predictions, HALF, changed)
         assert len(list((run.tensorboard / "evaluation" / "val").iterdir())) == 1
-    assert pages[0] == pages[1]
-    assert "Not measured" in pages[2] and not (folder / "plots" / "shifts.png").exists()
-    assert not [tag for tag in scalars(run).Tags()["tensors"] if tag.startswith("shifts/")]
+        assert (folder / "plots" / "shifts.png").exists() == shifts
+        assert any(tag.startswith("shifts/") for tag in scalars(run).Tags()["tensors"]) == shifts
+    assert "Not measured" in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_more_labels(run, cause_data, multi_label, folder, read_page):
-    labels = ("normal", "bacterial", "viral", "none has it") if multi_label else ("normal", "bacterial", "viral")
-    predictions = mixed(labels, 14, multi_label)
-    point = OperatingPoint("threshold=0.4", dict.fromkeys(labels, 0.4), "val") if multi_label else None
-    point = point or OperatingPoint("argmax", {}, "val")
+def test_several_labels_an_image(run, data, folder, read_page):
+    labels = ("normal", "bacterial", "viral", "none has it")
+    predictions = mixed(labels, 14, multi_label=True)
+    point = OperatingPoint("threshold=0.4", dict.fromkeys(labels, 0.4))
     metrics = evaluated(predictions, point)
-    write_report(folder, run, cause_data, model_for(run, cause_data, predictions), predictions, point, metrics)
+    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
 
     page = read_page(folder / "report.html")
-    matrices = [name for name in page.ids if re.fullmatch(r"confusion\d+\w+-figure_1", name)]
-    assert len(matrices) == (len(labels) if multi_label else 2)
+    assert len([name for name in page.ids if re.fullmatch(r"confusion\d+-figure_1", name)]) == len(labels)
     assert all(f"{metrics['per_label'][label]['accuracy']['value']:.3f}" in page.text for label in labels)
     tags = set(scalars(run).Tags()["tensors"])
     assert {f"precision and recall/{label}" for label in labels} <= tags
     assert "evaluation of viral/roc_auc" in tags
-    if multi_label:
-        assert metrics["per_label"]["none has it"]["recall"]["value"] is None
-        assert "None" not in page.text and "nan" not in page.text.split()
+    assert metrics["per_label"]["none has it"]["recall"]["value"] is None
+    assert "None" not in page.text and "nan" not in page.text.split()
 
 
-def test_text_of_the_data_stays_text(run, data, folder, read_page):
-    labels = ("<b>x</b> & \"y'", "$a$ 肺")
-    evil = np.array(["</title><script>alert(1)</script>"] * 10)
-    causes = np.array(["<i>c</i>"] * 10)
-    predictions = mixed(labels, 10, paths=evil, patients=evil, causes=causes)
-    point = OperatingPoint("threshold=0.5", {labels[0]: 0.5}, "val")
+def test_one_label_of_several_and_text_of_the_data_stays_text(run, data, folder, read_page):
+    labels = ("<b>x</b> & \"y'", "$a$ 肺", "third")
+    evil = ["</title><script>alert(1)</script>"] * 12
+    causes = [f"<i>c{number % 4}</i>" for number in range(12)]
+    predictions = mixed(labels, 12, paths=evil, patients=evil, causes=causes)
+    point = OperatingPoint("argmax", {})
     metrics = {**evaluated(predictions, point), "run": "<u>run</u>", "data": "<s>data</s>"}
     write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
 
     page = read_page(folder / "report.html")
     assert not {"b", "script", "i", "u", "s"} & set(page.tags)
     assert page.tags.count("title") == 1
-    for text in (labels[0], labels[1], evil[0], causes[0], "<s>data</s>"):
+    for text in (*labels, evil[0], causes[0], "<s>data</s>"):
         assert text in page.text
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_images_of_one_class_only(run, data, folder, label, read_page):
-    predictions = mixed(("NORMAL", "PNEUMONIA"), 12)
-    predictions = dataclasses.replace(predictions, truth=np.full(12, label, np.int32))
-    point = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5}, "val")
-    metrics = evaluated(predictions, point)
-    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
-
+def test_images_of_one_class_only(run, data, folder, read_page):
+    predictions = dataclasses.replace(mixed(("NORMAL", "PNEUMONIA"), 12), truth=np.ones(12))
+    metrics = evaluated(predictions, HALF)
+    write_report(folder, run, data, load_model(run), predictions, HALF, metrics)
     page = read_page(folder / "report.html")
     assert metrics["metrics"]["roc_auc"]["value"] is None
     assert "ROC AUC - -" in page.text
-    assert "its rate of false alarms is undefined" in page.text or "its recall is undefined" in page.text
+    assert "its rate of false alarms is undefined" in page.text
+    other = evaluated(dataclasses.replace(predictions, truth=np.zeros(12)), HALF)
+    assert "its recall is undefined" in headline(other)[0]
 
 
 def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path, folder, read_page):
     run = start(tmp_path / "new", data, model="mlp", model_options={})
     truth = np.array([0, 1] * 3, np.int32)
-    blank = np.full(6, "")
-    probabilities = np.eye(2)[truth] * 0.8 + 0.1
-    predictions = Predictions(("NORMAL", "PNEUMONIA"), False, probabilities, truth, np.arange(6), blank, blank)
-    point = OperatingPoint("youden", {"PNEUMONIA": 0.5}, "val")
+    predictions = Predictions(("NORMAL", "PNEUMONIA"), False, np.eye(2)[truth] * 0.8 + 0.1, truth)
+    point = OperatingPoint("youden", {"PNEUMONIA": 0.5})
     metrics = evaluated(predictions, point, shifts=False)
     write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
 
@@ -228,10 +213,8 @@ def test_the_surest_mistakes_come_first():
     random = np.random.default_rng(5)
     scores = random.random(200)
     truth = random.integers(0, 2, 200).astype(np.int32)
-    predictions = Predictions(
-        ("a", "b"), False, np.stack([scores, 1 - scores], 1), truth, np.arange(200), *[np.full(200, "")] * 2
-    )
-    point = OperatingPoint("threshold=0.6", {"a": 0.6}, "val")
+    predictions = Predictions(("a", "b"), False, np.stack([scores, 1 - scores], 1), truth)
+    point = OperatingPoint("threshold=0.6", {"a": 0.6})
     alarms, missed, found, right = choose_examples(predictions, point, "a")
 
     wrong = np.sort(scores[(truth == 1) & (predictions.probabilities[:, 0] >= 0.6)])[::-1]
@@ -247,7 +230,7 @@ def test_the_surest_mistakes_come_first():
 
 def test_mistakes_of_several_labels_are_counted_by_label():
     predictions = mixed(("a", "b", "c"), 60, multi_label=True)
-    point = OperatingPoint("threshold=0.5", dict.fromkeys("abc", 0.5), "val")
+    point = OperatingPoint("threshold=0.5", dict.fromkeys("abc", 0.5))
     alarms, missed, _ = choose_examples(predictions, point, None)
     said = predictions.probabilities >= 0.5
     assert alarms.total == int((said & (predictions.truth == 0)).sum())
@@ -293,31 +276,23 @@ def binary_metrics(recall: float, specificity: float, precision: float = 0.5) ->
     }  # fmt: skip
 
 
-def test_headline_speaks_of_a_hundred_patients_images():
+def test_headline_speaks_of_a_hundred_images():
     metrics = binary_metrics(0.9, 0.8, 0.82)
     first, second = headline(metrics)
-    assert first == (
-        "Of 100 images with TB it finds 90 (95 % interval 88 to 91). "
-        "Of 100 images without, it wrongly calls 20 (95 % interval 19 to 22)."
-    )
+    assert "finds 90 (95 % interval 88 to 91)" in first and "wrongly calls 20 (95 % interval 19 to 22)" in first
     assert "right in 82 of 100 cases here, where 50 of 100 images have it" in second
     assert "right in about 33 of 100" in second
     assert predictive_value(0.9, 0.8, 0.1) == pytest.approx(0.09 / 0.27)
     assert predictive_value(0, 1, 0.1) is None
-    assert rule_text(metrics) == (
-        "Threshold on the probability: TB from 0.25; the highest that still finds 95 of 100, chosen on split 'val'."
-    )
+    assert "TB from 0.25; the highest that still finds 95 of 100, chosen on split 'val'" in rule_text(metrics)
 
 
 def test_warnings_name_what_makes_figures_too_good():
     metrics = binary_metrics(0.9, 0.8)
     assert split_cautions(metrics, same_data=True) == []
     metrics["split"] = "val"
-    assert [text.split(":")[0] for text in split_cautions(metrics, same_data=True)] == [
-        "This split chose the best epoch",
-        "The operating point was chosen on this very split, so the figures that depend on it, and their intervals, "
-        "are optimistic.",
-    ]
+    best_epoch, chosen_here = split_cautions(metrics, same_data=True)
+    assert "chose the best epoch" in best_epoch and "are optimistic" in chosen_here
     assert split_cautions(metrics, same_data=False) == []
     metrics["operating_point"] = {"rule": "threshold=0.5", "thresholds": {"TB": 0.5}, "chosen_on": "val"}
     assert len(split_cautions(metrics, same_data=True)) == 1
@@ -335,15 +310,10 @@ def test_shifts_warn_from_five_points(drop, warns):
 
 def test_figures_are_the_same_each_time_and_keep_text_as_text():
     predictions = mixed(("a", "b & <c>"), 50)
-    metrics = evaluated(predictions, OperatingPoint("threshold=0.5", {"b & <c>": 0.5}, "val"))
-    draw: Callable[[], str] = lambda: to_svg(roc_figure(predictions, metrics), "roc", 'a "curve"')  # noqa: E731
-    svg = draw()
-    assert svg == draw()
-    assert (
-        "b &amp; &lt;c&gt;" in svg
-        and "<text" in svg
-        and "<date" not in svg
-        and 'aria-label="a &quot;curve&quot;"' in svg
-    )
+    metrics = evaluated(predictions, OperatingPoint("threshold=0.5", {"b & <c>": 0.5}))
+    first, second = (to_svg(roc_figure(predictions, metrics), "roc", 'a "curve"') for _ in range(2))
+    assert first == second
+    assert "b &amp; &lt;c&gt;" in first and "<text" in first and "<date" not in first
+    assert 'aria-label="a &quot;curve&quot;"' in first
     pixels = to_pixels(roc_figure(predictions, metrics), 100)
     assert pixels.dtype == np.uint8 and pixels.shape[1:] == (440, 3)

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from cxr.errors import InputError
 from trainer.models import build_model
 from trainer.report.gradcam import gradcam, has_feature_map, overlay
 
@@ -46,7 +45,7 @@ def trained() -> keras.Model:
 
 def test_heat_lies_on_the_square_that_decides(trained):
     images, labels, corners = squares(7, 40)
-    heat = gradcam(trained, images, 1, batch_size=16)
+    heat = gradcam(trained, images, [1] * 40)
 
     assert heat.shape == (40, SIDE, SIDE) and heat.dtype == np.float32
     assert heat.min() >= 0 and heat.max() == 1
@@ -58,17 +57,14 @@ def test_heat_lies_on_the_square_that_decides(trained):
         assert one[inside].mean() > 3 * one[~inside].mean()
 
 
-def test_each_image_has_its_own_label(trained):
-    images, _, _ = squares(7, 4)
-    mixed = gradcam(trained, images, np.array([0, 1, 0, 1]))
-    np.testing.assert_allclose(mixed[::2], gradcam(trained, images, 0)[::2], atol=1e-6)
-    np.testing.assert_allclose(mixed[1::2], gradcam(trained, images, 1)[1::2], atol=1e-6)
-    assert not np.allclose(gradcam(trained, images, 0), gradcam(trained, images, 1), atol=0.1)
-
-
-def test_the_batch_size_changes_nothing(trained):
+def test_each_image_has_its_own_label_whatever_the_batch(trained, monkeypatch):
     images, _, _ = squares(7, 5)
-    np.testing.assert_allclose(gradcam(trained, images, 1, batch_size=2), gradcam(trained, images, 1), atol=1e-5)
+    zeros, ones = (gradcam(trained, images, [label] * 5) for label in (0, 1))
+    assert not np.allclose(zeros, ones, atol=0.1)
+    monkeypatch.setattr("trainer.report.gradcam.BATCH", 2)
+    mixed = gradcam(trained, images, [0, 1, 0, 1, 0])
+    np.testing.assert_allclose(mixed[::2], zeros[::2], atol=1e-5)
+    np.testing.assert_allclose(mixed[1::2], ones[1::2], atol=1e-5)
 
 
 def test_it_is_the_formula_of_the_paper(trained):
@@ -87,25 +83,25 @@ def test_it_is_the_formula_of_the_paper(trained):
         moved[..., channel] -= 2 * step
         weights.append((up - keras.ops.convert_to_numpy(to_scores(moved))[0, 1]) / (2 * step))
     coarse = np.maximum((maps * weights).sum(-1), 0)[0]
-    heat = gradcam(trained, images[1:], 1)[0]
+    heat = gradcam(trained, images[1:], [1])[0]
     # At the centre of a cell of the map, linear interpolation of 2 x 2 pixels a cell mixes in its neighbours.
     cells = heat.reshape(coarse.shape[0], 2, coarse.shape[1], 2).mean((1, 3))
     assert np.corrcoef(cells.ravel(), coarse.ravel())[0, 1] > 0.97
 
 
-@pytest.mark.parametrize("name", ["cnn3", "xception-small", "convnext-tiny"])
+@pytest.mark.parametrize("name", ["cnn3", "xception-small"])
 def test_other_models(name):
     keras.utils.set_random_seed(3)
     model = classifier(name, labels=8, channels=3)
     images = np.random.default_rng(0).integers(0, 255, (2, SIDE, SIDE, 3), np.uint8)
     assert has_feature_map(model)
-    heats = np.stack([gradcam(model, images, label) for label in range(8)])
+    heats = np.stack([gradcam(model, images, [label] * 2) for label in range(8)])
     hottest = heats.max((1, 2, 3))  # 0 for a label that nothing speaks for, as may be with random weights
     assert np.isfinite(heats).all() and heats.min() >= 0 and heats.max() == 1 and set(hottest) <= {0, 1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "vgg16", "resnet50", "densenet121", "efficientnetv2-b0", "vgg19"])
+@pytest.mark.parametrize("name", ["convnext-tiny", "resnet18", "vgg16", "resnet50", "densenet121", "efficientnetv2-b0"])
 def test_large_models(name):
     test_other_models(name)
 
@@ -123,68 +119,29 @@ def test_mixed_precision(policy, trained):
     model.set_weights(trained.get_weights())
     images, labels, _ = squares(7, 8)
     images = images[labels == 1]
-    exact, rough = gradcam(trained, images, 1), gradcam(model, images, 1)
+    exact, rough = (gradcam(one, images, [1] * 4) for one in (trained, model))
     assert np.abs(exact - rough).mean() < 0.05
-
-
-def test_a_saved_model_gives_the_same(trained, tmp_path):
-    images, _, _ = squares(7, 2)
-    trained.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(gradcam(loaded, images, 1), gradcam(trained, images, 1), atol=1e-5)
 
 
 def test_explaining_leaves_the_model_as_it_was(trained):
     images, _, _ = squares(7, 4)
     before = trained.predict(images, verbose=0)
-    weights = [weight.copy() for weight in trained.get_weights()]
-    gradcam(trained, images, 1)
+    gradcam(trained, images, [1] * 4)
     np.testing.assert_array_equal(trained.predict(images, verbose=0), before)
-    for new, old in zip(trained.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(new, old)
 
 
 def test_a_model_without_a_map_of_features():
-    model = classifier("mlp")
-    assert not has_feature_map(model)
-    with pytest.raises(InputError, match="no feature map"):
-        gradcam(model, np.zeros((1, SIDE, SIDE, 1), np.uint8), 1)
+    assert not has_feature_map(classifier("mlp"))
 
 
-def test_another_model_than_ours():
-    pixels = keras.Input((SIDE, SIDE, 1))
-    model = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(pixels)))
-    with pytest.raises(InputError, match=r"not built by trainer\.models"):
-        has_feature_map(model)
-
-
-@pytest.mark.parametrize(
-    ("images", "label", "said"),
-    [
-        (np.zeros((1, 16, SIDE, 1), np.uint8), 1, "do not fit the model"),
-        (np.zeros((SIDE, SIDE, 1), np.uint8), 1, "do not fit the model"),
-        (np.zeros((2, SIDE, SIDE, 1), np.uint8), 2, "labels 0 to 1"),
-        (np.zeros((2, SIDE, SIDE, 1), np.uint8), -1, "labels 0 to 1"),
-        (np.zeros((2, SIDE, SIDE, 1), np.uint8), np.array([0, 1, 1]), "one for each of 2"),
-        (np.zeros((2, SIDE, SIDE, 1), np.uint8), 0.5, "whole number"),
-    ],
-)
-def test_what_does_not_fit(trained, images, label, said):
-    with pytest.raises(InputError, match=said):
-        gradcam(trained, images, label)
-
-
-@pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 1), (np.uint8, 3), (np.uint16, 1)])
-def test_overlay(dtype, channels):
-    full = np.iinfo(dtype).max
-    images = np.full((2, 8, 6, channels), full // 2, dtype)
-    heat = np.zeros((2, 8, 6), np.float32)
-    heat[0, 2, 3] = 1
-    picture = overlay(images, heat, strength=0.5)
-    assert picture.shape == (2, 8, 6, 3) and picture.dtype == np.uint8
-    cold = np.delete(picture[0].reshape(-1, 3), 2 * 6 + 3, axis=0)
-    assert np.abs(cold.astype(int) - 127).max() <= 1 and np.abs(picture[1].astype(int) - 127).max() <= 1
-    red, green, blue = picture[0, 2, 3].astype(int)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_overlay(channels):
+    image = np.full((8, 6, channels), 127, np.uint8)
+    heat = np.zeros((8, 6), np.float32)
+    heat[2, 3] = 1
+    picture = overlay(image, heat)
+    assert picture.shape == (8, 6, 3) and picture.dtype == np.uint8
+    cold = np.delete(picture.reshape(-1, 3), 2 * 6 + 3, axis=0)
+    assert (cold == 127).all()
+    red, green, blue = picture[2, 3].astype(int)
     assert min(red, green) > 160 and blue < 160, "the warm end of the colour map is pale yellow"
-    with pytest.raises(InputError, match="does not fit"):
-        overlay(images, heat[:1])

@@ -103,7 +103,7 @@ def test_heat_lies_on_the_image_whatever_the_padding(native_run, data):
     height, width, _ = pixels.shape
     batch = native_batch(pixels)
     wider = {name: np.pad(part, ((0, 0), (0, 64), (0, 128), (0, 0))) for name, part in batch.items()}
-    heat, other = gradcam(model, batch, 1)[0], gradcam(model, wider, 1)[0]
+    heat, other = gradcam(model, batch, [1])[0], gradcam(model, wider, [1])[0]
     assert heat.shape == batch["image"].shape[1:3] and heat.max() > 0
     assert not heat[height:].any() and not heat[:, width:].any()
     np.testing.assert_allclose(other[:height, :width], heat[:height, :width], atol=1e-3)
