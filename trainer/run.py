@@ -36,7 +36,7 @@ from trainer.train_config import TrainConfig
 RUN_NAME = "run.json"
 _WEIGHTS = Path("checkpoints", "best.weights.h5")
 FORMAT = 1
-_PACKAGES = ("cxr-stream", "tensorflow", "keras", "jax", "numpy", "scikit-learn")
+_PACKAGES = ("cxr-stream", "tensorflow", "tensorflow-cpu", "keras", "jax", "numpy", "scikit-learn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def last_checkpoint(self) -> Path:
-        """What training goes on from."""
+        """What training resumes from."""
         return self.root / "checkpoints" / "last.npz"
 
     @property
@@ -204,19 +204,19 @@ def open_run(root: str | Path) -> Run:
     Raises:
       DatasetError: it is not one that this version can read.
     """
-    fields = _read_json(Path(root))
+    root = Path(root)
+    fields = _read_json(root)
     try:
         config, facts = TrainConfig.from_json(fields["config"]), DataFacts.from_json(fields["data"])
     except (KeyError, TypeError, InputError) as error:
         fault = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DatasetError(f"{Path(root) / RUN_NAME} is damaged, or of another version: {fault}") from error
-    return Run(Path(root), config, facts, fields.get("preset"), fields.get("made", {}))
+        raise DatasetError(f"{root / RUN_NAME} is damaged, or of another version: {fault}") from error
+    return Run(root, config, facts, fields.get("preset"), fields.get("made", {}))
 
 
 def find_runs(folder: str | Path) -> Iterator[Path]:
     """Directories of runs at or below a folder, in order."""
-    for path in sorted(Path(folder).rglob(RUN_NAME)):
-        yield path.parent
+    return (path.parent for path in sorted(Path(folder).rglob(RUN_NAME)))
 
 
 _LOCK = ".lock"
@@ -263,7 +263,7 @@ def check_free(root: Path, overwrite: bool = False) -> None:
     if not overwrite:
         state = _read_json(root)["state"]
         hint = "--resume resumes it" if state != "finished" else "it is finished"
-        raise OutputError(f"{root} holds a run already; {hint}. Choose another --run, or --overwrite to lose it")
+        raise OutputError(f"{root} holds a run already; {hint}. Choose another --run, or --overwrite to replace it")
 
 
 def _read_json(root: Path) -> dict[str, Any]:
@@ -279,13 +279,10 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    if "tensorflow" not in found:
-        with contextlib.suppress(PackageNotFoundError):
-            found["tensorflow"] = version("tensorflow-cpu")
+            found.setdefault(name.removesuffix("-cpu"), version(name))
     return {**found, "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
 
 

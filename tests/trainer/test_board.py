@@ -136,19 +136,12 @@ def test_a_busy_port_is_an_error_only_where_it_was_asked_for(logs, board):
     assert fail(logs, "--port", port).startswith(f"error: --port {port}: another program listens there. Leave --port ")
 
 
-def test_a_port_of_ones_own(logs, board):
+def test_a_port_of_ones_own_and_a_warning_to_who_listens_to_others(logs, board):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process, url, _ = board(logs, "--port", port)
-    assert url == f"http://127.0.0.1:{port}/"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-
-
-def test_who_listens_to_others_is_warned(logs, board):
-    process, url, _ = board(logs, "--host", "0.0.0.0")
-    assert f"//{socket.gethostname()}:" in url
+    process, url, _ = board(logs, "--host", "0.0.0.0", "--port", port)
+    assert url == f"http://{socket.gethostname()}:{port}/"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert errors.startswith("WARNING: 0.0.0.0 can be reached by others, and TensorBoard asks nobody for a password")

@@ -113,11 +113,10 @@ def train(
         check_memory(config, facts, data, options)
         model = build_classifier(config, facts, load_weights=not resuming)
         steps = training_steps(data, config, facts, used, **stream)
-        position = Position()
-        if resuming:
-            position = Position.from_json(read_state(run.last_checkpoint))
+        position = Position.from_json(read_state(run.last_checkpoint)) if resuming else Position()
         keeper = Keeper(run, position, steps, StopRequest() if stop is None else stop, checkpoint_seconds)
         validation = Validation(data, VALIDATION, config, keeper, **stream)
+        callbacks = [*callbacks, *([] if quiet else [EpochBar(keeper)])]
         with EventWriter(run.tensorboard / "train") as log, EventWriter(run.tensorboard / "validation") as val_log:
             for phase in phases_of(config):
                 if position.epoch >= phase.last or position.ended:
@@ -125,8 +124,7 @@ def train(
                 set_trainable(model, phase.part)
                 warmup = config.warmup_epochs if phase.first == 0 else 0.0
                 compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
-                logs = (log, val_log)
-                _run_phase(model, data, phase, position, keeper, validation, options, callbacks, used, quiet, logs)
+                _run_phase(model, data, phase, validation, options, callbacks, used, (log, val_log))
         keeper.finish()
     return position.history
 
@@ -135,17 +133,15 @@ def _run_phase(
     model: Classifier,
     data: XrayDataset,
     phase: Phase,
-    position: Position,
-    keeper: Keeper,
     validation: Validation,
     options: dict[str, Any],
     callbacks: Sequence[keras.callbacks.Callback],
     devices: int,
-    quiet: bool,
     logs: tuple[EventWriter, EventWriter],
 ) -> None:
     """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
-    config, steps = keeper.run.config, keeper.steps
+    keeper = validation.keeper
+    config, steps, position = keeper.run.config, keeper.steps, keeper.position
     keeper.phase_begin, keeper.last_phase = phase.first, phase.last == config.epochs
     if position.epoch == phase.first and not position.step:
         position.waited = position.stalled = 0
@@ -162,9 +158,7 @@ def _run_phase(
             monitor = InputMonitor(logs[0], every=report_every(steps), first_step=first)
             stream = monitor.watch(stream)
             around.insert(0, monitor)
-        log = RunLog(*logs, keeper, sample=None if first else (data, options))
-        bar = [] if quiet else [EpochBar(keeper)]
-        after = [*callbacks, log, *bar]
+        after = [*callbacks, RunLog(*logs, keeper, sample=None if first else (data, options))]
         if not count:  # stopped between an epoch's last step and the end of its validation
             keeper.finish_epoch(model, [validation, *after])
             continue
