@@ -229,15 +229,15 @@ def _introduction(run: Any) -> str:
     return (
         f"{config.model} on {config.size_text}, {choose_precision(config.mixed_precision)} on "
         f"{f'{gpus} GPU' + 's' * (gpus > 1) if gpus else 'CPU'}; {facts.task}: {', '.join(facts.labels)}\n"
-        f"{facts.images.get('train', 0)} images to train on, {facts.images.get('val', 0)} to validate; "
-        f"seed {config.seed}; all of it in {run.root}"
+        f"{facts.images.get('train', 0)} training images, {facts.images.get('val', 0)} validation images; "
+        f"seed {config.seed}; run directory {run.root}"
     )
 
 
 def _outcome(run: Any, epochs: int) -> str:
     said = run.read_outcome()
-    ended = ", ended early" if epochs < run.config.epochs else ""
-    return f"best of {epochs} epochs{ended}: number {said['best_epoch']}, {run.config.monitor} {said['best']:.4f}"
+    ended = " (stopped early)" if epochs < run.config.epochs else ""
+    return f"best epoch: {said['best_epoch']} of {epochs}{ended}, {run.config.monitor} {said['best']:.4f}"
 
 
 COMMAND = Command(

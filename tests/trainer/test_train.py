@@ -87,6 +87,7 @@ def test_options_of_options():
     )  # fmt: skip
     assert given["model_options"] == {"filters": [32, 64], "pool": "max", "dropout": 0.5, "flip": True}
     assert given["image_size"] == (256, 320)
+    assert COMMAND.parse(["--run", "r", "--image-size", "native"])["image_size"] == "native"
 
 
 def test_from_the_command_line(data, tmp_path, capsys):
@@ -94,7 +95,7 @@ def test_from_the_command_line(data, tmp_path, capsys):
     assert main(["--data", str(data.root), "--run", str(run), *TINY, "--positive", "NORMAL"]) == 0
     said = capsys.readouterr().out
     assert "cnn3 on 32 x 32 pixels, float32 on CPU; binary: NORMAL, PNEUMONIA" in said
-    assert "best of 1 epochs: number 1, val_auc" in said
+    assert "best epoch: 1 of 1, val_auc" in said
     assert f"cxr evaluate --run {run}" in said
     assert open_run(run).facts.positive == "NORMAL"
     assert main(["--run", str(run), "--resume"]) == 0

@@ -17,10 +17,10 @@ NATIVE_MULTIPLE = 64
 
 
 def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, devices: int = 1, **others: Any) -> int:
-    """Training steps an epoch, at least 1; finds out by the way whether the options of the stream can be had.
+    """Training steps per epoch, at least 1; also checks the options of the stream.
 
     Raises:
-      InputError: they cannot, or the split is smaller than a batch.
+      InputError: an option is not possible, or the split is smaller than a batch.
     """
     if data.images(TRAIN) < config.batch_size:
         raise InputError(
@@ -37,7 +37,7 @@ def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **o
     """
     if config.batch_size % devices:
         raise InputError(
-            f"batch_size={config.batch_size} cannot be dealt out to {devices} GPUs evenly; take a multiple of {devices}"
+            f"batch_size={config.batch_size} cannot be divided evenly among {devices} GPUs; use a multiple of {devices}"
         )
     return {
         **pixels_of(config),
