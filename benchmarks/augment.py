@@ -28,7 +28,7 @@ import numpy as np
 from tabulate import tabulate
 
 from cxr.machine import usable_cores
-from trainer.augmentation import augmentation
+from trainer.augmentation import Augmentation
 from trainer.models.pixels import Equalize, Normalize, Scale
 
 
@@ -88,9 +88,9 @@ def measure(side: int, batch_size: int, seconds: float, jit: bool) -> list[dict[
     training = milliseconds(lambda: model.train_on_batch(pixels, labels), seconds)
     empty = milliseconds(forward([], pixels, jit), seconds)
     contenders: dict[str, list[keras.layers.Layer]] = {
-        f"strong: {type(layer).__name__}": [layer] for layer in augmentation("strong", 0)
+        f"strong: {type(layer).__name__}": [layer] for layer in Augmentation.of("strong").layers(0)
     }
-    contenders |= {"light": augmentation("light", 0), "strong": augmentation("strong", 0)}
+    contenders |= {"light": Augmentation.of("light").layers(0), "strong": Augmentation.of("strong").layers(0)}
     contenders |= {"Equalize": [Equalize()], "Normalize by image": [Normalize("image")]}
     found = {
         name: max(0.0, milliseconds(forward(layers, pixels, jit), seconds) - empty)

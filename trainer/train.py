@@ -146,7 +146,8 @@ def model_table() -> str:
     """The architectures, what they are, and the options that each has."""
     from tabulate import tabulate
 
-    from trainer.models import MODELS, describe_options
+    from trainer.models import MODELS
+    from trainer.models.model_options import describe_options
 
     rows = [
         [name, spec.description, spec.image_size, "yes" if spec.pretrained else ""] for name, spec in MODELS.items()

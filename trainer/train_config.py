@@ -11,7 +11,7 @@ from cxr.kinds import Choice, Flag, Pairs, Parsed, Real, Text, Whole
 from cxr.options import Options, option, options
 from tfrecords.images.fit_modes import FITS, LARGEST_SIZE
 from trainer.augmentation import STRENGTHS, Augmentation, Strength
-from trainer.models import MODELS, check_model, check_native, model_options
+from trainer.models import MODELS, check_native, model_options
 
 MixedPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 Xla = Literal["auto", "on", "off"]
@@ -152,7 +152,7 @@ class TrainConfig(Options):
             raise InputError(f"freeze_epochs={self.freeze_epochs} is more than epochs={self.epochs}, which counts all")
         if self.freeze_epochs and self.weights == "none":
             raise InputError("freeze_epochs freezes pretrained layers; without --weights there are none")
-        check_model(self.model, self.model_options)
+        model_options(self.model, self.model_options)
         if self.native:
             check_native(self.model, self.model_options)
             if self.class_weights == "balanced":

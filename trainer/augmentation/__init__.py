@@ -1,6 +1,6 @@
 """Random changes of the training images, as layers of the model and so on the device that trains.
 
-    layers = augmentation("strong", seed=0)
+    layers = Augmentation.of("strong").layers(seed=0)
 
 Keras is loaded when layers are made, not before.
 
@@ -135,17 +135,3 @@ STRENGTHS: dict[str, dict[str, Any]] = {
 Strong reaches somewhat beyond what a model is to endure at test: JPEG quality 30, blur of 1.5 pixels at 224, half the
 resolution, brightness x 0.7 and x 1.3, contrast x 0.6, gamma 0.7 and 1.4, noise of 10 levels.
 """
-
-
-def augmentation(strength: Strength | Augmentation, seed: int) -> list[keras.layers.Layer]:
-    """Layers that change training images, float32 `[batch, height, width, 1 or 3]` in [0, 1], and nothing at inference.
-
-    Args:
-      strength: its name, or ranges of your own.
-      seed: 0 or more.
-
-    Raises:
-      InputError: there is no such strength.
-    """
-    chosen = strength if isinstance(strength, Augmentation) else Augmentation.of(strength)
-    return chosen.layers(seed)

@@ -8,8 +8,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from cxr.kinds import Real
-from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer, sides
 
 
@@ -28,9 +26,9 @@ class RandomAffine(RandomImageLayer):
 
     def __init__(self, shift: float = 0.0, rotation_degrees: float = 0.0, zoom: float = 0.0, **options: Any):
         super().__init__(**options)
-        self.shift = checked("shift", Real(0, 0.5), shift)
-        self.rotation_degrees = checked("rotation_degrees", Real(0, 180), rotation_degrees)
-        self.zoom = checked("zoom", Real(0, 1), zoom)
+        self.shift = shift
+        self.rotation_degrees = rotation_degrees
+        self.zoom = zoom
 
     def change(self, images: Any, sizes: Any) -> Any:
         height, width = sides(images, sizes)
@@ -42,10 +40,6 @@ class RandomAffine(RandomImageLayer):
         if sizes is not None:
             height, width = height[:, 0, 0, 0], width[:, 0, 0, 0]
         return resample(images, inverse_affine((height, width), angle, scale, right, down))
-
-    def get_config(self) -> dict[str, Any]:
-        ranges = {"shift": self.shift, "rotation_degrees": self.rotation_degrees, "zoom": self.zoom}
-        return super().get_config() | ranges
 
 
 @keras.saving.register_keras_serializable("cxr")

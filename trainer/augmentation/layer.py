@@ -13,9 +13,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from cxr.kinds import Real
-from cxr.options import checked
-
 
 class RandomImageLayer(keras.layers.Layer):
     """Changes images at random while training; returns its very input otherwise.
@@ -31,14 +28,11 @@ class RandomImageLayer(keras.layers.Layer):
       probability: of acting on an image, above 0 up to 1. Of n images, n * probability are chosen, without
         replacement; where that is no whole number, it is rounded down or up at random so that the mean is exact.
       seed: of the random numbers; layers with equal seeds draw equal numbers.
-
-    Raises:
-      InputError: probability is out of its range.
     """
 
     def __init__(self, *, probability: float = 1.0, seed: int = 0, **options: Any):
         super().__init__(**{"dtype": "float32"} | options)
-        self.probability = checked("probability", Real(above=0, high=1), probability)
+        self.probability = probability
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
@@ -76,9 +70,6 @@ class RandomImageLayer(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return tuple(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"probability": self.probability, "seed": self.seed}
 
     def uniform(self, *shape: Any, low: float = 0.0, high: float = 1.0) -> Any:
         """Draws float32 `shape` in [low, high)."""

@@ -9,8 +9,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from cxr.kinds import Real
-from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer, sides
 from trainer.models.pixels import image_mean
 
@@ -35,9 +33,9 @@ class RandomTone(RandomImageLayer):
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, gamma: float = 0.0, **options: Any):
         super().__init__(**options)
-        self.brightness = checked("brightness", Real(0, 4), brightness)
-        self.contrast = checked("contrast", Real(0, 4), contrast)
-        self.gamma = checked("gamma", Real(0, 4), gamma)
+        self.brightness = brightness
+        self.contrast = contrast
+        self.gamma = gamma
 
     def change(self, images: Any, sizes: Any) -> Any:
         extents = np.log1p([self.brightness, self.contrast, self.gamma]).astype("float32")
@@ -51,10 +49,6 @@ class RandomTone(RandomImageLayer):
         mean = image_mean(images, sizes) if self.contrast else 0.0
         return ops.clip(images * (brightness * contrast) + brightness * (1 - contrast) * mean, 0, 1)
 
-    def get_config(self) -> dict[str, Any]:
-        ranges = {"brightness": self.brightness, "contrast": self.contrast, "gamma": self.gamma}
-        return super().get_config() | ranges
-
 
 @keras.saving.register_keras_serializable("cxr")
 class RandomNoise(RandomImageLayer):
@@ -66,7 +60,7 @@ class RandomNoise(RandomImageLayer):
 
     def __init__(self, max_sigma: float = 0.04, **options: Any):
         super().__init__(**options)
-        self.max_sigma = checked("max_sigma", Real(0, 1), max_sigma)
+        self.max_sigma = max_sigma
 
     def change(self, images: Any, sizes: Any) -> Any:
         sigma = self.per_image(images, 0, self.max_sigma)
@@ -80,9 +74,6 @@ class RandomNoise(RandomImageLayer):
         radius, angle = ops.sqrt(-2 * ops.log(1 - radius)), 2 * math.pi * angle
         draws = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=1)
         return ops.reshape(draws[:, : height * width], (-1, height, width, 1))
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"max_sigma": self.max_sigma}
 
 
 @keras.saving.register_keras_serializable("cxr")
@@ -103,8 +94,8 @@ class RandomErasing(RandomImageLayer):
 
     def __init__(self, max_area: float = 0.2, min_area: float = MIN_AREA, **options: Any):
         super().__init__(**options)
-        self.max_area = checked("max_area", Real(above=0, high=1), max_area)
-        self.min_area = checked("min_area", Real(0, max_area), min_area)
+        self.max_area = max_area
+        self.min_area = min_area
 
     def change(self, images: Any, sizes: Any) -> Any:
         height, width = sides(images, sizes)
@@ -121,6 +112,3 @@ class RandomErasing(RandomImageLayer):
         start = ops.floor(self.per_image(images, 0, 1)[:, :, 0, 0] * (side - length + 1))
         positions = ops.arange(ops.shape(images)[axis], dtype="float32")[None]
         return ops.logical_and(positions >= start, positions < start + length)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"max_area": self.max_area, "min_area": self.min_area}

@@ -8,9 +8,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from cxr.errors import InputError
-from cxr.kinds import Real
-from cxr.options import checked
 from trainer.augmentation.layer import RandomImageLayer
 
 BLOCK = 8
@@ -55,16 +52,11 @@ class RandomRecompression(RandomImageLayer):
 
     def __init__(self, quality: tuple[int, int] = (30, 100), **options: Any):
         super().__init__(**options)
-        if len(quality) != 2 or quality[0] > quality[1]:
-            raise InputError(f"quality must be the lowest and the highest, in that order; received {quality!r}")
-        self.quality = tuple(checked("quality", Real(1, 100), value) for value in quality)
+        self.quality = quality
 
     def change(self, images: Any, sizes: Any) -> Any:
         low, high = self.quality
         return recompress(images, ops.floor(self.per_image(images, low, high + 1)[:, 0, 0, 0]))
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"quality": self.quality}
 
 
 def recompress(images: Any, quality: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cxr.errors import InputError
 from cxr.kinds import Choice
@@ -23,26 +23,10 @@ from trainer.models.model_options import (
     ResNetOptions,
     XceptionOptions,
     change_options,
-    describe_options,
 )
 
 if TYPE_CHECKING:
     from keras import KerasTensor
-
-__all__ = [
-    "MODELS",
-    "ModelSpec",
-    "build_backbone",
-    "build_head",
-    "build_model",
-    "check_model",
-    "check_native",
-    "check_weights",
-    "describe_options",
-    "expected_pixels",
-    "model_options",
-    "set_trainable",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +102,6 @@ def model_options(name: str, changes: Mapping[str, Any] | None = None) -> ModelO
     return change_options(name, MODELS[name].options, changes or {})
 
 
-def check_model(name: str, options: Mapping[str, Any] | None = None) -> None:
-    """Raises InputError unless there is such a model and its options can be so."""
-    model_options(name, options)
-
-
 def check_native(name: str, options: Mapping[str, Any] | None = None) -> None:
     """Raises InputError unless the model, with these options, can take images at their own size."""
     chosen = model_options(name, options)
@@ -158,11 +137,6 @@ def check_weights(name: str, weights: str) -> None:
     load_application(name, (None, None, 3), "average", weights)
 
 
-def expected_pixels(weights: str) -> Literal["unit", "normalised"]:
-    """What a backbone is to be fed: pixels in [0, 1] where it is pretrained, as it then has its own normalisation."""
-    return "normalised" if weights == "none" else "unit"
-
-
 def build_backbone(
     name: str,
     inputs: KerasTensor,
@@ -174,7 +148,8 @@ def build_backbone(
 
     Args:
       name: of the model.
-      inputs: float [batch, height, width, 1 or 3], as `expected_pixels` says.
+      inputs: float [batch, height, width, 1 or 3]: normalised without weights; in [0, 1] with pretrained ones, as the
+        model then has a normalisation of its own.
       options: what differs from the model's own options.
       weights: `none` for random ones, `imagenet`, the path of a Keras weights file, or `later` for the model that
         takes such weights with random ones in their place. Pretrained batch
@@ -197,13 +172,6 @@ def build_backbone(
     return build_dense(wrap_backbone(name, inputs, chosen, weights, sizes), chosen)
 
 
-def build_head(features: KerasTensor, labels: int, *, multi_label: bool = False, dropout: float = 0.0) -> KerasTensor:
-    """From features to probabilities, float32 [batch, labels] under any policy; see `trainer.models.heads`."""
-    from trainer.models.heads import build_labels
-
-    return build_labels(features, labels, multi_label, dropout)
-
-
 def build_model(
     name: str,
     inputs: KerasTensor,
@@ -214,11 +182,11 @@ def build_model(
     weights: str = "none",
     sizes: KerasTensor | None = None,
 ) -> KerasTensor:
-    """A model from pixels to probabilities: `build_backbone`, then `build_head` with the model's dropout.
+    """A model from pixels to probabilities: `build_backbone`, then `trainer.models.heads.build_labels`.
 
     Args:
       name: of the model.
-      inputs: float [batch, height, width, 1 or 3], as `expected_pixels` says.
+      inputs: as for `build_backbone`.
       labels: how many, at least 2, or 1 where images may have several labels.
       multi_label: each label has a probability of its own; otherwise they sum to 1.
       options: what differs from the model's own options.
@@ -228,27 +196,9 @@ def build_model(
       Probabilities, float32 [batch, labels], whatever the mixed-precision policy.
 
     Raises:
-      InputError: an unknown model or option; images that it cannot take; weights that do not fit.
+      InputError: as `build_backbone`.
     """
+    from trainer.models.heads import build_labels
+
     features = build_backbone(name, inputs, options, weights, sizes)
-    return build_head(features, labels, multi_label=multi_label, dropout=model_options(name, options).dropout)
-
-
-def set_trainable(model: Any, part: Literal["head", "all"] | int | float) -> int:
-    """Freezes the backbone of a classifier, or part of it; see `trainer.models.heads`. Compile the model afterwards.
-
-    Args:
-      model: Keras model that was built on `build_model`.
-      part: `head` freezes the backbone, `all` nothing; a whole number n leaves its last n layers with weights
-        trainable, a fraction in (0, 1) that share of them. Pretrained batch normalisation stays as it is and
-        does not count.
-
-    Returns:
-      The number of weights that are trained now.
-
-    Raises:
-      InputError: `part` is none of these, or the model has no backbone.
-    """
-    from trainer.models.heads import freeze
-
-    return freeze(model, part)
+    return build_labels(features, labels, multi_label, model_options(name, options).dropout)

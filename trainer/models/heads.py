@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import keras
 from keras import KerasTensor, layers
@@ -112,28 +113,26 @@ def find_backbone(model: keras.Model) -> keras.Model:
     raise InputError(f"model '{model.name}' was not built by trainer.models: it has no layer '{FEATURES}'")
 
 
-def freeze(model: keras.Model, part: str | int | float) -> int:
-    """What `trainer.models.set_trainable` says."""
+def set_trainable(model: keras.Model, part: Literal["head", "all"] | int) -> int:
+    """Freezes the backbone of a classifier, or part of it. Compile the model afterwards.
+
+    Args:
+      model: built on `trainer.models.build_model`.
+      part: `head` freezes the backbone, `all` nothing; a number n leaves its last n layers with weights trainable.
+        Pretrained batch normalisation is never trained and does not count.
+
+    Returns:
+      The number of weights that are trained now.
+
+    Raises:
+      InputError: the model has no backbone.
+    """
     backbone = find_backbone(model)
     every = [layer for layer in leaf_layers(backbone) if layer.weights]
     weighted = [layer for layer in every if getattr(layer, "momentum", None) != KEEPS_AVERAGES]
-    if part == "head":
-        kept = 0
-    elif part == "all":
-        kept = len(weighted)
-    elif isinstance(part, int) and not isinstance(part, bool) and part > 0:
-        kept = min(part, len(weighted))
-    elif isinstance(part, float) and 0 < part < 1:
-        kept = max(1, round(part * len(weighted)))
-    else:
-        raise InputError(
-            f"part={part!r} of a model to train: expected 'head', 'all', a number of layers or a fraction in (0, 1)"
-        )
+    kept = part if isinstance(part, int) else len(weighted) if part == "all" else 0
+    trained = weighted[max(0, len(weighted) - kept) :]
     backbone.trainable = True
-    frozen = len(weighted) - kept
-    for number, layer in enumerate(weighted):  # each, as TensorFlow ignores setting what the backbone is already
-        layer.trainable = number >= frozen
-    for layer in every:
-        if layer not in weighted:
-            layer.trainable = False
+    for layer in every:  # each, as TensorFlow ignores setting what the backbone is already
+        layer.trainable = layer in trained
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

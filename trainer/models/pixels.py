@@ -64,9 +64,6 @@ class Scale(_PixelLayer):
     def call(self, pixels: Any) -> Any:
         return ops.cast(pixels, "float32") / (2**self.bit_depth - 1)
 
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"bit_depth": self.bit_depth}
-
 
 @keras.saving.register_keras_serializable("cxr")
 class Equalize(_PixelLayer):
@@ -133,6 +130,3 @@ class Normalize(_PixelLayer):
         centred = images - image_mean(images, sizes)
         deviation = ops.sqrt(image_mean(ops.square(centred), sizes))
         return centred / ops.maximum(deviation, LEAST_DEVIATION)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"how": self.how, "mean": self.mean, "std": self.std}

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer import models
 from trainer.augmentation import Augmentation
 from trainer.augmentation.layer import ExtendBorders, RandomImageLayer
 from trainer.facts import DataFacts
+from trainer.models import build_model
 from trainer.models.native import ImageSizes
 from trainer.models.pixels import Equalize, Normalize, Scale
 from trainer.train_config import TrainConfig
@@ -104,9 +104,9 @@ def build_classifier(config: TrainConfig, facts: DataFacts, load_weights: bool =
             pixels = layer(pixels, sizes)
         if config.equalize:
             pixels = Equalize(name="equalize")(pixels, sizes)
-        if models.expected_pixels(config.weights) == "normalised":
+        if config.weights == "none":  # a pretrained model has a normalisation of its own
             pixels = Normalize(config.normalize, facts.pixel_mean, facts.pixel_std, name="normalize")(pixels, sizes)
-        probabilities = models.build_model(
+        probabilities = build_model(
             config.model, pixels, len(facts.labels), multi_label=facts.multi_label, options=config.model_options,
             weights=config.weights if load_weights or config.weights == "none" else "later", sizes=sizes,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from tfrecords.dataset import XrayDataset
 from tfrecords.streaming.cache import keep_images
 from tfrecords.streaming.stream import plain_errors
 from trainer.facts import TRAIN, VALIDATION, check_trainable
-from trainer.models import set_trainable
+from trainer.models.heads import set_trainable
 from trainer.run import Run, locked
 from trainer.train_config import TrainConfig
 from trainer.training.checkpoint import read_state

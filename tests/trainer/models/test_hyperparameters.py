@@ -3,7 +3,7 @@
 import pytest
 
 from cxr.errors import InputError
-from trainer.models import MODELS, check_model
+from trainer.models import MODELS, model_options
 from trainer.models.hyperparameters import FAMILIES, options_of
 
 
@@ -14,7 +14,7 @@ def test_every_value_that_is_searched_is_one_that_the_model_takes(model):
         assert own.about
         assert all(off in family.find(other).values for other, off in own.unless)
         for value in own.values or ((own.low, own.high) if own.varied else ()):
-            check_model(model, options_of(MODELS[model].options, {own.name: value}))
+            model_options(model, options_of(MODELS[model].options, {own.name: value}))
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,11 @@ import numpy as np
 import pytest
 
 from cxr.errors import InputError
-from trainer.models import (
-    MODELS,
-    build_backbone,
-    build_head,
-    build_model,
-    check_model,
-    check_weights,
-    describe_options,
-    expected_pixels,
-    model_options,
-    set_trainable,
-)
+from trainer.models import MODELS, build_backbone, build_model, check_weights, model_options
 from trainer.models.applications import APPLICATIONS, _preprocess
-from trainer.models.heads import find_backbone
+from trainer.models.heads import find_backbone, set_trainable
 from trainer.models.layers import leaf_layers
+from trainer.models.model_options import describe_options
 from trainer.models.weights import load_weights
 
 OWN = [name for name, spec in MODELS.items() if not spec.pretrained]
@@ -122,7 +112,7 @@ def test_too_few_labels():
         ("cnn3", 355_202, 0),
         ("cnn-separable", 35_074, 640),
         ("xception-small", 744_482, 5_824),
-        ("resnet18", 11_171_266, 9_600),
+        ("resnet18", 11_171_266, 9_600),  # 11,689,512 with 3 channels and 1,000 labels, as published
     ],
 )
 def test_numbers_of_weights(name, trained, fixed):
@@ -130,11 +120,6 @@ def test_numbers_of_weights(name, trained, fixed):
     assert sum(weight.size for weight in map(np.asarray, model.get_weights())) == model.count_params()
     assert set_trainable(model, "all") == trained
     assert model.count_params() == trained + fixed
-
-
-def test_resnet18_is_the_published_one():
-    model = classifier("resnet18", (64, 64, 3), labels=1000)
-    assert set_trainable(model, "all") == 11_689_512
 
 
 def test_cnn_separable_does_not_grow_with_the_images():
@@ -154,8 +139,10 @@ def test_a_step_changes_all_that_is_trained(name):
         assert np.any(keras.ops.convert_to_numpy(weight) != old), weight.path
 
 
-@pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("model", ["cnn-separable", "xception-small", "vgg16"])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("mixed_float16", "cnn-separable"), ("mixed_bfloat16", "xception-small"), ("mixed_bfloat16", "vgg16")],
+)
 def test_mixed_precision_ends_in_float32(name, model):
     with policy(name):
         built = classifier(model, (32, 32, 1), 3)
@@ -229,7 +216,6 @@ def test_options_from_values_and_from_text(name, changes, attribute, value):
     options = model_options(name, changes)
     assert getattr(options, attribute) == value
     assert type(getattr(options, attribute)) is type(value)
-    check_model(name, changes)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +242,7 @@ def test_options_from_values_and_from_text(name, changes, attribute, value):
 )
 def test_bad_options(name, changes, said):
     with pytest.raises(InputError, match=said):
-        check_model(name, changes)
+        model_options(name, changes)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +337,6 @@ def vgg(tmp_path_factory) -> Iterator[tuple[keras.Model, dict[str, Path]]]:
 def test_weights_of_a_file_and_pixels_as_it_knows_them(vgg, suffix):
     base, paths = vgg
     check_weights("vgg16", str(paths[suffix]))
-    assert expected_pixels(str(paths[suffix])) == "unit"
     for channels in (1, 3) if suffix == ".h5" else (1,):
         pixels = keras.Input((32, 40, channels))
         model = keras.Model(pixels, build_backbone("vgg16", pixels, {"dense": "none"}, str(paths[suffix])))
@@ -496,7 +481,6 @@ def test_own_models_take_no_weights():
                 check_weights(name, weights)
     with pytest.raises(InputError, match="takes no pretrained weights"):
         classifier("cnn3", weights="imagenet")
-    assert expected_pixels("none") == "normalised" and expected_pixels("imagenet") == "unit"
 
 
 DOWNLOAD = """
@@ -578,7 +562,6 @@ def test_freezing_and_unfreezing(vgg):
     assert set_trainable(model, "head") == head and trained() == [False] * 13
     last = 9 * 512 * 512 + 512
     assert set_trainable(model, 2) == head + 2 * last and trained() == [False] * 11 + [True] * 2
-    assert set_trainable(model, 0.25) == head + 3 * last and trained() == [False] * 10 + [True] * 3
     assert set_trainable(model, "all") == model.count_params() and trained() == [True] * 13
     assert set_trainable(model, 1000) == model.count_params()
     assert set_trainable(model, "head") == head
@@ -596,17 +579,3 @@ def test_a_step_changes_what_is_trained_and_nothing_else():
     ]
     # Four convolutions with batch normalisation (1 + 4 weights each), of which the last is trained; then two dense.
     assert changed == [False] * 15 + [True] * 5 + [True] * 4
-
-
-@pytest.mark.parametrize("part", ["body", 0, -1, 1.0, 0.0, True, None])
-def test_parts_that_there_are_not(part):
-    with pytest.raises(InputError, match=r"expected 'head', 'all', a number of layers or a fraction in \(0, 1\)"):
-        set_trainable(classifier("cnn3"), part)
-
-
-def test_a_head_of_ones_own():
-    pixels = keras.Input((32, 32, 1))
-    features = build_backbone("xception-small", pixels, {"dense": 7})
-    assert features.shape == (None, 7)
-    model = keras.Model(pixels, build_head(features, 4, dropout=0.5))
-    assert model.output_shape == (None, 4) and model.get_layer("scores_dropout").rate == 0.5
