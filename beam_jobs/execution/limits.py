@@ -11,10 +11,9 @@ from pathlib import Path
 from beam_jobs.execution.shard_writer import ShardResult, ShardSettings
 from beam_jobs.planning.plan import Plan, PlannedImage, ShardPlan
 from beam_jobs.preprocess_config import PreprocessConfig
+from beam_jobs.results.closing_report import first_few
 from cxr.console import format_bytes
 from cxr.errors import InputError, OutputError
-
-_SHOWN = 5
 
 
 def check_rejects(
@@ -34,12 +33,11 @@ def check_rejects(
             f"none of the {total} images of {config.input} can be read; the first: {rejects[0][0]}: {rejects[0][1]}"
         )
     if share > config.max_reject_fraction:
-        worst = "".join(f"\n  {path}: {reason}" for path, reason in sorted(rejects)[:_SHOWN])
-        more = f"\n  and {len(rejects) - _SHOWN} more" if len(rejects) > _SHOWN else ""
+        worst = first_few([f"{path}: {reason}" for path, reason in sorted(rejects)])
         needed = math.ceil(share * 10_000) / 10_000
         raise InputError(
             f"{len(rejects)} of {total} images cannot be used ({share:.2%}), more than --max-reject-fraction "
-            f"{config.max_reject_fraction:g} allows:{worst}{more}\n"
+            f"{config.max_reject_fraction:g} allows:{worst}\n"
             f"{note}fix or remove these images, or continue without them: --max-reject-fraction {needed:g}"
         )
 
