@@ -11,9 +11,10 @@ from pathlib import Path
 from beam_jobs.execution.shard_writer import ShardResult, ShardSettings
 from beam_jobs.planning.plan import Plan, PlannedImage, ShardPlan
 from beam_jobs.preprocess_config import PreprocessConfig
-from beam_jobs.results.closing_report import first_few
 from cxr.console import format_bytes
 from cxr.errors import InputError, OutputError
+
+_SHOWN = 5
 
 
 def check_rejects(
@@ -67,3 +68,9 @@ def _estimate_bytes(image: PlannedImage, settings: ShardSettings) -> int:
     depth = settings.bit_depth // 8
     # a rung's long side is not known here; a chest X-ray is at most about 1.5 times as wide as high
     return image.bytes + sum(min(image.pixels, round(1.5 * size * size)) * depth for size in settings.sizes)
+
+
+def first_few(lines: Sequence[str], more: str = "more") -> str:
+    """The first five lines, each indented and after a line break, and how many more there are."""
+    left = [f"and {len(lines) - _SHOWN} {more}"] if len(lines) > _SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *left])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from beam_jobs.execution.limits import first_few
 from cxr.console import format_seconds
 from tfrecords.summary import manifest_tables
 
 if TYPE_CHECKING:
     from beam_jobs.results.job_summary import JobSummary
-
-_SHOWN = 5
 
 
 def closing_report(summary: JobSummary, output: str) -> str:
@@ -64,12 +62,6 @@ def audit_text(audit: dict) -> str:
     text = tabulate(rows, ["audit", "found"]) + first_few(groups, "more groups (audit.json)")
     text += "".join(f"\nnote: {note}" for note in audit["notes"])
     return text + "".join(f"\nWARNING {warning}" for warning in audit["warnings"])
-
-
-def first_few(lines: Sequence[str], more: str = "more") -> str:
-    """The first five lines, each indented and after a line break, and how many more there are."""
-    left = [f"and {len(lines) - _SHOWN} {more}"] if len(lines) > _SHOWN else []
-    return "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *left])
 
 
 def _auc(result: dict) -> str:
