@@ -69,7 +69,9 @@ def _preprocess(config: PreprocessConfig, beam_arguments: Sequence[str], quiet: 
         if config.input.startswith(TFDS_PREFIX):
             archive = workspace.archive(f"{config.input} {config.tfds_data_dir}")
             source = materialize_tfds(config.input.removeprefix(TFDS_PREFIX), archive, config.tfds_data_dir, quiet)
-        listing = _list(source, config)
+        listing = list(source.list())
+        if not listing:
+            raise InputError(f"the input {config.input} has no images")
         fingerprint = fingerprint_listing(listing)
         job = {"options": config.result_options(), "versions": _versions()}
         if not config.overwrite and _is_finished(workspace, job, fingerprint):
@@ -103,13 +105,6 @@ def _refuse_output_in_input(source: Source, workspace: Workspace) -> None:
         raise InputError(
             f"the output {output} lies inside the input {root}, and would be taken for images; expected one elsewhere"
         )
-
-
-def _list(source: Source, config: PreprocessConfig) -> list[SourceImage]:
-    listing = list(source.list())
-    if not listing:
-        raise InputError(f"the input {config.input} has no images")
-    return listing
 
 
 def _is_finished(workspace: Workspace, job: dict[str, Any], fingerprint: str) -> bool:
@@ -173,28 +168,33 @@ class _Building:
         finish(build, described, kind, settings, plan, usable, results, rejects, dropped)
         return sum(len(shard.images) for shard in todo), len(plan.shards) - len(todo)
 
-    def _run_tasks(self, transform: Any, tasks: Sequence[Path], images: int, description: str, small: bool) -> None:
+    def _run_tasks(
+        self, stage: beam_pipeline.Stage, tasks: Sequence[Path], images: int, description: str, small: bool
+    ) -> None:
         """Runs one stage; one that is `small` in this process, where no cluster runs it."""
         options = beam_pipeline.in_one_process(self._options) if small else self._options
         if tasks:
             progress = self._workspace.progress
-            beam_pipeline.run_tasks(transform, tasks, options, progress, images, description, self._quiet)
+            beam_pipeline.run_tasks(stage, tasks, options, progress, images, description, self._quiet)
 
     def _read_headers(self, listing: list[SourceImage]) -> list[IndexRow]:
         # sorted, so that task files are the same whatever order the source was listed in
-        ordered = sorted(listing, key=lambda image: image.path)
-        tasks = write_tasks(self._workspace.index, (IndexRow(image, None) for image in ordered))
-        transform = beam_pipeline.ScanImages(self._context, self._config.max_pixels, self._config.salt)
-        self._run_tasks(transform, tasks, len(listing), "reading headers", small=True)
-        return [row for task in tasks for row in read_rows(index_result_path(task))]
+        rows = [IndexRow(image, None) for image in sorted(listing, key=lambda image: image.path)]
+        stage = beam_pipeline.ScanImages(self._context, self._config.max_pixels, self._config.salt)
+        return self._run_rows(stage, self._workspace.index, rows, "reading headers", small=True)
 
     def _compare_pixels(self, rows: list[IndexRow]) -> Deduplicated:
+        stage = beam_pipeline.HashPixels(self._context, self._config.max_pixels, common_bit_depth(rows))
         candidates = find_candidates(rows)
-        tasks = write_tasks(self._workspace.hashes, candidates)
-        transform = beam_pipeline.HashPixels(self._context, self._config.max_pixels, common_bit_depth(rows))
-        self._run_tasks(transform, tasks, len(candidates), "finding duplicates", small=False)
-        hashed = [row for task in tasks for row in read_rows(index_result_path(task))]
+        hashed = self._run_rows(stage, self._workspace.hashes, candidates, "finding duplicates", small=False)
         return resolve_duplicates(rows, hashed, self._config.duplicates)
+
+    def _run_rows(
+        self, stage: beam_pipeline.Stage, folder: Path, rows: list[IndexRow], description: str, small: bool
+    ) -> list[IndexRow]:
+        tasks = write_tasks(folder, rows)
+        self._run_tasks(stage, tasks, len(rows), description, small)
+        return [row for task in tasks for row in read_rows(index_result_path(task))]
 
     def _settings(self, plan: Plan) -> ShardSettings:
         config, workspace = self._config, self._workspace
@@ -212,8 +212,8 @@ class _Building:
         for shard in sorted(todo, key=lambda shard: -shard.bytes):
             tasks.append(self._workspace.plan / f"{shard.split}-{shard.index:05d}.json")
             write_atomically(tasks[-1], shard.to_json())
-        transform = beam_pipeline.WriteShards(self._context, settings)
-        self._run_tasks(transform, tasks, sum(len(shard.images) for shard in todo), "writing shards", small=False)
+        stage = beam_pipeline.WriteShards(self._context, settings)
+        self._run_tasks(stage, tasks, sum(len(shard.images) for shard in todo), "writing shards", small=False)
         results = [read_finished(settings, shard) for shard in plan.shards]
         pairs = zip(plan.shards, results, strict=True)
         missing = [f"{shard.split} {shard.index}" for shard, result in pairs if not result]

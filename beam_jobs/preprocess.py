@@ -17,7 +17,7 @@ from cxr.options import Options, option, options
 SALT_VARIABLE = "CXR_PATIENT_SALT"
 _DESCRIPTION = """\
 Decodes every image once, at full resolution, checks it, and writes sharded TFRecords with a manifest, an
-audit and a list of rejects. Killed or stopped, the same command continues where it was."""
+audit and a list of rejects. After an interruption, the same command resumes."""
 _EPILOG = f"""\
 Options not listed here go to Apache Beam: --runner, --direct_num_workers, ... Without --runner, all local
 cores are used. DICOM patient ids are stored only as a salted hash; set the environment variable

@@ -15,7 +15,7 @@ import shutil
 import struct
 import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -82,14 +82,11 @@ class PhantomConfig(Options):
     overwrite: bool = option(Flag(), "replace a phantom set in DIR, complete or not", default=False)
 
     def check(self) -> None:
-        if self._smallest_side() < SMALLEST_SIDE:
+        if round(HEIGHTS[0] * self.scale) < SMALLEST_SIDE:
             raise InputError(
                 f"scale={self.scale!r}: expected at least {SMALLEST_SIDE / HEIGHTS[0]:.3f}, so that no side is under "
                 f"{SMALLEST_SIDE} pixels"
             )
-
-    def _smallest_side(self) -> int:
-        return round(min(WIDTHS[0], HEIGHTS[0]) * self.scale)
 
 
 @dataclass(frozen=True)
@@ -195,10 +192,7 @@ def _plan(config: PhantomConfig) -> tuple[list[_Picture], list[tuple[str, str]]]
     sick = [i for i, p in enumerate(pictures) if p.split == "train" and p.label == "PNEUMONIA"]
     rgb = choose(RGB_SHARE, sick)
     progressive = choose(PROGRESSIVE_SHARE, sick if config.encoding_leak else list(range(len(pictures))))
-    pictures = [
-        _Picture(p.path, p.split, p.finding, p.patient, p.index, rgb=i in rgb, progressive=i in progressive)
-        for i, p in enumerate(pictures)
-    ]
+    pictures = [replace(p, rgb=i in rgb, progressive=i in progressive) for i, p in enumerate(pictures)]
 
     sources = [p for p in pictures if p.split != "val"]
     if config.duplicates > len(sources):
@@ -331,10 +325,9 @@ def _mark(config: PhantomConfig, complete: bool) -> None:
     except metadata.PackageNotFoundError:  # run from a source tree that was never installed
         version = "unknown"
     settings = {name: value for name, value in asdict(config).items() if name not in ("to", "overwrite")}
-    text = json.dumps(
-        {"made_by": "cxr phantom", "version": version, "complete": complete, "config": settings}, indent=2
-    )
-    (config.to / MARKER).write_text(text + "\n", encoding="utf-8")
+    marker = {"made_by": "cxr phantom", "version": version, "complete": complete, "config": settings}
+    # in place: a temporary file left by a kill would make the directory somebody else's
+    (config.to / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
 
 
 def write_phantoms(config: PhantomConfig, progress: bool = False) -> PhantomSummary:

@@ -105,7 +105,7 @@ def test_killed_with_all_its_processes_it_goes_on_where_it_was(images, reference
     with pytest.raises(DatasetError, match="run it again"):
         read_manifest(output)
     done = cxr(*arguments)
-    assert "shards kept from before" in done.stdout
+    assert "shards kept from an earlier run" in done.stdout
     for name, modified in before.items():
         assert (output / "full" / name).stat().st_mtime_ns == modified, f"{name} was written anew"
     assert files_of(output) == files_of(reference)
@@ -201,7 +201,7 @@ def test_interrupt_says_how_to_go_on(images, tmp_path):
     assert job.returncode == 130
     assert "run the same command again to continue" in said
     assert "Traceback" not in said
-    assert "kept from before" in cxr(*arguments).stdout
+    assert "kept from an earlier run" in cxr(*arguments).stdout
 
 
 def test_two_jobs_cannot_write_to_one_directory(images, tmp_path):

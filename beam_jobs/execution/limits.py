@@ -34,12 +34,11 @@ def check_rejects(
             f"none of the {total} images of {config.input} can be read; the first: {rejects[0][0]}: {rejects[0][1]}"
         )
     if share > config.max_reject_fraction:
-        worst = "".join(f"\n  {path}: {reason}" for path, reason in sorted(rejects)[:_SHOWN])
-        more = f"\n  and {len(rejects) - _SHOWN} more" if len(rejects) > _SHOWN else ""
+        worst = first_few([f"{path}: {reason}" for path, reason in sorted(rejects)])
         needed = math.ceil(share * 10_000) / 10_000
         raise InputError(
             f"{len(rejects)} of {total} images cannot be used ({share:.2%}), more than --max-reject-fraction "
-            f"{config.max_reject_fraction:g} allows:{worst}{more}\n"
+            f"{config.max_reject_fraction:g} allows:{worst}\n"
             f"{note}fix or remove these images, or continue without them: --max-reject-fraction {needed:g}"
         )
 
@@ -69,3 +68,9 @@ def _estimate_bytes(image: PlannedImage, settings: ShardSettings) -> int:
     depth = settings.bit_depth // 8
     # a rung's long side is not known here; a chest X-ray is at most about 1.5 times as wide as high
     return image.bytes + sum(min(image.pixels, round(1.5 * size * size)) * depth for size in settings.sizes)
+
+
+def first_few(lines: Sequence[str], more: str = "more") -> str:
+    """The first five lines, each indented and after a line break, and how many more there are."""
+    left = [f"and {len(lines) - _SHOWN} {more}"] if len(lines) > _SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *left])

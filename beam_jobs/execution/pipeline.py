@@ -40,26 +40,23 @@ class WorkerContext:
     progress: str
     driver: int | None
 
-    def open_progress(self) -> ProgressWriter:
-        """A progress file of this worker's own."""
-        return ProgressWriter(Path(self.progress), self.driver)
 
-
-class _TaskFn(beam.DoFn, abc.ABC):
+class Stage(beam.DoFn, abc.ABC):
     """A DoFn over task files that reports progress and turns expected errors into an output.
 
     An expected error (a full disk, a missing package) goes to the driver as text: raised here, it would be
     retried by a cluster, and reach the person as the end of a traceback.
     """
 
+    _progress: ProgressWriter
+
     def __init__(self, context: WorkerContext):
         self._context = context
-        self._progress: ProgressWriter | None = None
         self._images = Metrics.counter("cxr", "images")
         self._bytes = Metrics.counter("cxr", "source_bytes")
 
     def setup(self) -> None:
-        self._progress = self._context.open_progress()
+        self._progress = ProgressWriter(Path(self._context.progress), self._context.driver)
 
     def process(self, task: str) -> Iterable[str]:
         try:
@@ -68,8 +65,7 @@ class _TaskFn(beam.DoFn, abc.ABC):
         except CxrError as error:
             yield str(error)
         finally:
-            if self._progress is not None:
-                self._progress.flush()
+            self._progress.flush()
 
     @abc.abstractmethod
     def run(self, task: Path) -> None:
@@ -78,11 +74,12 @@ class _TaskFn(beam.DoFn, abc.ABC):
     def report(self, images: int, size: int) -> None:
         self._images.inc(images)
         self._bytes.inc(size)
-        if self._progress is not None:
-            self._progress.add(images, size)
+        self._progress.add(images, size)
 
 
-class _ScanFn(_TaskFn):
+class ScanImages(Stage):
+    """Reads the header of every image of a task (`headers.write_tasks`); the rows are written beside the task."""
+
     def __init__(self, context: WorkerContext, max_pixels: int, salt: str):
         super().__init__(context)
         self._max_pixels = max_pixels
@@ -96,7 +93,9 @@ class _ScanFn(_TaskFn):
         self._rejects.inc(sum(row.reject is not None for row in run_task(task, scan, self.report)))
 
 
-class _HashFn(_TaskFn):
+class HashPixels(Stage):
+    """Decodes every image of a task; its rows with pixel hashes are written beside the task."""
+
     def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
         super().__init__(context)
         self._max_pixels = max_pixels
@@ -109,7 +108,9 @@ class _HashFn(_TaskFn):
         run_task(task, hash_row, self.report)
 
 
-class _WriteShardFn(_TaskFn):
+class WriteShards(Stage):
+    """Writes one shard for each task, a plan, in every rung."""
+
     def __init__(self, context: WorkerContext, settings: ShardSettings):
         super().__init__(context)
         self._settings = settings
@@ -123,41 +124,6 @@ class _WriteShardFn(_TaskFn):
         self._shards.inc()
         self._rejects.inc(len(result.rejects))
         self._written.inc(sum(shard.bytes for shard in result.files.values()))
-
-
-class _Tasks(beam.PTransform):
-    """tasks: str -> errors: str, each task done by one worker."""
-
-    def __init__(self, function: _TaskFn):
-        super().__init__()
-        self._function = function
-
-    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
-        return tasks | "Spread" >> beam.Reshuffle() | "Do" >> beam.ParDo(self._function)
-
-
-class ScanImages(_Tasks):
-    """Reads the header of every image of a PCollection of task files (`index.write_tasks`).
-
-    The rows with headers are written beside the tasks; the output PCollection holds error texts.
-    """
-
-    def __init__(self, context: WorkerContext, max_pixels: int, salt: str):
-        super().__init__(_ScanFn(context, max_pixels, salt))
-
-
-class HashPixels(_Tasks):
-    """Decodes every image of a PCollection of task files and adds its pixel hash to the rows beside them."""
-
-    def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
-        super().__init__(_HashFn(context, max_pixels, bit_depth))
-
-
-class WriteShards(_Tasks):
-    """Writes the shards of a PCollection of plan files, each in every rung, by one worker."""
-
-    def __init__(self, context: WorkerContext, settings: ShardSettings):
-        super().__init__(_WriteShardFn(context, settings))
 
 
 def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -> None:
@@ -212,7 +178,7 @@ def is_local(options: pipeline_options.PipelineOptions) -> bool:
 
 
 def run_tasks(
-    transform: _Tasks,
+    stage: Stage,
     tasks: Sequence[Path],
     options: pipeline_options.PipelineOptions,
     progress: Path,
@@ -223,7 +189,7 @@ def run_tasks(
     """Runs one stage to its end, with a progress bar.
 
     Args:
-      transform: the stage.
+      stage: what workers do with each task.
       tasks: task files; the local runner deals them out in this order, like cards.
       options: Beam's.
       progress: the progress folder.
@@ -242,7 +208,8 @@ def run_tasks(
         _ = (
             pipeline
             | "Tasks" >> beam.Create([str(task) for task in tasks], reshuffle=False)
-            | type(transform).__name__ >> transform
+            | "Spread" >> beam.Reshuffle()
+            | type(stage).__name__ >> beam.ParDo(stage)
             | "KeepErrors" >> beam.ParDo(_KeepErrorFn(str(errors)))
         )
         pipeline.run().wait_until_finish()

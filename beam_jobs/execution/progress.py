@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from cxr.console import progress_bar
 from cxr.files import write_atomically
@@ -65,7 +65,7 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
@@ -83,15 +83,15 @@ def read_progress(folder: Path) -> tuple[int, int]:
 
 
 def run_with_bar(
-    work: Callable[[], Any], folder: Path, total: int, description: str, log: Path | None, quiet: bool = False
-) -> Any:
+    work: Callable[[], None], folder: Path, total: int, description: str, log: Path | None, quiet: bool
+) -> None:
     """Runs `work` in a thread while a progress bar shows what the workers report.
 
     What `work` and the processes it starts write to standard error goes to `log` where that is given: Beam's
     local workers tell of their own coming and going, and there is no option that stops them.
 
     Args:
-      work: what to run; its result or exception is passed on.
+      work: what to run; its exception is passed on.
       folder: the progress folder; emptied first.
       total: images in all.
       description: of the bar.
@@ -101,13 +101,13 @@ def run_with_bar(
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         path.unlink(missing_ok=True)
-    outcome: list[Any] = []
+    errors: list[BaseException] = []
 
     def target() -> None:
         try:
-            outcome.extend((work(), None))
+            work()
         except BaseException as error:
-            outcome.extend((None, error))
+            errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
     with _stderr_to(log) as terminal, progress_bar(total, description, quiet, terminal, unit=" images") as bar:
@@ -117,12 +117,10 @@ def run_with_bar(
             images, size = read_progress(folder)
             bar.set_postfix_str(f"{size / 2**20:.0f} MB", refresh=False)
             bar.update(min(images, total) - bar.n)
-        if outcome[1] is None:
+        if not errors:
             bar.update(total - bar.n)
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result
+    if errors:
+        raise errors[0]
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ class Workspace:
         if self._job.exists():
             held = _read_object(self._job)
             if held == job:
-                self._remove_temporary_files()
+                remove_temporary(self.work)
                 return
             if not overwrite and any(self.results.glob("*.json")):  # headers alone are soon read again
                 raise OutputError(
@@ -211,9 +211,6 @@ class Workspace:
             else:
                 entry.unlink()
 
-    def _remove_temporary_files(self) -> None:
-        remove_temporary(self.work)
-
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A file's JSON object; empty where there is none."""
@@ -229,9 +226,9 @@ def _describe_difference(held: dict[str, Any], job: dict[str, Any]) -> str:
     for option in sorted({*before, *now}):
         if before.get(option) != now.get(option):
             if option == "patient_salt":
-                return "the salt of the patient ids is another one"
+                return "the salt of the patient ids has changed"
             flag = "--" + option.replace("_", "-")
             return f"{flag} was {before.get(option)!r} and is {now.get(option)!r}"
     if held.get("versions", job["versions"]) != job["versions"]:
-        return "it was started with other versions of the software"
-    return "the images of the source are others"
+        return "it was started with other software versions"
+    return "the images of the source have changed"

@@ -130,7 +130,7 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
     bit_depth = common_bit_depth(rows)
     if len(depths) > 1:
         notes.append(
-            f"{depths[8]} images of 8 bits stand beside {depths[16]} of 16: all are stored with 16, 8-bit levels x 257"
+            f"{depths[8]} images have 8 bits and {depths[16]} have 16: all are stored with 16, 8-bit values x 257"
         )
     if config.patient_salt is None and any(row.header and row.header.patient for row in rows):
         notes.append("DICOM patient ids were hashed with the public default salt; set CXR_PATIENT_SALT to a secret")
@@ -264,7 +264,7 @@ def _assign_splits(
         if config.val_fraction is not None:
             raise InputError("--val-fraction carves the source's splits, and there are none; expected --fractions")
         if any(stated):
-            notes.append("the source's own splits were put aside for new ones by patient")
+            notes.append("the source's own splits were replaced by new ones by patient")
         fractions = config.fractions or DEFAULT_FRACTIONS
         bounds = (fractions[0], fractions[0] + fractions[1])
         splits = [
@@ -285,23 +285,18 @@ def _assign_splits(
     fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
     before = counts["train"] + counts["val"]
     if fraction and counts["train"] and counts["val"] < fraction * before / 2:
-        tiny = f"the source's {counts['val']} validation images were joined to train, and " if counts["val"] else ""
-        splits = [
-            split if split not in ("train", "val") else _carve(patient, fraction, config.seed)
-            for split, patient in zip(splits, patients, strict=True)
-        ]
+        tiny = f"the source's {counts['val']} validation images were merged into train, and " if counts["val"] else ""
+        for number, patient in enumerate(patients):
+            if splits[number] in ("train", "val"):
+                splits[number] = "val" if hash_fraction(config.seed, "val", patient) < fraction else "train"
         required.add("val")
         notes.append(
-            f"{tiny}{fraction:.0%} of the patients of train, {splits.count('val')} of {before} images, were carved out "
+            f"{tiny}{fraction:.0%} of the patients of train, {splits.count('val')} of {before} images, were set apart "
             "for validation"
         )
     elif fraction and counts["val"]:
         notes.append(f"the source's own validation split of {counts['val']} images was kept")
     return splits, required, notes
-
-
-def _carve(patient: str, fraction: float, seed: int) -> str:
-    return "val" if hash_fraction(seed, "val", patient) < fraction else "train"
 
 
 def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Sequence[str], folders: bool) -> None:
@@ -320,7 +315,7 @@ def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Se
             )
     for split in found:
         if re.fullmatch(r"\w+", split) is None:
-            raise InputError(f"the split name {split!r} has signs other than letters, digits and _")
+            raise InputError(f"the split name {split!r} contains characters other than letters, digits and _")
     seen = {split: {label for image in images if image.split == split for label in image.labels} for split in found}
     for split in found:
         if split != "train" and (strange := seen[split] - seen["train"]):

@@ -82,18 +82,17 @@ def _find_duplicates(images: Sequence[AuditImage], labels: Sequence[str]) -> dic
     by_hash = collections.defaultdict(list)
     for image in images:
         by_hash[image.pixel_hash].append(image)
-    groups = []
-    for pixel_hash, members in by_hash.items():
-        if len(members) > 1:
-            groups.append(
-                {
-                    "pixel_hash": pixel_hash,
-                    "paths": [image.path for image in members],
-                    "splits": sorted({image.split for image in members}),
-                    "labels": sorted({"|".join(labels[index] for index in image.labels) for image in members}),
-                    "patients": sorted({image.patient for image in members}),
-                }
-            )
+    groups = [
+        {
+            "pixel_hash": pixel_hash,
+            "paths": [image.path for image in members],
+            "splits": sorted({image.split for image in members}),
+            "labels": sorted({"|".join(labels[index] for index in image.labels) for image in members}),
+            "patients": sorted({image.patient for image in members}),
+        }
+        for pixel_hash, members in by_hash.items()
+        if len(members) > 1
+    ]
     return {
         "groups": groups,
         "extra_copies": sum(len(group["paths"]) - 1 for group in groups),
@@ -221,14 +220,19 @@ def _split_from_encoding(images: Sequence[AuditImage], features: np.ndarray) -> 
     return result
 
 
+def most_telling(result: dict[str, Any]) -> str:
+    """The three properties with the highest AUC of a result of `cross_validated_auc`, and these."""
+    best = sorted(result["single"].items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} {auc:.2f}" for name, auc in best)
+
+
 def _warnings(report: dict[str, Any]) -> list[str]:
     found = []
     for label, result in report["label_from_encoding"].items():
         if result.get("auc", 0) > WARN_AUC:
-            best = sorted(result["single"].items(), key=lambda item: -item[1])[:3]
             found.append(
                 f"SHORTCUT: the label '{label}' can be predicted from the encoding alone, AUC {result['auc']:.3f} "
-                f"({', '.join(f'{name} {auc:.2f}' for name, auc in best)}). A model may learn the files instead of "
+                f"({most_telling(result)}). A model may learn the files instead of "
                 "the lungs: train with re-compression, and test on images that were encoded otherwise."
             )
     for split, result in report["split_from_encoding"].items():

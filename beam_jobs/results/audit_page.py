@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.results.audit import WARN_AUC
+from beam_jobs.results.audit import WARN_AUC, most_telling
 from cxr.page import Cell, number, render
 
 _SHOWN = 200
 """Rows of duplicates and of patients; audit.json has them all."""
-_TELLING = 3
-"""Properties named with each AUC."""
 
 
 def audit_page(name: str, audit: Mapping[str, Any]) -> str:
@@ -54,9 +52,8 @@ def _balance(split: str, found: Mapping[str, Any]) -> list[Any]:
     return [split, found["images"], *(Cell(str(n), f"{shares[label]:.1%}") for label, n in found["labels"].items())]
 
 
-def _encoding(name: str, result: Mapping[str, Any]) -> list[Any]:
+def _encoding(name: str, result: dict[str, Any]) -> list[Any]:
     if "auc" not in result:
         return [name, "-", "-", f"not measured: {result['skipped']}"]
-    best = sorted(result["single"].items(), key=lambda item: -item[1])[:_TELLING]
-    telling = ", ".join(f"{feature} {auc:.2f}" for feature, auc in best)
-    return [name, Cell(number(result["auc"]), kind="bad" * (result["auc"] > WARN_AUC)), result["images"], telling]
+    auc = Cell(number(result["auc"]), kind="bad" * (result["auc"] > WARN_AUC))
+    return [name, auc, result["images"], most_telling(result)]

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from beam_jobs.execution.limits import first_few
 from cxr.console import format_seconds
 from tfrecords.summary import manifest_tables
 
 if TYPE_CHECKING:
     from beam_jobs.results.job_summary import JobSummary
-
-_SHOWN = 5
 
 
 def closing_report(summary: JobSummary, output: str) -> str:
@@ -20,18 +19,14 @@ def closing_report(summary: JobSummary, output: str) -> str:
     manifest = summary.manifest
     images = sum(split.images for split in manifest.splits.values())
     parts = [manifest_tables(manifest)]
-    rejects = len(summary.rejects)
-    parts.append(
-        f"{images} images; {rejects} left out (rejects.jsonl)" if rejects else f"{images} images; none rejected"
-    )
-    if rejects:
-        parts[-1] += "".join(f"\n  {path}: {reason}" for path, reason in summary.rejects[:_SHOWN])
-        parts[-1] += f"\n  and {rejects - _SHOWN} more" if rejects > _SHOWN else ""
+    rejects = [f"{path}: {reason}" for path, reason in summary.rejects]
+    left_out = f"{len(rejects)} left out (rejects.jsonl)" if rejects else "none rejected"
+    parts.append(f"{images} images; {left_out}{first_few(rejects)}")
     parts.append(audit_text(summary.audit))
     if summary.already_complete:
-        parts.append(f"{output} was complete already; nothing was done")
+        parts.append(f"{output} was already complete; nothing to do")
     else:
-        kept = f", {summary.kept_shards} shards kept from before" if summary.kept_shards else ""
+        kept = f", {summary.kept_shards} shards kept from an earlier run" if summary.kept_shards else ""
         speed = ""
         if summary.written_images:  # a run may find every shard finished
             rate = summary.written_images / summary.seconds
@@ -39,11 +34,11 @@ def closing_report(summary: JobSummary, output: str) -> str:
             speed = f": {rate:.0f} images/s, {megapixels:.0f} megapixels/s"
         parts.append(
             f"done in {format_seconds(summary.seconds)}{speed}{kept}\n"
-            f"look at it:  cxr inspect {output}\ncheck it:    cxr verify {output}\n"
+            f"inspect it:  cxr inspect {output}\ncheck it:    cxr verify {output}\n"
             f"audit:       {output}/audit.html\n"
         )
         if summary.logged:
-            parts[-1] += f"in pictures: cxr board {output}"
+            parts[-1] += f"TensorBoard: cxr board {output}"
         else:
             parts[-1] += (
                 "note: no logs for `cxr board`: the package tensorboard is missing, or they could not be written"
@@ -63,11 +58,8 @@ def audit_text(audit: dict) -> str:
         rows.append([f"'{name}' predictable from the encoding alone", _auc(result)])
     for name, result in audit["split_from_encoding"].items():
         rows.append([f"'{name}' distinguishable from 'train' by the encoding", _auc(result)])
-    text = tabulate(rows, ["audit", "found"])
-    for group in duplicates["groups"][:_SHOWN]:
-        text += f"\n  same pixels: {' = '.join(group['paths'])}"
-    if len(duplicates["groups"]) > _SHOWN:
-        text += f"\n  and {len(duplicates['groups']) - _SHOWN} more groups (audit.json)"
+    groups = [f"same pixels: {' = '.join(group['paths'])}" for group in duplicates["groups"]]
+    text = tabulate(rows, ["audit", "found"]) + first_few(groups, "more groups (audit.json)")
     text += "".join(f"\nnote: {note}" for note in audit["notes"])
     return text + "".join(f"\nWARNING {warning}" for warning in audit["warnings"])
 

@@ -84,17 +84,8 @@ def _make_audit(
     for image in written:
         plan_of, row = planned[image.path], index[image.path]
         if row.header is not None:
-            images.append(
-                AuditImage(
-                    image.path,
-                    plan_of.split,
-                    plan_of.patient,
-                    plan_of.labels,
-                    image.pixel_hash,
-                    row.header,
-                    row.image.bytes,
-                )
-            )
+            of_plan = image.path, plan_of.split, plan_of.patient, plan_of.labels
+            images.append(AuditImage(*of_plan, image.pixel_hash, row.header, row.image.bytes))
     report = audit(images, plan.labels, plan.notes)
     report["own_patients"] = plan.own_patients
     if plan.own_patients:

@@ -309,7 +309,7 @@ def test_a_failed_job_goes_on_with_the_shards_it_has(broken, tmp_path):
 def test_running_again_does_nothing(phantoms, dataset, capsys):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     assert command("--input", phantoms, "--output", dataset, "--sizes", "64,32") == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
 
@@ -330,7 +330,7 @@ def test_a_changed_source_is_another_data_set(phantoms, tmp_path):
     shutil.copytree(phantoms, tmp_path / "images")
     run(tmp_path / "images", tmp_path / "data")
     next((tmp_path / "images" / "train" / "NORMAL").iterdir()).unlink()
-    with pytest.raises(OutputError, match="the images of the source are others"):
+    with pytest.raises(OutputError, match="the images of the source have changed"):
         run(tmp_path / "images", tmp_path / "data")
 
 
