@@ -60,6 +60,26 @@ def dataset(phantoms, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.fixture(scope="module")
+def with_rung_32(phantoms, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("rung-32") / "data"
+    run(phantoms, output, sizes=(32,))
+    return output
+
+
+@pytest.fixture(scope="module")
+def with_rung_64(phantoms, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("rung-64") / "data"
+    run(phantoms, output, sizes=(64,))
+    return output
+
+
+@pytest.fixture
+def earlier(with_rung_32, tmp_path) -> Path:
+    """A finished data set with one rung, to be replaced."""
+    return shutil.copytree(with_rung_32, tmp_path / "data")
+
+
 def test_every_image_is_there_once_with_the_pixels_of_its_file(phantoms, dataset):
     manifest = read_manifest(dataset)
     sources = {str(path.relative_to(phantoms)) for path in phantoms.rglob("*.jpeg")}
@@ -313,17 +333,15 @@ def test_running_again_does_nothing(phantoms, dataset, capsys):
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
 
-def test_another_data_set_is_only_replaced_on_demand(phantoms, tmp_path):
-    run(phantoms, tmp_path / "data", sizes=(32,))
-    with pytest.raises(OutputError, match=r"another data set \(--sizes was \[32\] and is \[\]\)"):
-        run(phantoms, tmp_path / "data")
-    assert verify(tmp_path / "data") == []
-    run(phantoms, tmp_path / "data", overwrite=True)
-    assert not (tmp_path / "data" / "32").exists()
-    assert verify(tmp_path / "data") == []
-    fresh = run(phantoms, tmp_path / "fresh")
-    assert fresh.manifest == read_manifest(tmp_path / "data")
-    assert files_of(tmp_path / "data") == files_of(tmp_path / "fresh")
+def test_another_data_set_is_only_replaced_on_demand(phantoms, earlier, with_rung_64):
+    with pytest.raises(OutputError, match=r"another data set \(--sizes was \[32\] and is \[64\]\)"):
+        run(phantoms, earlier, sizes=(64,))
+    assert verify(earlier) == []
+    run(phantoms, earlier, sizes=(64,), overwrite=True)
+    assert not (earlier / "32").exists()
+    assert verify(earlier) == []
+    assert read_manifest(earlier) == read_manifest(with_rung_64)
+    assert files_of(earlier) == files_of(with_rung_64)
 
 
 def test_a_changed_source_is_another_data_set(phantoms, tmp_path):
@@ -334,25 +352,22 @@ def test_a_changed_source_is_another_data_set(phantoms, tmp_path):
         run(tmp_path / "images", tmp_path / "data")
 
 
-def test_the_old_data_set_stays_whole_until_the_new_one_is(phantoms, tmp_path, monkeypatch):
-    run(phantoms, tmp_path / "data", sizes=(32,))
-    old = files_of(tmp_path / "data")
+def test_the_old_data_set_stays_whole_until_the_new_one_is(phantoms, earlier, monkeypatch):
+    old = files_of(earlier)
 
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job_module, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(phantoms, tmp_path / "data", overwrite=True)
-    assert {name: data for name, data in files_of(tmp_path / "data").items() if not name.startswith(".work")} == old
-    assert verify(tmp_path / "data") == []
+        run(phantoms, earlier, overwrite=True)
+    assert {name: data for name, data in files_of(earlier).items() if not name.startswith(".work")} == old
+    assert verify(earlier) == []
 
 
 @pytest.mark.parametrize("moves", range(5))
-def test_a_publication_stopped_anywhere_is_carried_on(phantoms, tmp_path, monkeypatch, moves):
+def test_a_publication_stopped_anywhere_is_carried_on(phantoms, earlier, with_rung_64, monkeypatch, moves):
     """Renames are what publication consists of; it is stopped after each number of them."""
-    output = tmp_path / "data"
-    run(phantoms, output, sizes=(32,))
     done = 0
     replace = Path.replace
 
@@ -367,12 +382,11 @@ def test_a_publication_stopped_anywhere_is_carried_on(phantoms, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", stop_after)
         with pytest.raises(KeyboardInterrupt):
-            run(phantoms, output, overwrite=True, sizes=(64,))
+            run(phantoms, earlier, overwrite=True, sizes=(64,))
     with pytest.raises(DatasetError, match="manifest"):
-        read_manifest(output)
-    run(phantoms, output, sizes=(64,))
-    run(phantoms, tmp_path / "fresh", sizes=(64,))
-    assert files_of(output) == files_of(tmp_path / "fresh")
+        read_manifest(earlier)
+    run(phantoms, earlier, sizes=(64,))
+    assert files_of(earlier) == files_of(with_rung_64)
 
 
 def test_a_foreign_directory_is_never_replaced(phantoms, tmp_path):
@@ -387,9 +401,8 @@ def test_a_foreign_directory_is_never_replaced(phantoms, tmp_path):
     assert files_of(mine) == before
 
 
-def test_files_beside_a_data_set_survive_its_replacement(phantoms, tmp_path):
-    output = tmp_path / "data"
-    run(phantoms, output, sizes=(32,))
+def test_files_beside_a_data_set_survive_its_replacement(phantoms, earlier):
+    output = earlier
     for name in ("notes.txt", "2024/mine.txt"):
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_text("mine")
@@ -401,9 +414,8 @@ def test_files_beside_a_data_set_survive_its_replacement(phantoms, tmp_path):
     assert (output / "2024" / "mine.txt").read_text() == "mine"
 
 
-def test_a_rung_that_was_moved_elsewhere_and_linked(phantoms, tmp_path):
-    output = tmp_path / "data"
-    run(phantoms, output, sizes=(32,))
+def test_a_rung_that_was_moved_elsewhere_and_linked(phantoms, earlier, tmp_path):
+    output = earlier
     (output / "full").rename(tmp_path / "elsewhere")
     (output / "full").symlink_to(tmp_path / "elsewhere")
     run(phantoms, output, overwrite=True)

@@ -195,7 +195,7 @@ def test_equal_numbers_of_different_causes_are_different_patients():
 # Splits
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(25))
 def test_no_patient_stands_in_two_splits(seed: int):
     rows = pairs(150, images=3)
     for options in ({"split": "patient", "fractions": (0.6, 0.2, 0.2)}, {"split": "folder"}):

@@ -112,7 +112,7 @@ def test_too_few_labels():
         ("cnn3", 355_202, 0),
         ("cnn-separable", 35_074, 640),
         ("xception-small", 744_482, 5_824),
-        ("resnet18", 11_171_266, 9_600),  # 11,689,512 with 3 channels and 1,000 labels, as published
+        ("resnet18", 11_171_266, 9_600),
     ],
 )
 def test_numbers_of_weights(name, trained, fixed):
@@ -120,6 +120,11 @@ def test_numbers_of_weights(name, trained, fixed):
     assert sum(weight.size for weight in map(np.asarray, model.get_weights())) == model.count_params()
     assert set_trainable(model, "all") == trained
     assert model.count_params() == trained + fixed
+
+
+def test_resnet18_is_the_published_one():
+    model = classifier("resnet18", (64, 64, 3), labels=1000)
+    assert set_trainable(model, "all") == 11_689_512
 
 
 def test_cnn_separable_does_not_grow_with_the_images():
