@@ -45,7 +45,7 @@ def data(phantoms, tmp_path_factory) -> XrayDataset:
 def cause_data(phantoms, tmp_path_factory) -> XrayDataset:
     """The same of three classes."""
     output = tmp_path_factory.mktemp("cause") / "data"
-    config = PreprocessConfig(input=str(phantoms), output=str(output), labels="cause", val_fraction=0.3)
+    config = PreprocessConfig(input=str(phantoms), output=str(output), labels="cause", sizes=(64,), val_fraction=0.3)
     preprocess(config, ONE_WORKER, True)
     return open_dataset(output)
 
@@ -62,8 +62,13 @@ def multi_label_data(phantoms, tmp_path_factory) -> XrayDataset:
             labels = ["opacity"] * ("PNEUMONIA" in str(path)) + ["left"] * (number % 3 == 0) + ["odd"] * (number % 2)
             split = "val" if number % 4 == 0 else "train"
             writer.writerow([path.relative_to(phantoms), "|".join(labels), f"p{number}", split])
-    config = PreprocessConfig(input=str(folder / "table.csv"), images_root=str(phantoms), output=str(folder / "data"))
-    preprocess(config, ONE_WORKER, True)
+    preprocess(
+        PreprocessConfig(
+            input=str(folder / "table.csv"), images_root=str(phantoms), output=str(folder / "data"), sizes=(64,)
+        ),
+        ONE_WORKER,
+        True,
+    )
     return open_dataset(folder / "data")
 
 

@@ -48,7 +48,7 @@ def final_weights(run) -> list[np.ndarray]:
     [
         {"augment": "strong", "equalize": True},
         {"ema": 0.9, "schedule": "plateau", "optimizer": "sgd"},
-        {"mixed_precision": "float16", "optimizer": "adam"},
+        pytest.param({"mixed_precision": "float16", "optimizer": "adam"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_was_stopped_ends_in_the_same_weights(data, start, tmp_path, changes):

@@ -58,23 +58,19 @@ def test_every_image_is_trained_on_and_validated(native_run, data):
 
 
 @many_shapes
-def test_resuming_in_mid_epoch_is_exact(data, start, tmp_path):
+@pytest.mark.slow
+def test_resuming_in_mid_epoch_is_exact(native_run, data, start, tmp_path):
     class StopAt(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 2:
                 stop.request()
 
-    weights = []
-    for stopped in (False, True):
-        run = start(tmp_path / str(stopped), data, **NATIVE, epochs=1)
-        if stopped:
-            stop = StopRequest()
-            with pytest.raises(Stopped):
-                train(run, data, callbacks=[StopAt()], stop=stop, quiet=True, cache="none")
-        train(run, data, resume=stopped, quiet=True, cache="none")
-        weights.append([keras.ops.convert_to_numpy(variable) for variable in load_model(run).variables])
-    for one, other in zip(*weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+    run, stop = start(tmp_path / "run", data, **NATIVE, epochs=1), StopRequest()
+    with pytest.raises(Stopped):
+        train(run, data, callbacks=[StopAt()], stop=stop, quiet=True, cache="none")
+    train(run, data, resume=True, quiet=True, cache="none")
+    for one, other in zip(load_model(run).variables, load_model(native_run).variables, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
 
 
 @many_shapes
@@ -89,6 +85,7 @@ def test_a_file_is_predicted_as_its_record(native_run, data, phantoms):
 
 
 @many_shapes
+@pytest.mark.slow
 def test_evaluation_has_shifts_and_heat(native_run, data, tmp_path):
     metrics = evaluate(native_run, data, "val", bootstrap=10, output=tmp_path, quiet=True)
     assert metrics["shifts"]["noise"]["metrics"]["roc_auc"]["value"] is not None
@@ -144,6 +141,7 @@ def test_what_native_size_cannot_do_is_said_at_once(fields, message):
 
 
 @many_shapes
+@pytest.mark.slow
 def test_from_the_command_line_with_strong_augmentation(data, tmp_path: Path, capsys):
     options = ["--image-size", "native", "--model-options", "filters=4", "convolutions=1", "dense=none", "--quiet",
                "--epochs", "1", "--batch-size", "8", "--augment", "strong", "--cache", "none"]  # fmt: skip
