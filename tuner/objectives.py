@@ -44,7 +44,10 @@ OBJECTIVES: dict[str, Objective] = {
 trial is evaluated once under the whole shift suite, which takes about as long as an epoch."""
 
 
-def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The values of an evaluation's metrics by name, and `balanced_accuracy`, the mean of recall and specificity."""
-    values = {name: float(entry["value"]) for name, entry in metrics.items()}
+def metric_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an evaluation's metrics by name, and `balanced_accuracy`, the mean of recall and specificity.
+
+    One that is undefined is None, such as the precision of a model that finds nothing.
+    """
+    values = {name: entry["value"] for name, entry in metrics.items()}
     return {**values, "balanced_accuracy": (values["recall"] + values["specificity"]) / 2}
