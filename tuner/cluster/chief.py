@@ -94,6 +94,7 @@ class Chief:
         self._looked = time.monotonic()
         self._lock = threading.RLock()
         self.oracle: Durable = make_oracle(config)
+        self.log = SearchLog(self.project / "tensorboard", config)
         self.records: dict[str, TrialResult] = {}
         if resume and Path(self.oracle._get_oracle_fname()).exists():
             self.oracle.reload()
@@ -101,14 +102,18 @@ class Chief:
         else:
             self.oracle.save()
         self.planned_trials, self.planned_epochs = planned(self.oracle, config)
-        self.log = SearchLog(self.project / "tensorboard", config)
 
     def _load_records(self) -> None:
         """Of the trials that the oracle knows; one that has not ended waits for a worker."""
         for record in load_trials(self.project):
             if record.id in self.oracle.trials:
                 self.records[record.id] = record
-                if record.id not in self.oracle.end_order:
+                if record.id in self.oracle.end_order:
+                    continue
+                if record.ended:  # saved just before the chief was killed
+                    self.oracle.give_again(record.worker, record.id)
+                    self._tell_oracle(record)
+                else:
                     record.status = "waiting"
                     record.save(self.project)
 
@@ -350,6 +355,12 @@ class Chief:
         record = self.records[self.leases.pop(worker).trial]
         record.status, record.message = status, message or None
         record.save(self.project)
+        self._tell_oracle(record)
+        self.notify(self._describe(record))
+        self._count_failures()
+
+    def _tell_oracle(self, record: TrialResult) -> None:
+        """Ends a trial in the oracle and the log as its record has it."""
         trial, name = self.oracle.trials[record.id], self.config.objective
         trial.message = record.message
         trial.status = TrialStatus.COMPLETED if record.scored else TrialStatus.FAILED
@@ -359,8 +370,6 @@ class Chief:
             trial.metrics.update(name, record.score, step=record.best_epoch)
         self.oracle.end_trial(trial)
         self.log.end(record)
-        self.notify(self._describe(record))
-        self._count_failures()
 
     def _describe(self, record: TrialResult) -> str:
         if record.status == "failed":

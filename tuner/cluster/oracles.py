@@ -44,16 +44,8 @@ class Durable(engine.Oracle):
         super().reload()
         for trial_id in set(self.trials) - set(self.start_order):  # written just before the chief was killed
             del self.trials[trial_id]
-        begun, self._retry_queue = self._retry_queue, []
-        for trial_id in begun:
-            trial = self.trials[trial_id]
-            if trial_id in self.end_order:  # KerasTuner saves it as under way once more when it ends it
-                continue
-            if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED):  # written just before, likewise
-                self.end_trial(trial)
-            else:
-                self._retry_queue.append(trial_id)
-        self._retry_queue.sort(reverse=True)  # the last one is taken first
+        waiting = set(self._retry_queue) - set(self.end_order)  # one that ends, KerasTuner saves once more as under way
+        self._retry_queue = sorted(waiting, reverse=True)  # the last one is taken first
         self.save()
 
     def take_back(self, tuner_id: str) -> None:
