@@ -77,7 +77,7 @@ def reference(images, tmp_path_factory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_workers_writes_the_same_bytes(images, reference, tmp_path, workers):
     cxr(
         "preprocess",
@@ -169,6 +169,7 @@ def test_killed_at_any_moment_over_and_over(images, reference, tmp_path, seed):
     assert files_of(output) == files_of(reference)
 
 
+@pytest.mark.slow
 def test_workers_whose_driver_was_killed_stop_by_themselves(images, reference, tmp_path):
     output = tmp_path / "data"
     arguments = ("preprocess", "--input", images, "--output", output, "--sizes", "128")
@@ -204,6 +205,7 @@ def test_interrupt_says_how_to_go_on(images, tmp_path):
     assert "kept from an earlier run" in cxr(*arguments).stdout
 
 
+@pytest.mark.slow
 def test_two_jobs_cannot_write_to_one_directory(images, tmp_path):
     output = tmp_path / "data"
     arguments = ("preprocess", "--input", images, "--output", output)

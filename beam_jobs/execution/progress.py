@@ -7,6 +7,7 @@ adds them up. A worker on another machine that shares the file system is seen as
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -110,7 +111,11 @@ def run_with_bar(
             errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
-    with _stderr_to(log) as terminal, progress_bar(total, description, quiet, terminal, unit=" images") as bar:
+    with (
+        _stderr_to(log) as terminal,
+        _quiet_if_interrupted(log is not None),
+        progress_bar(total, description, quiet, terminal, unit=" images") as bar,
+    ):
         thread.start()
         while thread.is_alive():
             thread.join(POLL_EVERY)
@@ -121,6 +126,19 @@ def run_with_bar(
             bar.update(total - bar.n)
     if errors:
         raise errors[0]
+
+
+@contextlib.contextmanager
+def _quiet_if_interrupted(local: bool) -> Iterator[None]:
+    """After an interruption, Beam's threads no longer write to the terminal that a local worker is gone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if local:
+            logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)
+            threads, report = {*threading.enumerate()} - {threading.current_thread()}, threading.excepthook
+            threading.excepthook = lambda args: None if args.thread in threads else report(args)
+        raise
 
 
 @contextlib.contextmanager

@@ -395,7 +395,9 @@ def test_recompression_draws_all_qualities_of_its_range():
 
 @pytest.mark.parametrize(
     ("policy", "jit"),
-    [("float32", False), ("mixed_bfloat16", True)] if BACKEND == "tensorflow" else [("float32", True)],
+    [("float32", False), pytest.param("mixed_bfloat16", True, marks=pytest.mark.slow)]
+    if BACKEND == "tensorflow"
+    else [("float32", True)],
 )
 def test_the_strong_stack_trains(policy, jit):
     keras.config.set_dtype_policy(policy)

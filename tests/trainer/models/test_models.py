@@ -533,6 +533,7 @@ def download(home: Path, *names_and_ports: object) -> list[tuple[str, str]]:
     return [(said, cause) for said, cause, _ in rows]
 
 
+@pytest.mark.slow
 def test_imagenet_without_a_network(tmp_path, proxies):
     refusing, silent = proxies
     (refused, _), (hung, _) = download(tmp_path, "vgg16", refusing, "vgg16", silent)

@@ -67,6 +67,7 @@ def undisturbed(data, start, tmp_path_factory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_sigterm_and_sigkill(data, start, undisturbed, tmp_path):
     run = start(tmp_path / "run", data, **OPTIONS)
     process = begin(run)

@@ -42,6 +42,7 @@ def check_complete(tuning, trials, epochs=EPOCHS):
     return search
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_a_trial(tune):
     tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
