@@ -60,5 +60,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = nearest(arguments[0], COMMANDS) or f"; expected one of {', '.join(COMMANDS)}"
         print(f"error: there is no command {arguments[0]!r}{hint}", file=sys.stderr)
         return EXIT_USAGE
-    module = importlib.import_module(COMMANDS[arguments[0]][0])
-    return run_command(module.main, arguments[1:])
+    name = COMMANDS[arguments[0]][0]
+    return run_command(lambda given: importlib.import_module(name).main(given), arguments[1:])

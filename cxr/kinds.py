@@ -34,7 +34,7 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Text(Kind):
-    """Text; a path is taken as its text."""
+    """Text; a path is taken as its text. Where something particular is expected, it cannot be empty."""
 
     expected: str = "text"
     metavar: str = "TEXT"
@@ -45,7 +45,7 @@ class Text(Kind):
     def check(self, value: Any) -> str:
         if isinstance(value, Path):
             return os.fspath(value)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or (not value and self.expected != "text"):
             raise ValueError(value)
         return value
 

@@ -108,11 +108,11 @@ def run(given: Given) -> int:
             training_steps(data, config, facts, **stream)
             held.enter_context(locked(root))
             run = create_run(root, config, facts, asked.preset, asked.overwrite, given.argv)
+        stop = held.enter_context(stop_on_signals())  # already now: the imports take long
         load_tensorflow_quietly()
         from trainer.training.loop import train
 
         print(_introduction(run), flush=True)
-        stop = held.enter_context(stop_on_signals())
         try:
             history = train(
                 run, data, resume=asked.resume, stop=stop, checkpoint_seconds=asked.checkpoint_seconds,

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -134,16 +135,23 @@ def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -
       own_options: this command's options, to suggest from.
 
     Raises:
-      UsageError: an unknown option, naming the closest known one.
+      UsageError: an unknown option, naming the closest known one; or a value that Beam refuses.
     """
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
     parser = pipeline_options._BeamArgumentParser(add_help=False, allow_abbrev=False)
     for options in pipeline_options.PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(arguments))
+    parser.error = refuse  # type: ignore[method-assign] # its own prints two pages of usage
+    found, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         hint = nearest(unknown[0].split("=")[0], [*own_options, *parser._option_string_actions])
         hint = hint or "; neither `cxr preprocess --help` nor Apache Beam knows it"
         raise UsageError(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]!r}{hint}")
+    if (workers := found.direct_num_workers) < 0:
+        raise UsageError(f"--direct_num_workers {workers}: expected a whole number of at least 0; 0 is one a core")
 
 
 def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.PipelineOptions:

@@ -45,7 +45,8 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quie
         builder = tfds.builder(name, data_dir=data_dir)
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises a dozen unrelated types for a wrong name or no network
-        raise InputError(f"cannot load the TFDS data set '{name}': {type(error).__name__}: {error}") from error
+        said = str(error).strip().partition("\n")[0]  # what follows may be a list of all that there are
+        raise InputError(f"cannot load the TFDS data set '{name}': {type(error).__name__}: {said}") from error
     features = builder.info.features
     image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
     known = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from beam_jobs import job as job_module
-from beam_jobs.execution.pipeline import is_local, make_options
+from beam_jobs.execution.pipeline import check_beam_arguments, is_local, make_options
 from beam_jobs.execution.workspace import Workspace
 from beam_jobs.job import preprocess
 from beam_jobs.preprocess import main
@@ -23,7 +23,7 @@ from beam_jobs.preprocess_config import PreprocessConfig
 from beam_jobs.results.job_log import LOG_NAME
 from beam_jobs.sources.naming import kermany_patient
 from beam_jobs.sources.source import FolderSource
-from cxr.errors import CxrError, DatasetError, InputError, OutputError
+from cxr.errors import CxrError, DatasetError, InputError, OutputError, UsageError
 from tfrecords.format.manifest import read_manifest
 from tfrecords.images import codec
 from tfrecords.inspect import read_split
@@ -546,6 +546,11 @@ def test_the_direct_runner_is_the_local_one():
     assert not is_local(make_options(["--runner=PortableRunner"], workers=3))
 
 
+def test_workers_below_zero_are_refused():
+    with pytest.raises(UsageError, match="--direct_num_workers -3: expected a whole number of at least 0"):
+        check_beam_arguments(["--direct_num_workers", "-3"], [])
+
+
 REFUSALS = {
     "missing input": (["--input", "{tmp}/nothing"], "does not exist"),
     "empty input": (["--input", "{tmp}/empty"], "is empty"),
@@ -556,6 +561,8 @@ REFUSALS = {
     "fractions": (["--input", "{images}", "--fractions", "0.5,0.2,0.2"], "expected numbers that sum to 1"),
     "not a number": (["--input", "{images}", "--sizes", "512,big"], "each a whole number of at least 8"),
     "unknown option": (["--input", "{images}", "--val-fracton=0.2"], "did you mean --val-fraction?"),
+    "a value for Beam": (["--input", "{images}", "--direct_num_workers", "x"], "--direct_num_workers: invalid int"),
+    "no input at all": (["--input", ""], "expected a folder, a .zip, a table or tfds:NAME"),
     "unknown label": (["--input", "{images}", "--classes", "NORMAL,COVID"], "unknown label 'PNEUMONIA'"),
     "empty split": (["--input", "{tmp}/few", "--split", "patient"], "would be empty"),
     "one class": (["--input", "{tmp}/one"], "at least two classes"),

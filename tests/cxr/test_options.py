@@ -59,6 +59,7 @@ def test_values_are_stored_plainly(kind: Kind, good: Any, stored: Any):
     [
         (Text(), 1, "text"),
         (directory(), None, "the path of a directory"),
+        (directory(), "", "the path of a directory"),
         (Flag(), 1, "true or false"),
         (Choice(("none", "light")), "nome", "one of none, light"),
         (Whole(), 1.0, "a whole number"),

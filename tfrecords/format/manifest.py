@@ -13,7 +13,7 @@ import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 import blake3
 
@@ -21,6 +21,7 @@ from cxr.errors import DatasetError
 from tfrecords.format.schema import SCHEMA_VERSION, RecordSchema
 from tfrecords.format.shards import FULL_RUNG, MANIFEST_NAME, shard_path
 
+_Part = TypeVar("_Part")
 RUNG_ENCODINGS = {"source": ("jpeg", "png"), "png": ("png",), "raw": ("raw",)}
 """Encoding of a rung: the encodings that its records may have."""
 SIZE_STEP = 64
@@ -143,6 +144,11 @@ class Manifest:
             version = fields["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{path} is not a data set manifest: {error!r}") from error
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise DatasetError(
+                f"{path} has schema version {version}, of a newer cxr-stream; this one reads {SCHEMA_VERSION}. "
+                "Update cxr-stream"
+            )
         if version != SCHEMA_VERSION:
             raise DatasetError(
                 f"{path} has schema version {version!r}; this version of cxr-stream reads {SCHEMA_VERSION}. Make the "
@@ -150,11 +156,9 @@ class Manifest:
             )
         try:
             fields["labels"] = tuple(fields["labels"])
-            fields["splits"] = {name: Split(**split) for name, split in fields["splits"].items()}
+            fields["splits"] = {name: _checked(Split, split) for name, split in fields["splits"].items()}
             fields["rungs"] = {name: _rung_from_json(rung) for name, rung in fields["rungs"].items()}
-            for name in ("sizes", "pixels", "source", "options", "versions", "sidecars"):
-                fields[name] = {**fields[name]}  # a TypeError for what is no object
-            manifest = cls(**fields)
+            manifest = _checked(cls, fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is damaged: {error}") from error
         manifest._check_rungs(path)
@@ -199,8 +203,19 @@ def _hash_text(text: str) -> str:
 
 
 def _rung_from_json(fields: dict[str, Any]) -> Rung:
-    shards = {split: tuple(Shard(**shard) for shard in shards) for split, shards in fields["shards"].items()}
-    return Rung(**{**fields, "shards": shards})
+    shards = {split: tuple(_checked(Shard, shard) for shard in shards) for split, shards in fields["shards"].items()}
+    return _checked(Rung, {**fields, "shards": shards})
+
+
+def _checked(kind: type[_Part], fields: dict[str, Any]) -> _Part:
+    """`kind(**fields)`; raises TypeError where a field is not of the type that `kind` declares."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"{kind.__name__} is {fields!r}; expected an object")
+    for name, hint in get_type_hints(kind).items():
+        expected = get_origin(hint) if get_origin(hint) in (dict, tuple) else hint
+        if name in fields and not isinstance(fields[name], expected):
+            raise TypeError(f"{name} is {fields[name]!r}; expected {getattr(hint, '__name__', hint)}")
+    return kind(**fields)
 
 
 def size_histogram(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:

@@ -93,11 +93,18 @@ def test_what_is_no_manifest_is_refused(tmp_path, text):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, "1", [1]])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, "1", [1]])
 def test_another_schema_version_is_refused_even_if_all_else_is_strange(version):
     text = json.dumps({"schema_version": version, "entries": "of the future"})
     with pytest.raises(DatasetError, match=rf"x.json has schema version .*cxr-stream reads {SCHEMA_VERSION}"):
         Manifest.from_json(text, "x.json")
+
+
+def test_a_newer_schema_version_asks_for_an_update():
+    text = json.dumps({"schema_version": SCHEMA_VERSION + 1})
+    with pytest.raises(DatasetError, match=r"of a newer cxr-stream; .*Update cxr-stream$") as raised:
+        Manifest.from_json(text, "x.json")
+    assert "overwrite" not in str(raised.value)
 
 
 def test_the_first_version_is_refused_with_the_command_that_makes_the_data_set_again(tmp_path):
@@ -134,10 +141,14 @@ def test_each_missing_entry_is_named(field):
         ("rungs/full/shards/train/1/blake3", None, "'blake3'"),
         ("rungs/full/shards/train/1/index_bytes", None, "'index_bytes'"),
         ("rungs", [1], "'list'"),
-        ("sidecars", ["audit.json"], "'list'"),
-        ("source", "folder", "'str'"),
-        ("pixels", 0.5, "'float'"),
-        ("splits", {"train": 3}, "mapping"),
+        ("rungs/full/shards/train/1/records", "ten", "records is 'ten'; expected int"),
+        ("rungs/512/size", "big", "size is 'big'; expected int | None"),
+        ("splits/train/images", 1.5, "images is 1.5; expected int"),
+        ("name", 7, "name is 7; expected str"),
+        ("sidecars", ["audit.json"], "sidecars is ['audit.json']; expected dict"),
+        ("source", "folder", "source is 'folder'; expected dict"),
+        ("pixels", 0.5, "pixels is 0.5; expected dict"),
+        ("splits", {"train": 3}, "Split is 3; expected an object"),
         ("labels", 7, "'int'"),
         ("rungs/full", None, "no rung 'full'"),
         ("rungs/512/encoding", "jpeg", "rung '512' has the unknown encoding 'jpeg'"),
