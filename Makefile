@@ -48,14 +48,17 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# a file stays in one process, and files are dealt out in order: by default one of few, long tests would come last
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
 test-jax: $(STAMP)
-	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" -n 2 --dist loadfile tests/trainer
+	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" $(PARALLEL) tests/trainer
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/encodings.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/encodings.json
