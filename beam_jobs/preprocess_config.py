@@ -107,7 +107,7 @@ class PreprocessConfig(Options):
         default=None, group=_SOURCE,
     )  # fmt: skip
     patient_salt: str | None = option(
-        Text(), "secret that DICOM patient ids are hashed with", default=None, shown=False
+        Text(may_be_empty=True), "secret that DICOM patient ids are hashed with", default=None, shown=False
     )
     images_root: str | None = option(
         directory(), "what a table's paths are relative to", default=None, unset="its own folder", group=_SOURCE

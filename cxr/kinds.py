@@ -34,10 +34,11 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Text(Kind):
-    """Text; a path is taken as its text. Where something particular is expected, it cannot be empty."""
+    """Text; a path is taken as its text."""
 
     expected: str = "text"
     metavar: str = "TEXT"
+    may_be_empty: bool = False
 
     def __str__(self) -> str:
         return self.expected
@@ -45,7 +46,7 @@ class Text(Kind):
     def check(self, value: Any) -> str:
         if isinstance(value, Path):
             return os.fspath(value)
-        if not isinstance(value, str) or (not value and self.expected != "text"):
+        if not isinstance(value, str) or not (value or self.may_be_empty):
             raise ValueError(value)
         return value
 

@@ -52,7 +52,7 @@ class Parameter(Options):
     title: ClassVar[str] = "hyperparameter"
 
     name: str = option(Text(), "of `tuner.space.translation.MEANINGS`, or a scalar field of `TrainConfig`")
-    about: str = option(Text(), "a line for people", default="")
+    about: str = option(Text(may_be_empty=True), "a line for people", default="")
     values: tuple[Any, ...] = option(
         Parsed(_values, "a list of different values: all texts, all numbers, or all true and false"),
         "to choose from; at least two, or one under a condition. Or else a range:", default=(),
