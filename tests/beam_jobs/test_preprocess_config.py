@@ -56,16 +56,6 @@ def test_refused_options(option: str, value: Any, expected: str):
     assert expected in wanted
 
 
-def test_classes_do_not_go_with_causes():
-    with pytest.raises(InputError, match="expected no --classes with --labels cause"):
-        make(classes=("a", "b"), labels="cause")
-
-
-def test_patient_pattern_is_checked_when_the_config_is_made():
-    with pytest.raises(InputError, match="--patient-pattern"):
-        make(patient_pattern="no group")
-
-
 def test_another_salt_is_another_result_and_cannot_be_read_off():
     """Every DICOM patient key depends on the salt, and so does a split by patient."""
     one, two = (make(patient_salt=salt).result_options()["patient_salt"] for salt in ("one", "two"))
@@ -81,9 +71,11 @@ def test_another_salt_is_another_result_and_cannot_be_read_off():
         ({"val_fraction": 0.1, "split": "patient"}, "--val-fraction"),
         ({"val_fraction": 0.1, "fractions": (0.8, 0.1, 0.1)}, "--val-fraction"),
         ({"tfds_data_dir": "x"}, "--tfds-data-dir"),
+        ({"classes": ("a", "b"), "labels": "cause"}, "expected no --classes with --labels cause"),
+        ({"patient_pattern": "no group"}, "--patient-pattern"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(options, flag):
+def test_options_that_would_be_ignored_or_cannot_work_are_refused(options, flag):
     with pytest.raises(InputError, match=flag):
         make(**options)
 

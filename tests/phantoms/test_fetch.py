@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import socket
@@ -10,6 +9,8 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,14 +22,11 @@ IMAGES = {
     for split, label, count in (("train", "NORMAL", 3), ("train", "PNEUMONIA", 5), ("test", "NORMAL", 2))
     for number in range(count)
 }
-JUNK = {
-    "__MACOSX/chest_xray/train/NORMAL/._NORMAL-0.jpeg": b"resource fork",
-    "__MACOSX/chest_xray/train/NORMAL/NORMAL-9.jpeg": b"resource fork",
-    "chest_xray/.DS_Store": b"finder",
-    "chest_xray/train/.DS_Store": b"finder",
-    "chest_xray/train/NORMAL/.DS_Store": b"finder",
-    "chest_xray/README": b"read me",
-}
+JUNK = dict.fromkeys(
+    ["__MACOSX/chest_xray/train/NORMAL/._NORMAL-0.jpeg", "__MACOSX/chest_xray/train/NORMAL/NORMAL-9.jpeg",
+     "chest_xray/.DS_Store", "chest_xray/train/.DS_Store", "chest_xray/train/NORMAL/.DS_Store", "chest_xray/README"],
+    b"junk",
+)  # fmt: skip
 
 
 def make_zip(images=IMAGES, **more: bytes) -> bytes:
@@ -100,6 +98,16 @@ def run(folder: Path, *options: str) -> int:
     return fetch.main(["kermany", "--to", str(folder), *options])
 
 
+@pytest.fixture
+def cut(server, tmp_path) -> Path:
+    """A folder whose download broke off after 50,000 bytes; the server now sends the rest."""
+    server.cuts = [50_000]
+    with pytest.raises(InputError, match=r"kept; the same command resumes there.*ChestXRay2017\.zip"):
+        run(tmp_path, "--url", server.url)
+    assert files_below(tmp_path) == {}
+    return tmp_path
+
+
 def test_fetch_then_again(server, tmp_path, capsys):
     target = tmp_path / "my data"
     assert run(target, "--url", server.url) == 0
@@ -144,16 +152,10 @@ def test_both_layouts_have_5856_images(counts):
     assert sum(counts.values()) == 5856
 
 
-def test_resume_after_a_cut(server, tmp_path):
-    half = len(server.body) // 2
-    server.cuts = [half]
-    with pytest.raises(InputError, match=r"kept; the same command resumes there.*ChestXRay2017\.zip"):
-        run(tmp_path, "--url", server.url)
-    assert files_below(tmp_path) == {}
-    run(tmp_path, "--url", server.url)
-    assert server.sent[0] == half
-    assert server.sent[1] <= len(server.body) - half + fetch.CHUNK < 0.8 * len(server.body)
-    assert files_below(tmp_path) == IMAGES
+def test_resume_after_a_cut(server, cut):
+    run(cut, "--url", server.url)
+    assert server.sent[1] <= len(server.body) - 50_000 + fetch.CHUNK < 0.8 * len(server.body)
+    assert files_below(cut) == IMAGES
 
 
 def test_a_cut_far_on_is_taken_up_in_the_same_run(server, tmp_path):
@@ -164,47 +166,36 @@ def test_a_cut_far_on_is_taken_up_in_the_same_run(server, tmp_path):
     assert len(files_below(tmp_path)) == len(IMAGES) + 1
 
 
-def test_a_server_without_ranges_starts_over(server, tmp_path):
-    server.ranges, server.cuts = False, [50_000]
-    with pytest.raises(InputError):
-        run(tmp_path, "--url", server.url)
-    run(tmp_path, "--url", server.url)
+def test_a_server_without_ranges_starts_over(server, cut):
+    server.ranges = False
+    run(cut, "--url", server.url)
     assert server.sent == [50_000, len(server.body)]
-    assert files_below(tmp_path) == IMAGES
+    assert files_below(cut) == IMAGES
 
 
 @pytest.mark.parametrize("honours_if_range", [True, False])
-def test_a_changed_file_starts_over(server, tmp_path, honours_if_range):
-    server.cuts = [50_000]
-    with pytest.raises(InputError):
-        run(tmp_path, "--url", server.url)
+def test_a_changed_file_starts_over(server, cut, honours_if_range):
     changed = {name: data.swapcase() for name, data in IMAGES.items()}
     server.body = make_zip(changed)
     if honours_if_range:
         server.etag = '"two"'
     else:  # same tag, other length
         server.body = make_zip(changed, **{"chest_xray/more": b"more"})
-    run(tmp_path, "--url", server.url)
+    run(cut, "--url", server.url)
     assert server.sent[-1] == len(server.body)
-    assert files_below(tmp_path) == changed
+    assert files_below(cut) == changed
 
 
-def test_a_part_of_another_address_starts_over(server, tmp_path):
-    server.cuts = [50_000]
-    with pytest.raises(InputError):
-        run(tmp_path, "--url", server.url + "/old")
-    run(tmp_path, "--url", server.url)
+def test_a_part_of_another_address_starts_over(server, cut):
+    run(cut, "--url", server.url + "/new")
     assert server.sent == [50_000, len(server.body)]
 
 
-def test_killed_between_the_last_byte_and_the_name(server, tmp_path):
-    server.cuts = [50_000]
-    with pytest.raises(InputError):
-        run(tmp_path, "--url", server.url)
-    (tmp_path / ".download/ChestXRay2017.zip.part").write_bytes(server.body)
-    run(tmp_path, "--url", server.url)
+def test_killed_between_the_last_byte_and_the_name(server, cut):
+    (cut / ".download/ChestXRay2017.zip.part").write_bytes(server.body)
+    run(cut, "--url", server.url)
     assert server.sent == [50_000]
-    assert files_below(tmp_path) == IMAGES
+    assert files_below(cut) == IMAGES
 
 
 def test_killed_while_unpacking(server, tmp_path, monkeypatch):
@@ -307,14 +298,12 @@ def test_http_errors(server, tmp_path, status):
         run(tmp_path, "--url", server.url)
 
 
-def test_an_address_that_is_none(tmp_path):
-    with pytest.raises(InputError, match="cannot download"):
-        run(tmp_path, "--url", "not-an-address")
-
-
-def test_a_missing_zip(tmp_path):
-    with pytest.raises(InputError, match="no file"):
-        run(tmp_path, "--zip", str(tmp_path / "none.zip"))
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--url", "not-an-address"], "cannot download"), (["--zip", "none.zip"], "no file")]
+)
+def test_a_place_where_nothing_is(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, *options)
 
 
 def test_files_of_others_are_never_overwritten(server, tmp_path):
@@ -329,14 +318,12 @@ def test_files_of_others_are_never_overwritten(server, tmp_path):
 
 
 def test_two_at_a_time(server, tmp_path):
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(fetch._locked(tmp_path / ".download"))
-        with pytest.raises(OutputError, match="another cxr fetch"):
-            run(tmp_path, "--url", server.url)
+    with fetch._locked(tmp_path / ".download"), pytest.raises(OutputError, match="another cxr fetch"):
+        run(tmp_path, "--url", server.url)
 
 
 def test_too_little_disk(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(OutputError, match=r"of free disk, 10 B are free"):
         run(tmp_path, "--url", server.url)
     assert server.sent in ([], [len(server.body)])
@@ -344,9 +331,7 @@ def test_too_little_disk(server, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_an_output_error(server, tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(fetch.shutil, "copyfileobj", full)
     with pytest.raises(OutputError, match="No space left"):
         run(tmp_path, "--url", server.url)

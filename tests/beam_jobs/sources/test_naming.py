@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beam_jobs.sources.naming import (
-    CAUSE_LABELS,
-    compile_patient_pattern,
-    kermany_cause,
-    kermany_patient,
-    normalise_cause,
-)
+from beam_jobs.sources.naming import compile_patient_pattern, kermany_cause, kermany_patient, normalise_cause
 from cxr.errors import InputError
 
 
@@ -68,10 +62,6 @@ def test_numbers_restart_for_each_cause_and_prefix():
 )
 def test_spellings_of_causes(cause: str | None, expected: str | None):
     assert normalise_cause(cause) == expected
-
-
-def test_cause_labels_begin_with_normal():
-    assert CAUSE_LABELS == ("normal", "bacterial", "viral")
 
 
 def test_patient_pattern():

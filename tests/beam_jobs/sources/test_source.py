@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import errno
-import io
-import json
 import os
 import pickle
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from beam_jobs.sources import source as sources
-from beam_jobs.sources.source import (
-    FolderSource,
-    Source,
-    SourceImage,
-    TableSource,
-    ZipSource,
-    open_source,
-)
+from beam_jobs.sources.source import FolderSource, Source, SourceImage, TableSource, ZipSource, open_source
 from beam_jobs.sources.tfds_source import materialize_tfds
 from cxr.errors import ImageError, InputError
 from tfrecords.images.decode import decode
@@ -45,6 +37,12 @@ def make_zip(path: Path, members: list[str]) -> Path:
     return path
 
 
+def make(kind: str, place: Path, paths: list[str], folders: Sequence[str] = ()) -> Source:
+    if kind == "folder":
+        return open_source(str(make_folder(place, paths)))
+    return open_source(str(make_zip(place.with_suffix(".zip"), [*folders, *paths])))
+
+
 def listed(source: Source) -> set[tuple[str, str | None, tuple[str, ...]]]:
     images = list(source.list())
     assert len({image.path for image in images}) == len(images)
@@ -62,12 +60,7 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, tuple[str | None, str]]]] = {
     ),
     "splits of many spellings": (
         ["Training/N/1", "valid/N/2", "dev/P/3", "TEST/P/4"],
-        {
-            "Training/N/1": ("train", "N"),
-            "valid/N/2": ("val", "N"),
-            "dev/P/3": ("val", "P"),
-            "TEST/P/4": ("test", "P"),
-        },
+        {"Training/N/1": ("train", "N"), "valid/N/2": ("val", "N"), "dev/P/3": ("val", "P"), "TEST/P/4": ("test", "P")},
     ),
     "one folder that holds all": (
         ["set/chest/train/N/1", "set/chest/test/P/2", "set/.DS_Store"],
@@ -91,30 +84,22 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, tuple[str | None, str]]]] = {
     ),
     "documents inside classes": (
         ["train/N/1", "train/N/note.txt", "test/P/x/list.csv", "test/P/2", "test/note.txt"],
-        {
-            "train/N/1": ("train", "N"),
-            "train/N/note.txt": ("train", "N"),
-            "test/P/x/list.csv": ("test", "P"),
-            "test/P/2": ("test", "P"),
-        },
+        {"train/N/1": ("train", "N"), "train/N/note.txt": ("train", "N"), "test/P/x/list.csv": ("test", "P"),
+         "test/P/2": ("test", "P")},
     ),
     "documents alone in a class": (["N/1", "P/2.md"], {"N/1": (None, "N"), "P/2.md": (None, "P")}),
     "names with spaces and umlauts": (
-        ["Grün weiß/ä 1.png", "P/2"],
-        {"Grün weiß/ä 1.png": (None, "Grün weiß"), "P/2": (None, "P")},
+        ["Grün weiß/ä 1.png", "P/2"], {"Grün weiß/ä 1.png": (None, "Grün weiß"), "P/2": (None, "P")}
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_layouts(tmp_path: Path, kind: str, layout: str):
     paths, expected = LAYOUTS[layout]
-    if kind == "folder":
-        source = open_source(str(make_folder(tmp_path / "in", paths)))
-    else:
-        folders = sorted({f"{path.rsplit('/', 1)[0]}/" for path in paths if "/" in path})
-        source = open_source(str(make_zip(tmp_path / "in.zip", [*folders, *paths])))
+    folders = sorted({f"{path.rsplit('/', 1)[0]}/" for path in paths if "/" in path})
+    source = make(kind, tmp_path / "in", paths, folders)
     assert source.kind == kind
     assert listed(source) == {(path, split, (label,)) for path, (split, label) in expected.items()}
 
@@ -123,18 +108,12 @@ REFUSED_LAYOUTS = {
     "split beside class": (["train/N/1", "NORMAL/1"], "split folders beside NORMAL; expected only splits"),
     "deep split beside class": (["train/N/1", "unlabelled/N/1"], "split folders beside unlabelled"),
     "split beside stray file": (["train/N/1", "README.png"], "split folders beside README.png"),
-    "file beside classes": (
-        ["N/1", "P/2", "list.bin", "list.txt"],
-        "expected class/image .*received list.bin, which lies in no class",
-    ),
+    "file beside classes": (["N/1", "P/2", "list.bin", "list.txt"], "class/image .*list.bin, which lies in no class"),
     "only documents": (["README.txt", "labels.csv"], "README.txt, labels.csv, which lie in no class"),
-    "files in a split": (
-        ["train/1", "train/2", "test/N/1"],
-        "expected split/class/image .*train/1, train/2, which lie in",
-    ),
+    "files in a split": (["train/1", "train/2", "test/N/1"], "split/class/image .*train/1, train/2, which lie in"),
     "flat": (["1.png", "2.png"], "1.png, 2.png"),
     "many strays": ([f"{n}.png" for n in range(9)], r"4.png and 4 more"),
-    "only junk": (JUNK[:5], "is empty"),
+    "only junk": (JUNK[:5], "is empty; expected split/class/image"),
 }
 
 
@@ -142,35 +121,16 @@ REFUSED_LAYOUTS = {
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_refused_layouts(tmp_path: Path, kind: str, name: str):
     paths, message = REFUSED_LAYOUTS[name]
-    source: Source = (
-        FolderSource(str(make_folder(tmp_path / "in", paths)))
-        if kind == "folder"
-        else ZipSource(str(make_zip(tmp_path / "in.zip", paths)))
-    )
     with pytest.raises(InputError, match=message) as caught:
-        list(source.list())
+        list(make(kind, tmp_path / "in", paths).list())
     assert str(tmp_path / "in") in str(caught.value)
 
 
-def test_empty_folder_and_empty_zip(tmp_path: Path):
-    (tmp_path / "in" / "N").mkdir(parents=True)
-    with pytest.raises(InputError, match="is empty; expected split/class/image"):
-        list(FolderSource(str(tmp_path / "in")).list())
-    with pytest.raises(InputError, match="is empty; expected split/class/image"):
-        list(ZipSource(str(make_zip(tmp_path / "in.zip", ["N/"]))).list())
-
-
-def test_modification_times(tmp_path: Path):
-    root = make_folder(tmp_path / "in", ["N/1", "P/2"])
-    os.utime(root / "N/1", ns=(5, 123456789))
-    assert {image.path: image.modified for image in FolderSource(str(root)).list()}["N/1"] == 123456789
-
-
-def test_the_stamp_of_a_zip_member_is_its_crc(tmp_path: Path):
-    source = ZipSource(str(make_zip(tmp_path / "in.zip", ["N/1", "P/2"])))
-    assert {image.path: image.modified for image in source.list()} == {
-        name: zlib.crc32(CONTENT + name.encode()) for name in ("N/1", "P/2")
-    }
+def test_stamps_are_times_of_files_and_checksums_of_members(tmp_path: Path):
+    for kind, expected in (("folder", 123456789), ("zip", zlib.crc32(CONTENT + b"N/1"))):
+        source = make(kind, tmp_path / "in", ["N/1", "P/2"])
+        os.utime(tmp_path / "in/N/1", ns=(5, 123456789))
+        assert {image.path: image.modified for image in source.list()}["N/1"] == expected
 
 
 def test_symlinks_are_followed(tmp_path: Path):
@@ -185,11 +145,10 @@ def test_symlinks_are_followed(tmp_path: Path):
 
 
 def test_broken_symlinks_loops_and_pipes_are_refused(tmp_path: Path):
-    for name in ("broken", "loop", "pipe"):
+    for name in ("broken", "loop", "self", "pipe"):
         make_folder(tmp_path / name, ["N/1", "P/2"])
     (tmp_path / "broken/N/gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "loop/N/again").symlink_to(tmp_path / "loop/N")
-    make_folder(tmp_path / "self", ["N/1", "P/2"])
     (tmp_path / "self/N/self").symlink_to("self")
     os.mkfifo(tmp_path / "pipe/N/pipe.png")
     for name, message in (
@@ -254,15 +213,6 @@ def test_an_input_with_a_nul(tmp_path: Path):
         open_source("in\0")
 
 
-class FailingFile(io.BytesIO):
-    """A file whose disk fails."""
-
-    error = OSError(errno.EIO, "Input/output error")
-
-    def read(self, *args):
-        raise self.error
-
-
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
 @pytest.mark.parametrize("kind", ["folder", "zip", "table"])
 def test_a_disk_that_fails_is_no_fault_of_the_image(tmp_path: Path, monkeypatch, kind: str, number: int):
@@ -271,8 +221,8 @@ def test_a_disk_that_fails_is_no_fault_of_the_image(tmp_path: Path, monkeypatch,
     place = {"folder": root, "zip": make_zip(tmp_path / "in.zip", ["N/1", "P/2"]), "table": root / "t.csv"}[kind]
     source = open_source(str(place))
     assert source.read("N/1") == CONTENT + b"N/1"
-    file = FailingFile()
-    file.error = OSError(number, os.strerror(number))
+    file = MagicMock(read=Mock(side_effect=OSError(number, os.strerror(number))))
+    file.__enter__.return_value = file
     if kind == "zip":
         monkeypatch.setattr(sources._open_zip(str(place)), "fp", file)
     else:
@@ -293,12 +243,7 @@ def test_a_source_keeps_its_place_in_another_working_directory(tmp_path: Path, m
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/t.csv").write_text("path,label\nN/1,N\nP/2,P\n")
     monkeypatch.chdir(tmp_path)
-    opened = [
-        open_source("in"),
-        open_source("./tables/../in.zip"),
-        open_source("in/t.csv"),
-        open_source("tables/t.csv", "in"),
-    ]
+    opened = [*map(open_source, ("in", "./tables/../in.zip", "in/t.csv")), open_source("tables/t.csv", "in")]
     assert [source.root for source in opened] == [str(root), str(tmp_path / "in.zip"), str(root), str(root)]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -407,13 +352,11 @@ def make_table(tmp_path: Path, name: str, text: str | bytes) -> TableSource:
     return source
 
 
-FULL = (
-    [
-        SourceImage("a/1.png", 17, 0, ("N",), "val", "p7", "normal"),
-        SourceImage("a/2.png", 17, 0, ("B", "A"), "extra", None, None),
-        SourceImage("b/3, of 4.png", 23, 0, (), None, "p8", "virus"),
-    ]
-)  # fmt: skip
+FULL = [
+    SourceImage("a/1.png", 17, 0, ("N",), "val", "p7", "normal"),
+    SourceImage("a/2.png", 17, 0, ("B", "A"), "extra", None, None),
+    SourceImage("b/3, of 4.png", 23, 0, (), None, "p8", "virus"),
+]
 TABLES = {
     "all.csv": (
         "path,label,patient,split,cause,comment\r\n"
@@ -428,15 +371,11 @@ TABLES = {
         "\ufeffpath,label,patient,split,cause\na/1.png,N,p7,dev,normal\nb/../a/2.png,B|A,,extra,\n"
         '"b/3, of 4.png",,p8,,virus\n'
     ),
-    "all.jsonl": "\n".join(
-        json.dumps(row)
-        for row in (
-            {"path": "a/1.png", "label": "N", "patient": "p7", "split": "valid", "cause": "normal", "age": 70},
-            {"Path": "a/2.png", "label": ["B", "A"], "split": "extra", "patient": None},
-            {"path": "b/3, of 4.png", "label": [], "patient": "p8", "cause": "Virus"},
-        )
-    )
-    + "\n\n",
+    "all.jsonl": (
+        '{"path": "a/1.png", "label": "N", "patient": "p7", "split": "valid", "cause": "normal", "age": 70}\n'
+        '{"Path": "a/2.png", "label": ["B", "A"], "split": "extra", "patient": null}\n'
+        '{"path": "b/3, of 4.png", "label": [], "patient": "p8", "cause": "Virus"}\n\n'
+    ),
 }
 
 
@@ -530,11 +469,9 @@ def test_images_root_relative_and_absolute(tmp_path: Path, monkeypatch: pytest.M
 def test_the_order_of_the_listing_is_that_of_no_one(tmp_path: Path):
     """The same images from files made in another order and a zip packed in another order."""
     paths = [f"{split}/{label}/{n}" for split in ("train", "test") for label in "NP" for n in range(20)]
-    one, other = (
-        FolderSource(str(make_folder(tmp_path / name, paths[::step]))) for name, step in (("a", 1), ("b", -1))
-    )
-    zips = (ZipSource(str(make_zip(tmp_path / f"{step}.zip", paths[::step]))) for step in (1, -1))
+    one, other = (make("folder", tmp_path / str(step), paths[::step]) for step in (1, -1))
     assert listed(one) == listed(other)
+    zips = (make("zip", tmp_path / str(step), paths[::step]) for step in (1, -1))
     first, second = (sorted(source.list(), key=lambda image: image.path) for source in zips)
     assert first == second
 
@@ -621,17 +558,11 @@ def test_tfds_images_come_out_as_they_went_in(tmp_path: Path, tfds_data: str, na
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "no_such_data_set_of_xrays",
-            "cannot load the TFDS data set 'no_such_data_set_of_xrays': DatasetNotFoundError",
-        ),
+        ("no_such_set_of_xrays", "cannot load the TFDS data set 'no_such_set_of_xrays': DatasetNotFoundError"),
         ("tiny_regression", "not one of image classification: .*label: Scalar"),
         ("tiny_float_xray", "expected an Image of uint8 or uint16"),
         ("tiny_slash", "the class name 'a/b', which no folder can have"),
-        (
-            "tiny_unlabelled",
-            "has no label for image 1 of split 'validation'|has no label for image 0 of split 'validation'",
-        ),
+        ("tiny_unlabelled", "has no label for image [01] of split 'validation'"),
         ("tiny_extra", "has the split 'extra'; expected only train"),
     ],
 )
@@ -639,13 +570,3 @@ def test_refused_tfds_data_sets(tmp_path: Path, tfds_data: str, name: str, messa
     with pytest.raises(InputError, match=message):
         materialize_tfds(name, tmp_path / "x.zip", tfds_data)
     assert not (tmp_path / "x.zip").exists()
-
-
-def test_a_picture_in_a_zip_is_read_whole(tmp_path: Path):
-    (tmp_path / "N").mkdir()
-    Image.fromarray(PIXELS[0, ..., 0]).save(tmp_path / "N/1.png")
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
-        archive.write(tmp_path / "N/1.png", "N/1.png")
-        archive.write(tmp_path / "N/1.png", "P/2.png")
-    source = ZipSource(str(tmp_path / "in.zip"))
-    np.testing.assert_array_equal(decode(source.read("P/2.png")).pixels, PIXELS[0])
