@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from beam_jobs.planning.headers import IndexRow, fingerprint_listing, read_rows,
 from beam_jobs.planning.headers import result_path as index_result_path
 from beam_jobs.planning.plan import Plan, ShardPlan, common_bit_depth, make_plan
 from beam_jobs.preprocess_config import TFDS_PREFIX, PreprocessConfig
+from beam_jobs.results.closing_report import JobSummary
 from beam_jobs.results.finish import finish
 from beam_jobs.results.job_log import JobLog
-from beam_jobs.results.job_summary import JobSummary
 from beam_jobs.sources.source import FolderSource, Source, SourceImage, open_source
 from beam_jobs.sources.tfds_source import materialize_tfds
 from cxr.errors import InputError, OutputError
@@ -101,10 +102,9 @@ def _summarise(workspace: Workspace, **facts: Any) -> JobSummary:
 
 def _refuse_output_in_input(source: Source, workspace: Workspace) -> None:
     root, output = Path(source.root).resolve(), workspace.output.resolve()
-    if isinstance(source, FolderSource) and (output == root or root in output.parents):
-        raise InputError(
-            f"the output {output} lies inside the input {root}, and would be taken for images; expected one elsewhere"
-        )
+    if isinstance(source, FolderSource) and output.is_relative_to(root):
+        where = f"the output {output} lies inside the input {root}"
+        raise InputError(f"{where}, and would be taken for images; expected one elsewhere")
 
 
 def _is_finished(workspace: Workspace, job: dict[str, Any], fingerprint: str) -> bool:
@@ -114,31 +114,18 @@ def _is_finished(workspace: Workspace, job: dict[str, Any], fingerprint: str) ->
 
 
 class _Building:
-    """Writes a data set into the build directory; each stage continues where an interrupted job stopped.
+    """Writes a data set into the build directory of a locked workspace.
 
-    Args:
-      config: of the job.
-      workspace: locked.
-      log: of the job.
-      source: of the images.
-      beam_arguments: options for Beam.
-      quiet: show no progress bars.
+    Each stage continues where an interrupted job stopped.
     """
 
     def __init__(
-        self,
-        config: PreprocessConfig,
-        workspace: Workspace,
-        log: JobLog,
-        source: Source,
-        beam_arguments: Sequence[str],
-        quiet: bool,
-    ):
+        self, config: PreprocessConfig, workspace: Workspace, log: JobLog, source: Source,
+        beam_arguments: Sequence[str], quiet: bool,
+    ):  # fmt: skip
         self._config, self._workspace, self._log, self._quiet = config, workspace, log, quiet
         self._source = source
         self._options = beam_pipeline.make_options(beam_arguments, usable_cores())
-        driver = os.getpid() if beam_pipeline.is_local(self._options) else None
-        self._context = beam_pipeline.WorkerContext(source, str(workspace.progress), driver)
 
     def run(self, listing: list[SourceImage], described: dict[str, Any]) -> tuple[int, int]:
         """Does all of it: (images written, shards that were finished before)."""
@@ -169,32 +156,32 @@ class _Building:
         return sum(len(shard.images) for shard in todo), len(plan.shards) - len(todo)
 
     def _run_tasks(
-        self, stage: beam_pipeline.Stage, tasks: Sequence[Path], images: int, description: str, small: bool
-    ) -> None:
+        self, name: str, work: beam_pipeline.Work, tasks: Sequence[Path], images: int, description: str,
+        small: bool = False,
+    ) -> None:  # fmt: skip
         """Runs one stage; one that is `small` in this process, where no cluster runs it."""
-        options = beam_pipeline.in_one_process(self._options) if small else self._options
+        options, progress = self._options, self._workspace.progress
+        driver = os.getpid() if beam_pipeline.is_local(options) else None
+        stage = beam_pipeline.Stage(name, work, self._source, progress, driver)
         if tasks:
-            progress = self._workspace.progress
+            options = beam_pipeline.in_one_process(options) if small else options
             beam_pipeline.run_tasks(stage, tasks, options, progress, images, description, self._quiet)
 
     def _read_headers(self, listing: list[SourceImage]) -> list[IndexRow]:
         # sorted, so that task files are the same whatever order the source was listed in
         rows = [IndexRow(image, None) for image in sorted(listing, key=lambda image: image.path)]
-        stage = beam_pipeline.ScanImages(self._context, self._config.max_pixels, self._config.salt)
-        return self._run_rows(stage, self._workspace.index, rows, "reading headers", small=True)
+        tasks = write_tasks(self._workspace.index, rows)
+        work = partial(beam_pipeline.scan_task, max_pixels=self._config.max_pixels, salt=self._config.salt)
+        self._run_tasks("ScanImages", work, tasks, len(rows), "reading headers", small=True)
+        return _read_results(tasks)
 
     def _compare_pixels(self, rows: list[IndexRow]) -> Deduplicated:
-        stage = beam_pipeline.HashPixels(self._context, self._config.max_pixels, common_bit_depth(rows))
         candidates = find_candidates(rows)
-        hashed = self._run_rows(stage, self._workspace.hashes, candidates, "finding duplicates", small=False)
-        return resolve_duplicates(rows, hashed, self._config.duplicates)
-
-    def _run_rows(
-        self, stage: beam_pipeline.Stage, folder: Path, rows: list[IndexRow], description: str, small: bool
-    ) -> list[IndexRow]:
-        tasks = write_tasks(folder, rows)
-        self._run_tasks(stage, tasks, len(rows), description, small)
-        return [row for task in tasks for row in read_rows(index_result_path(task))]
+        tasks = write_tasks(self._workspace.hashes, candidates)
+        depth = common_bit_depth(rows)
+        work = partial(beam_pipeline.hash_task, max_pixels=self._config.max_pixels, bit_depth=depth)
+        self._run_tasks("HashPixels", work, tasks, len(candidates), "finding duplicates")
+        return resolve_duplicates(rows, _read_results(tasks), self._config.duplicates)
 
     def _settings(self, plan: Plan) -> ShardSettings:
         config, workspace = self._config, self._workspace
@@ -212,16 +199,19 @@ class _Building:
         for shard in sorted(todo, key=lambda shard: -shard.bytes):
             tasks.append(self._workspace.plan / f"{shard.split}-{shard.index:05d}.json")
             write_atomically(tasks[-1], shard.to_json())
-        stage = beam_pipeline.WriteShards(self._context, settings)
-        self._run_tasks(stage, tasks, sum(len(shard.images) for shard in todo), "writing shards", small=False)
+        work = partial(beam_pipeline.write_task, settings=settings)
+        self._run_tasks("WriteShards", work, tasks, sum(len(shard.images) for shard in todo), "writing shards")
         results = [read_finished(settings, shard) for shard in plan.shards]
         pairs = zip(plan.shards, results, strict=True)
         missing = [f"{shard.split} {shard.index}" for shard, result in pairs if not result]
         if missing:
-            raise OutputError(
-                f"the runner ended without writing {len(missing)} shards ({missing[0]} the first); run it again"
-            )
+            what = f"{len(missing)} shards ({missing[0]} the first)"
+            raise OutputError(f"the runner ended without writing {what}; run it again")
         return [result for result in results if result]
+
+
+def _read_results(tasks: Sequence[Path]) -> list[IndexRow]:
+    return [row for task in tasks for row in read_rows(index_result_path(task))]
 
 
 def _remove_strangers(plan: Plan, settings: ShardSettings) -> None:

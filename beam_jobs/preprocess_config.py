@@ -120,10 +120,9 @@ class PreprocessConfig(Options):
     )
 
     def check(self) -> None:
-        if self.fractions is not None and not (
-            math.isclose(sum(self.fractions), 1, abs_tol=1e-6) and self.fractions[0]
-        ):
-            raise InputError(f"fractions={self.fractions}: expected numbers that sum to 1, the first above 0")
+        fractions = self.fractions or (1,)
+        if not math.isclose(sum(fractions), 1, abs_tol=1e-6) or not fractions[0]:
+            raise InputError(f"fractions={fractions}: expected numbers that sum to 1, the first above 0")
         tfds = self.input.startswith(TFDS_PREFIX)
         for wrong, fault in (
             (self.fractions is not None and self.val_fraction is not None,
@@ -155,7 +154,6 @@ class PreprocessConfig(Options):
         """The options that change what is written, as JSON types; of the salt, only a slow hash (RFC 7914)."""
         options = {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_IN_RESULT}
         if self.patient_salt is not None:
-            options["patient_salt"] = hashlib.scrypt(
-                self.patient_salt.encode(), salt=b"cxr-stream", n=1 << 14, r=8, p=1, dklen=8
-            ).hex()
+            secret = self.patient_salt.encode()
+            options["patient_salt"] = hashlib.scrypt(secret, salt=b"cxr-stream", n=1 << 14, r=8, p=1, dklen=8).hex()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

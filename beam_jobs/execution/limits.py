@@ -23,16 +23,14 @@ def check_rejects(
     """Raises InputError where more images cannot be used than the options allow.
 
     Args:
-      rejects: (path, reason) of images that cannot be used.
-      total: number of images of the source.
+      rejects: (path, reason) of images, of `total` in the source, that cannot be used.
       config: of the job.
       note: what to say before how to mend it.
     """
     share = len(rejects) / total
     if len(rejects) == total:
-        raise InputError(
-            f"none of the {total} images of {config.input} can be read; the first: {rejects[0][0]}: {rejects[0][1]}"
-        )
+        first, why = rejects[0]
+        raise InputError(f"none of the {total} images of {config.input} can be read; the first: {first}: {why}")
     if share > config.max_reject_fraction:
         worst = first_few([f"{path}: {reason}" for path, reason in sorted(rejects)])
         needed = math.ceil(share * 10_000) / 10_000

@@ -8,11 +8,9 @@ second attempt, or a job that continues), and every runner gives the same bytes.
 
 from __future__ import annotations
 
-import abc
-import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +20,7 @@ from apache_beam.options import pipeline_options
 
 from beam_jobs.execution.progress import ProgressWriter, run_with_bar
 from beam_jobs.execution.shard_writer import ShardSettings, write_shard
-from beam_jobs.planning.headers import IndexRow, hash_image, run_task, scan_image
+from beam_jobs.planning.headers import hash_image, run_task, scan_image
 from beam_jobs.planning.plan import ShardPlan
 from beam_jobs.sources.source import Source
 from cxr.errors import CxrError, UsageError
@@ -33,106 +31,71 @@ LOCAL_RUNNER = "FnApiRunner"
 _LOCAL_NAMES = ("fnapirunner", "directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner")
 
 
-@dataclasses.dataclass(frozen=True)
-class WorkerContext:
-    """What every worker holds: source, progress folder, and the driver's process id where it is on the same machine."""
-
-    source: Source
-    progress: str
-    driver: int | None
+Report = Callable[[int, int], None]
+Work = Callable[[Path, Source, Report], dict[str, int]]
+"""Does one task, a file, on images of the source; told images and bytes as they are done, and returns what to count."""
 
 
-class Stage(beam.DoFn, abc.ABC):
+class Stage(beam.DoFn):
     """A DoFn over task files that reports progress and turns expected errors into an output.
 
     An expected error (a full disk, a missing package) goes to the driver as text: raised here, it would be
     retried by a cluster, and reach the person as the end of a traceback.
+
+    Args:
+      name: of the step.
+      work: does one task.
+      source: of the images.
+      progress: the progress folder.
+      driver: id of the driver's process, where it is on the same machine.
     """
 
     _progress: ProgressWriter
 
-    def __init__(self, context: WorkerContext):
-        self._context = context
-        self._images = Metrics.counter("cxr", "images")
-        self._bytes = Metrics.counter("cxr", "source_bytes")
+    def __init__(self, name: str, work: Work, source: Source, progress: Path, driver: int | None):
+        self.name, self._work, self._source = name, work, source
+        self._folder, self._driver = progress, driver
 
     def setup(self) -> None:
-        self._progress = ProgressWriter(Path(self._context.progress), self._context.driver)
+        self._progress = ProgressWriter(self._folder, self._driver)
 
     def process(self, task: str) -> Iterable[str]:
         try:
-            if not errors_path(Path(self._context.progress)).exists():  # else the job has failed already
-                self.run(Path(task))
+            if not errors_path(self._folder).exists():  # else the job has failed already
+                for counter, count in self._work(Path(task), self._source, self._report).items():
+                    Metrics.counter("cxr", counter).inc(count)
         except CxrError as error:
             yield str(error)
         finally:
             self._progress.flush()
 
-    @abc.abstractmethod
-    def run(self, task: Path) -> None:
-        """Does one task."""
-
-    def report(self, images: int, size: int) -> None:
-        self._images.inc(images)
-        self._bytes.inc(size)
+    def _report(self, images: int, size: int) -> None:
+        Metrics.counter("cxr", "images").inc(images)
+        Metrics.counter("cxr", "source_bytes").inc(size)
         self._progress.add(images, size)
 
 
-class ScanImages(Stage):
+def scan_task(task: Path, source: Source, report: Report, *, max_pixels: int, salt: str) -> dict[str, int]:
     """Reads the header of every image of a task (`headers.write_tasks`); the rows are written beside the task."""
-
-    def __init__(self, context: WorkerContext, max_pixels: int, salt: str):
-        super().__init__(context)
-        self._max_pixels = max_pixels
-        self._salt = salt
-        self._rejects = Metrics.counter("cxr", "unreadable_headers")
-
-    def run(self, task: Path) -> None:
-        def scan(row: IndexRow) -> IndexRow:
-            return scan_image(self._context.source, row.image, self._max_pixels, self._salt)
-
-        self._rejects.inc(sum(row.reject is not None for row in run_task(task, scan, self.report)))
+    rows = run_task(task, lambda row: scan_image(source, row.image, max_pixels, salt), report)
+    return {"unreadable_headers": sum(row.reject is not None for row in rows)}
 
 
-class HashPixels(Stage):
+def hash_task(task: Path, source: Source, report: Report, *, max_pixels: int, bit_depth: int) -> dict[str, int]:
     """Decodes every image of a task; its rows with pixel hashes are written beside the task."""
-
-    def __init__(self, context: WorkerContext, max_pixels: int, bit_depth: int):
-        super().__init__(context)
-        self._max_pixels = max_pixels
-        self._bit_depth = bit_depth
-
-    def run(self, task: Path) -> None:
-        def hash_row(row: IndexRow) -> IndexRow:
-            return hash_image(self._context.source, row, self._max_pixels, self._bit_depth)
-
-        run_task(task, hash_row, self.report)
+    run_task(task, lambda row: hash_image(source, row, max_pixels, bit_depth), report)
+    return {}
 
 
-class WriteShards(Stage):
-    """Writes one shard for each task, a plan, in every rung."""
-
-    def __init__(self, context: WorkerContext, settings: ShardSettings):
-        super().__init__(context)
-        self._settings = settings
-        self._shards = Metrics.counter("cxr", "shards")
-        self._rejects = Metrics.counter("cxr", "rejects")
-        self._written = Metrics.counter("cxr", "written_bytes")
-
-    def run(self, task: Path) -> None:
-        plan = ShardPlan.from_json(task.read_text(encoding="utf-8"))
-        result = write_shard(self._settings, plan, self._context.source, self.report)
-        self._shards.inc()
-        self._rejects.inc(len(result.rejects))
-        self._written.inc(sum(shard.bytes for shard in result.files.values()))
+def write_task(task: Path, source: Source, report: Report, *, settings: ShardSettings) -> dict[str, int]:
+    """Writes the shard of a task, a plan, in every rung."""
+    result = write_shard(settings, ShardPlan.from_json(task.read_text(encoding="utf-8")), source, report)
+    written = sum(shard.bytes for shard in result.files.values())
+    return {"shards": 1, "rejects": len(result.rejects), "written_bytes": written}
 
 
 def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -> None:
-    """Refuses options that neither this command nor Beam knows; Beam itself would ignore them.
-
-    Args:
-      arguments: what is left for Beam.
-      own_options: this command's options, to suggest from.
+    """Refuses what is neither one of this command's own options nor one of Beam's; Beam itself would ignore it.
 
     Raises:
       UsageError: an unknown option, naming the closest known one; or a value that Beam refuses.
@@ -155,12 +118,7 @@ def check_beam_arguments(arguments: Sequence[str], own_options: Iterable[str]) -
 
 
 def make_options(arguments: Sequence[str], workers: int) -> pipeline_options.PipelineOptions:
-    """Beam's options: what was asked for, and where no runner is named, all local cores.
-
-    Args:
-      arguments: Beam's own command-line arguments.
-      workers: local worker processes where the arguments do not say.
-    """
+    """Beam's options: the arguments asked for, and so many local worker processes where they do not name a runner."""
     # glibc's allocator keeps freed images in an arena for each thread; with two, a worker peaks at 190 MB, not 300
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     names = {argument.split("=")[0] for argument in arguments}
@@ -186,14 +144,9 @@ def is_local(options: pipeline_options.PipelineOptions) -> bool:
 
 
 def run_tasks(
-    stage: Stage,
-    tasks: Sequence[Path],
-    options: pipeline_options.PipelineOptions,
-    progress: Path,
-    images: int,
-    description: str,
-    quiet: bool,
-) -> None:
+    stage: Stage, tasks: Sequence[Path], options: pipeline_options.PipelineOptions, progress: Path, images: int,
+    description: str, quiet: bool,
+) -> None:  # fmt: skip
     """Runs one stage to its end, with a progress bar.
 
     Args:
@@ -201,8 +154,7 @@ def run_tasks(
       tasks: task files; the local runner deals them out in this order, like cards.
       options: Beam's.
       progress: the progress folder.
-      images: number of images in all tasks, for the bar.
-      description: of the bar.
+      images, description: number of images in all tasks, and what is being done, for the bar.
       quiet: show no bar.
 
     Raises:
@@ -217,7 +169,7 @@ def run_tasks(
             pipeline
             | "Tasks" >> beam.Create([str(task) for task in tasks], reshuffle=False)
             | "Spread" >> beam.Reshuffle()
-            | type(stage).__name__ >> beam.ParDo(stage)
+            | stage.name >> beam.ParDo(stage)
             | "KeepErrors" >> beam.ParDo(_KeepErrorFn(str(errors)))
         )
         pipeline.run().wait_until_finish()

@@ -54,10 +54,8 @@ class ProgressWriter:
         if self._driver is not None and not _is_alive(self._driver):
             os._exit(1)  # an orphan; sys.exit would only end this thread
         self._written = time.monotonic()
-        try:
+        with contextlib.suppress(OSError):  # progress is for looking at; whoever writes a shard reports a full disk
             write_atomically(self._path, f"{self._images} {self._bytes}")
-        except OSError:
-            return  # progress is for looking at; a full disk is reported by whoever writes a shard
 
 
 def _is_alive(process: int) -> bool:
@@ -74,12 +72,9 @@ def read_progress(folder: Path) -> tuple[int, int]:
     """(images, bytes) that all workers together have done."""
     images = size = 0
     for path in folder.glob("[!.]*.txt"):
-        try:
-            done, done_bytes = path.read_text().split()
-        except (OSError, ValueError):
-            continue
-        images += int(done)
-        size += int(done_bytes)
+        with contextlib.suppress(OSError, ValueError):
+            done, done_bytes = map(int, path.read_text().split())
+            images, size = images + done, size + done_bytes
     return images, size
 
 
@@ -94,8 +89,7 @@ def run_with_bar(
     Args:
       work: what to run; its exception is passed on.
       folder: the progress folder; emptied first.
-      total: images in all.
-      description: of the bar.
+      total, description: images in all, and what is being done, for the bar.
       log: file that standard error is appended to, or None.
       quiet: show no bar.
     """

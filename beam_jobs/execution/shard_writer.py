@@ -146,8 +146,7 @@ def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = F
     """The result of a shard that is finished, made from this very plan, and whose files are there in full.
 
     Args:
-      settings: of the job.
-      plan: the shard.
+      settings, plan: of the shard.
       every_byte: hold the files to their checksums as well as to their sizes: after a power cut a file may
         have its size and not its content.
 
@@ -161,10 +160,8 @@ def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = F
             return None
         for rung, path in paths.items():
             shard = result.files[rung]
-            for file, size, checksum in (
-                (path, shard.bytes, shard.blake3),
-                (index_path(path), shard.index_bytes, shard.index_blake3),
-            ):
+            beside = index_path(path), shard.index_bytes, shard.index_blake3
+            for file, size, checksum in ((path, shard.bytes, shard.blake3), beside):
                 if file.stat().st_size != size or (every_byte and hash_file(file) != checksum):
                     return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -181,8 +178,7 @@ def write_shard(
     run writes is a function of its arguments alone, so a second worker on the same shard does no harm.
 
     Args:
-      settings: of the job.
-      plan: the shard.
+      settings, plan: of the shard.
       source: to read images from.
       report: called with (images, source bytes) as they are done.
 
@@ -228,14 +224,13 @@ def write_shard(
         unfinished.write_text(result.to_json(), encoding="utf-8")
         unfinished.replace(target)
     except OSError as error:
+        where = f"{paths[FULL_RUNG].name} below {settings.build}"
         if error.errno in _NO_SPACE:
             raise OutputError(
-                f"the disk is full: {os.strerror(error.errno)} while writing {paths[FULL_RUNG].name} below "
-                f"{settings.build}. Free some space and run the same command again: finished shards are kept."
+                f"the disk is full: {os.strerror(error.errno)} while writing {where}. "
+                "Free some space and run the same command again: finished shards are kept."
             ) from error
-        raise OutputError(
-            f"cannot write {paths[FULL_RUNG].name} below {settings.build}: {error.strerror or error}"
-        ) from error
+        raise OutputError(f"cannot write {where}: {error.strerror or error}") from error
     finally:
         for path in (*temporary.values(), unfinished):
             with contextlib.suppress(OSError):
@@ -287,34 +282,24 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
         return error
     pixels = codec.raise_depth(decoded.pixels, settings.bit_depth)
     payloads = {}
-    full: Record | None = None
+    records: list[Record] = []
     for rung, (size, encoding) in settings.rungs.items():
         shown = pixels if size is None else codec.area_downscale(pixels, size)
         stored, stored_as = _store(shown, encoding, decoded, data, pixels)
         height, width, channels = shown.shape
         record = Record(
-            image=stored,
-            encoding=stored_as,
-            height=height,
-            width=width,
-            channels=channels,
-            bit_depth=settings.bit_depth,
-            label=image.labels if settings.multi_label else image.labels[0],
-            cause=image.cause,
-            patient=image.patient,
-            path=image.path,
-            pixel_hash=full.pixel_hash if full and shown is pixels else codec.hash_pixels(shown),
-        )
-        full = full or record
+            image=stored, encoding=stored_as, height=height, width=width, channels=channels,
+            bit_depth=settings.bit_depth, label=image.labels if settings.multi_label else image.labels[0],
+            cause=image.cause, patient=image.patient, path=image.path,
+            pixel_hash=records[0].pixel_hash if records and shown is pixels else codec.hash_pixels(shown),
+        )  # fmt: skip
+        records.append(record)
         payload = settings.schemas[rung].serialize(record)
         span = settings.schemas[rung].image_span(record, len(payload))
         payloads[rung] = dataclasses.replace(record, image=b""), span, payload
-    if full is None:
-        raise ValueError("a job has the full-resolution rung")
-    mean, variance = codec.pixel_statistics(pixels)
-    return WrittenImage(
-        image.path, full.height, full.width, full.channels, full.pixel_hash, mean, variance, full.encoding
-    ), payloads
+    full, statistics = records[0], codec.pixel_statistics(pixels)
+    about = image.path, full.height, full.width, full.channels, full.pixel_hash
+    return WrittenImage(*about, *statistics, full.encoding), payloads
 
 
 def _store(

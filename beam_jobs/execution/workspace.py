@@ -67,9 +67,8 @@ class Workspace:
         try:
             self._refuse_foreign()
         except OSError as error:
-            raise OutputError(
-                f"cannot read {self.output}: {error.strerror}. Give --output a directory you may write to."
-            ) from error
+            why = f"cannot read {self.output}: {error.strerror}"
+            raise OutputError(f"{why}. Give --output a directory you may write to.") from error
         with locked(self.work / "lock", f"another job is writing to {self.output}; wait for it, or stop it"):
             try:
                 self._forget_published()
@@ -102,11 +101,8 @@ class Workspace:
 
     def _holds_work(self) -> bool:
         """Whether `.work` is ours: it holds a job, or nothing yet but what is made first."""
-        if _read_object(self._job).get("kind") == _OURS:
-            return True
-        return all(
-            entry.name == "lock" or entry.suffix == ".zip" or is_temporary(entry.name) for entry in self.work.iterdir()
-        )
+        others = [path for path in self.work.iterdir() if path.name != "lock" and path.suffix != ".zip"]
+        return _read_object(self._job).get("kind") == _OURS or all(is_temporary(path.name) for path in others)
 
     def _forget_published(self) -> None:
         """A job that was killed right after its last move has nothing left to do."""
@@ -146,9 +142,8 @@ class Workspace:
             try:
                 manifest = self.finished()
             except DatasetError as error:
-                raise OutputError(
-                    f"{self.output} holds another data set: {error}. Replace it with --overwrite."
-                ) from error
+                what = f"{self.output} holds another data set: {error}"
+                raise OutputError(f"{what}. Replace it with --overwrite.") from error
             if manifest is not None:
                 difference = _describe_difference({"options": manifest.options}, job)
                 raise OutputError(

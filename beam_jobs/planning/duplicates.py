@@ -66,11 +66,10 @@ def resolve_duplicates(rows: Sequence[IndexRow], hashed: Sequence[IndexRow], how
 
 
 def _upright_size(row: IndexRow) -> tuple[int, int]:
-    header = row.header
-    if header is None:
+    if row.header is None:
         return (0, 0)
-    size = (header.width, header.height)
-    return size[::-1] if header.orientation >= 5 else size
+    width, height = row.header.width, row.header.height
+    return (height, width) if row.header.orientation >= 5 else (width, height)
 
 
 def _keep_order(row: IndexRow) -> tuple[int, str]:

@@ -93,15 +93,9 @@ def hash_image(source: Source, row: IndexRow, max_pixels: int, bit_depth: int) -
 
 
 def run_task(task: Path, work: Callable[[IndexRow], IndexRow], report: Callable[[int, int], None]) -> list[IndexRow]:
-    """Applies `work` to the rows of `task` and writes the result beside it, atomically and once.
+    """Applies `work` to the rows of a task file, and writes those it returns beside it, atomically and once.
 
-    Args:
-      task: a file of rows.
-      work: from row to row.
-      report: called with (images, bytes) as they are done.
-
-    Returns:
-      The rows of the result.
+    `report` is called with (images, bytes) as they are done. Returns the rows of the result.
     """
     result = result_path(task)
     if result.exists():
@@ -118,8 +112,7 @@ def run_task(task: Path, work: Callable[[IndexRow], IndexRow], report: Callable[
 def write_tasks(folder: Path, rows: Iterable[IndexRow]) -> list[Path]:
     """Cuts rows into task files below `folder`, in order."""
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = list(rows)
-    tasks = []
+    ordered, tasks = list(rows), []
     for number, start in enumerate(range(0, len(ordered), TASK_IMAGES)):
         part = ordered[start : start + TASK_IMAGES]
         # named by its content, so that the result of a task with other images, or older ones, is not taken for its own

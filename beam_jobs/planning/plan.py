@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -134,19 +135,11 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
         )
     if config.patient_salt is None and any(row.header and row.header.patient for row in rows):
         notes.append("DICOM patient ids were hashed with the public default salt; set CXR_PATIENT_SALT to a secret")
-    images = [
-        PlannedImage(
-            row.image.path,
-            indices[number],
-            splits[number],
-            patients[number],
-            _cause_of(row) or "",
-            _estimate_bytes(row, config, bit_depth),
-            row.header.width * row.header.height if row.header else 0,
-            row.image.modified,
-        )
-        for number, row in enumerate(rows)
-    ]
+    images = []
+    for row, own, split, patient in zip(rows, indices, splits, patients, strict=True):
+        pixels = row.header.width * row.header.height if row.header else 0
+        decided = row.image.path, own, split, patient, _cause_of(row) or ""
+        images.append(PlannedImage(*decided, _estimate_bytes(row, config, bit_depth), pixels, row.image.modified))
     _check_splits(images, required, labels, folders=all(row.image.split for row in rows))
     return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), own_patients, tuple(notes))
 
@@ -197,15 +190,13 @@ def _assign_labels(
     position = {name: index for index, name in enumerate(names)}
     indices: list[tuple[int, ...]] = []
     for row, labels in zip(rows, found, strict=True):
+        path = row.image.path
         if not labels and not multi_label:
-            raise InputError(
-                f"{row.image.path} has an empty label; only a multi-label table (labels joined by '|') may"
-            )
+            raise InputError(f"{path} has an empty label; only a multi-label table (labels joined by '|') may")
         strange = [name for name in labels if name not in position]
         if strange:
-            raise InputError(
-                f"{row.image.path} has the unknown label {strange[0]!r}; expected one of {', '.join(names)} (--classes)"
-            )
+            known = f"expected one of {', '.join(names)} (--classes)"
+            raise InputError(f"{path} has the unknown label {strange[0]!r}; {known}")
         indices.append(tuple(sorted(position[name] for name in labels if name)))
     used = {index for labels in indices for index in labels}
     if len(names) < 2 or (len(used) < 2 and not multi_label):
@@ -232,8 +223,7 @@ def _cause_of(row: IndexRow) -> str | None:
 def _assign_patients(rows: Sequence[IndexRow], config: PreprocessConfig) -> tuple[list[str], int]:
     """(patient key of each row, how many rows name none)."""
     pattern = compile_patient_pattern(config.patient_pattern) if config.patient_pattern else None
-    patients = []
-    own = 0
+    patients, own = [], 0
     for row in rows:
         patient = row.image.patient
         if patient is None and pattern is not None:
@@ -308,26 +298,20 @@ def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Se
             f"{len({image.patient for image in images})} patients went to {', '.join(found)}. "
             "Add images, raise its fraction, or try another --seed."
         )
-    for split, other in ((a, b) for a in found for b in found if a != b):
+    for split, other in itertools.permutations(found, 2):
         if other.startswith(split):
-            raise InputError(
-                f"the split names '{split}' and '{other}' clash: TFDS needs names that no other begins with"
-            )
+            both = f"the split names '{split}' and '{other}'"
+            raise InputError(f"{both} clash: TFDS needs names that no other begins with")
     for split in found:
         if re.fullmatch(r"\w+", split) is None:
             raise InputError(f"the split name {split!r} contains characters other than letters, digits and _")
     seen = {split: {label for image in images if image.split == split for label in image.labels} for split in found}
     for split in found:
         if split != "train" and (strange := seen[split] - seen["train"]):
-            raise InputError(
-                f"the label {labels[min(strange)]!r} of split '{split}' is unknown in train, which has "
-                f"{', '.join(labels[index] for index in sorted(seen['train']))}. "
-                + (
-                    "Is a class misspelt?"
-                    if folders
-                    else "It is rare: try another --seed, or join it to another class."
-                )
-            )
+            known = ", ".join(labels[index] for index in sorted(seen["train"]))
+            hint = "Is a class misspelt?" if folders else "It is rare: try another --seed, or join it to another class."
+            what = f"the label {labels[min(strange)]!r} of split '{split}'"
+            raise InputError(f"{what} is unknown in train, which has {known}. {hint}")
 
 
 def _estimate_bytes(row: IndexRow, config: PreprocessConfig, bit_depth: int) -> int:
@@ -351,17 +335,13 @@ def _cut_shards(images: Sequence[PlannedImage], config: PreprocessConfig) -> tup
         by_split[image.split].append(image)
     shards: list[ShardPlan] = []
     for split in sorted(by_split, key=split_order):
-        ordered = sorted(
-            by_split[split], key=lambda image: (hash_fraction(config.seed, "order", image.path), image.path)
-        )
+        ordered = sorted(by_split[split], key=lambda it: (hash_fraction(config.seed, "order", it.path), it.path))
         total = sum(image.bytes for image in ordered)
         by_size = math.ceil(total / (config.shard_mb * 2**20))
-        count = max(1, by_size, min(MIN_SHARDS, len(ordered) // MIN_SHARD_IMAGES))
-        count = min(count, len(ordered))
+        count = min(len(ordered), max(1, by_size, min(MIN_SHARDS, len(ordered) // MIN_SHARD_IMAGES)))
         if count > MAX_SHARDS:
-            raise InputError(
-                f"--shard-mb {config.shard_mb:g} would cut split '{split}' into {count} shards; at most {MAX_SHARDS}"
-            )
+            what = f"would cut split '{split}' into {count} shards"
+            raise InputError(f"--shard-mb {config.shard_mb:g} {what}; at most {MAX_SHARDS}")
         parts: list[list[PlannedImage]] = [[] for _ in range(count)]
         before = 0
         for image in ordered:

@@ -152,7 +152,7 @@ def encoding_features(images: Sequence[AuditImage]) -> np.ndarray:
     return np.array(rows, float).reshape(len(rows), len(ENCODING_FEATURES))
 
 
-def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
+def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """How well a small model tells `target` from `features`, on patients that it was not fitted to.
 
     A random forest, 5-fold cross-validation stratified by class and grouped by patient, AUC over the joined
@@ -161,7 +161,7 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
     Args:
       features: float [images, features].
       target: bool [images].
-      groups: patient of each image.
+      groups: patient of each image, text [images].
 
     Returns:
       `auc` in [0, 1], `single` feature AUCs in [0.5, 1] by name, and `images`; or `skipped`, with the reason.
@@ -170,22 +170,19 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-    group_names = np.asarray(groups)
-    sides = [len(set(group_names[target == side])) for side in (False, True)]
-    if min(sides) < MIN_PATIENTS:
-        return {
-            "skipped": f"needs at least {MIN_PATIENTS} patients on either side; there are {sides[0]} and {sides[1]}"
-        }
+    one, other = (len(set(groups[target == side])) for side in (False, True))
+    if min(one, other) < MIN_PATIENTS:
+        return {"skipped": f"needs at least {MIN_PATIENTS} patients on either side; there are {one} and {other}"}
     if len(target) > MAX_IMAGES:
         chosen = np.random.default_rng(0).choice(len(target), MAX_IMAGES, replace=False)
-        features, target, group_names = features[chosen], target[chosen], group_names[chosen]
+        features, target, groups = features[chosen], target[chosen], groups[chosen]
     known = np.where(np.isnan(features), -1.0, features)
     # in one thread, so that the scores are summed in the same order every time
     model = RandomForestClassifier(100, min_samples_leaf=3, class_weight="balanced", random_state=0)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare class may be missing from one fold; the joined AUC is still defined
-        scores = cross_val_predict(model, known, target, groups=group_names, cv=folds, method="predict_proba")[:, 1]
+        scores = cross_val_predict(model, known, target, groups=groups, cv=folds, method="predict_proba")[:, 1]
     single = {
         name: round(max(auc, 1 - auc), 4)
         for name, column in zip(ENCODING_FEATURES, known.T, strict=True)
@@ -196,28 +193,29 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: Sequen
 
 def _label_from_encoding(images: Sequence[AuditImage], features: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     """For each label but the first (or each, with several an image): can the encoding predict it, within train?"""
-    chosen = [image.split == "train" for image in images]
-    train = [image for image in images if image.split == "train"]
-    patients = [image.patient for image in train]
-    multi_label = any(len(image.labels) != 1 for image in train)
-    result = {}
-    for index, name in enumerate(labels):
-        if index == 0 and len(labels) == 2 and not multi_label:
-            continue
-        target = np.array([index in image.labels for image in train], bool)
-        result[name] = cross_validated_auc(features[chosen], target, patients)
-    return result
+    multi_label = any(len(image.labels) != 1 for image in images if image.split == "train")
+    first = 1 if len(labels) == 2 and not multi_label else 0
+    return {
+        labels[index]: _tell(images, features, ("train",), [index in image.labels for image in images])
+        for index in range(first, len(labels))
+    }
 
 
 def _split_from_encoding(images: Sequence[AuditImage], features: np.ndarray) -> dict[str, Any]:
     """For each split but train: are its files encoded differently from those of train?"""
-    result = {}
-    for split in sorted({image.split for image in images} - {"train"}, key=split_order):
-        chosen = [image.split in ("train", split) for image in images]
-        both = [image for image in images if image.split in ("train", split)]
-        target = np.array([image.split == split for image in both], bool)
-        result[split] = cross_validated_auc(features[chosen], target, [image.patient for image in both])
-    return result
+    return {
+        split: _tell(images, features, ("train", split), [image.split == split for image in images])
+        for split in sorted({image.split for image in images} - {"train"}, key=split_order)
+    }
+
+
+def _tell(
+    images: Sequence[AuditImage], features: np.ndarray, splits: Sequence[str], sides: Sequence[bool]
+) -> dict[str, Any]:
+    """How well the encoding tells, among the images of some splits, which side each is on."""
+    chosen = np.array([image.split in splits for image in images], bool)
+    patients = np.array([image.patient for image in images])
+    return cross_validated_auc(features[chosen], np.array(sides, bool)[chosen], patients[chosen])
 
 
 def most_telling(result: dict[str, Any]) -> str:
@@ -237,9 +235,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             )
     for split, result in report["split_from_encoding"].items():
         if result.get("auc", 0) > WARN_AUC:
-            found.append(
-                f"SHIFT: images of '{split}' are encoded differently from those of 'train', AUC {result['auc']:.3f}"
-            )
+            what = f"images of '{split}' are encoded differently from those of 'train'"
+            found.append(f"SHIFT: {what}, AUC {result['auc']:.3f}")
     duplicates = report["duplicates"]
     if duplicates["extra_copies"]:
         found.append(

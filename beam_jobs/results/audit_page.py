@@ -14,12 +14,7 @@ _SHOWN = 200
 
 
 def audit_page(name: str, audit: Mapping[str, Any]) -> str:
-    """The page.
-
-    Args:
-      name: of the data set.
-      audit: as audit.json has it.
-    """
+    """The page of a data set; `audit` is as audit.json has it."""
     balance: Mapping[str, Any] = audit["balance"]
     labels = next(iter(balance.values()))["labels"] if balance else ()
     return render(

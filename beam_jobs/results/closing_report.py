@@ -1,17 +1,41 @@
-"""What a finished job prints: the closing table and the audit."""
+"""What a finished job did, and what it prints: the closing table and the audit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import Any
 
 from tabulate import tabulate
 
 from beam_jobs.execution.limits import first_few
 from cxr.console import format_seconds
+from tfrecords.format.manifest import Manifest
 from tfrecords.summary import manifest_tables
 
-if TYPE_CHECKING:
-    from beam_jobs.results.job_summary import JobSummary
+
+@dataclasses.dataclass(frozen=True)
+class JobSummary:
+    """What a job did.
+
+    Attributes:
+      manifest: of the data set.
+      audit: what was found, see `beam_jobs.results.audit`.
+      rejects: (path, reason) of images that are not in the data set.
+      seconds: that the job took.
+      written_images: images that this run wrote.
+      kept_shards: shards that an earlier, interrupted run had finished.
+      already_complete: the output held this very data set; nothing was done.
+      logged: there are TensorBoard logs of this run.
+    """
+
+    manifest: Manifest
+    audit: dict[str, Any]
+    rejects: tuple[tuple[str, str], ...]
+    seconds: float = 0.0
+    written_images: int = 0
+    kept_shards: int = 0
+    already_complete: bool = False
+    logged: bool = False
 
 
 def closing_report(summary: JobSummary, output: str) -> str:
@@ -32,17 +56,12 @@ def closing_report(summary: JobSummary, output: str) -> str:
             rate = summary.written_images / summary.seconds
             megapixels = rate * manifest.sizes["pixels"] / 1e6 / images
             speed = f": {rate:.0f} images/s, {megapixels:.0f} megapixels/s"
+        no_logs = "note: no logs for `cxr board`: the package tensorboard is missing, or they could not be written"
         parts.append(
             f"done in {format_seconds(summary.seconds)}{speed}{kept}\n"
             f"inspect it:  cxr inspect {output}\ncheck it:    cxr verify {output}\n"
-            f"audit:       {output}/audit.html\n"
+            f"audit:       {output}/audit.html\n" + (f"TensorBoard: cxr board {output}" if summary.logged else no_logs)
         )
-        if summary.logged:
-            parts[-1] += f"TensorBoard: cxr board {output}"
-        else:
-            parts[-1] += (
-                "note: no logs for `cxr board`: the package tensorboard is missing, or they could not be written"
-            )
     return "\n\n".join(parts)
 
 

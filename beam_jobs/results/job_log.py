@@ -14,22 +14,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tabulate import tabulate
 
 from beam_jobs.execution.progress import read_progress
 from beam_jobs.execution.workspace import Workspace
-from beam_jobs.results.closing_report import audit_text
+from beam_jobs.results.closing_report import JobSummary, audit_text
 from cxr.errors import CxrError, MissingExtraError
 from cxr.events import EventWriter, is_event_file
 from tfrecords.format.manifest import Manifest
 from tfrecords.inspect import contact_sheet
 from tfrecords.summary import manifest_tables
-
-if TYPE_CHECKING:
-    from beam_jobs.results.job_summary import JobSummary
 
 LOG_NAME = "tensorboard"
 """Folder of the logs in the output directory."""
@@ -47,10 +43,7 @@ class JobLog:
     """Writes the logs of one job; does nothing where the package `tensorboard` is not installed.
 
     Logs that an earlier job left stay until this one has succeeded. What cannot be written, on a full disk for
-    example, is left out: the job is more important than its logs.
-
-    Args:
-      workspace: of the job, which has begun.
+    example, is left out: the job is more important than its logs. The job has begun in its workspace.
     """
 
     def __init__(self, workspace: Workspace):
@@ -77,11 +70,9 @@ class JobLog:
 
     @contextlib.contextmanager
     def stage(self, done: str, rejects: int = 0) -> Iterator[None]:
-        """Follows a stage of the job for as long as the block runs.
+        """Follows a stage of the job for as long as the block runs; so many rejects are known before it.
 
-        Args:
-          done: what it counts, such as `images_written`: the tags are `job/images_written` and the like.
-          rejects: known before it.
+        `done` is what it counts, such as `images_written`: the tags are `job/images_written` and the like.
         """
         if self._events is None:
             yield
@@ -109,11 +100,8 @@ class _Follower:
     """Writes how far a stage is: every second at first, then ever more rarely, so that no log grows large."""
 
     def __init__(self, events: EventWriter, workspace: Workspace, done: str, began: float, rejects: int):
-        self._events = events
-        self._workspace = workspace
-        self._tag = f"job/{done}"
-        self._job_began = began
-        self._rejects = rejects
+        self._events, self._workspace, self._tag = events, workspace, f"job/{done}"
+        self._job_began, self._rejects = began, rejects
         self._counted: dict[str, int] = {}
         self._ended = threading.Event()
         self._started = self._rated = time.monotonic()

@@ -73,18 +73,10 @@ class SourceImage:
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSource:
-    """`split/class/*` or `class/*` below a directory; a single folder that holds all is looked through."""
+class _Files:
+    """Files below a directory, `root`."""
 
-    kind: ClassVar[str] = "folder"
     root: str
-
-    def list(self) -> Iterator[SourceImage]:
-        """Yields every file below the class folders, in no particular order."""
-        entries = {path: (size, modified) for path, size, modified in walk_files(self.root)}
-        for path, split, label in _read_layout(entries, self.root):
-            size, modified = entries[path]
-            yield SourceImage(path, size, modified, (label,), split)
 
     def read(self, path: str, limit: int = -1) -> bytes:
         """The bytes of one file, at most `limit` of them where that is not negative.
@@ -92,7 +84,25 @@ class FolderSource:
         Raises:
           InputError: it cannot be read, which says nothing about the image.
         """
-        return _read_file(Path(self.root, path), limit)
+        full = Path(self.root, path)
+        try:
+            with open(full, "rb") as file:
+                return file.read(limit)
+        except OSError as error:
+            raise _unreadable(full, error.strerror) from error
+
+
+class FolderSource(_Files):
+    """`split/class/*` or `class/*` below a directory; a single folder that holds all is looked through."""
+
+    kind: ClassVar[str] = "folder"
+
+    def list(self) -> Iterator[SourceImage]:
+        """Yields every file below the class folders, in no particular order."""
+        entries = {path: (size, modified) for path, size, modified in walk_files(self.root)}
+        for path, split, label in _read_layout(entries, self.root):
+            size, modified = entries[path]
+            yield SourceImage(path, size, modified, (label,), split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +150,7 @@ class ZipSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class TableSource:
+class TableSource(_Files):
     """A CSV, TSV or JSON-lines table with `path,label` and optionally `patient,split,cause`.
 
     Attributes:
@@ -149,7 +159,6 @@ class TableSource:
     """
 
     kind: ClassVar[str] = "table"
-    root: str
     table: str
 
     def list(self) -> Iterator[SourceImage]:
@@ -189,26 +198,11 @@ class TableSource:
                 missing.append(f"{path} (line {line})")
                 continue
             labels = tuple(dict.fromkeys(part.strip() for part in label.split("|") if part.strip()))
-            split = (row.get("split") or "").strip()
-            yield SourceImage(
-                path,
-                status.st_size,
-                status.st_mtime_ns,
-                labels,
-                SPLIT_NAMES.get(split.lower(), split) or None,
-                (row.get("patient") or "").strip() or None,
-                (row.get("cause") or "").strip().lower() or None,
-            )
+            patient, split, cause = ((row.get(name) or "").strip() or None for name in _OPTIONAL_COLUMNS)
+            split, cause = split and SPLIT_NAMES.get(split.lower(), split), cause and cause.lower()
+            yield SourceImage(path, status.st_size, status.st_mtime_ns, labels, split, patient, cause)
         if missing:
             raise InputError(f"{self.table} names {len(missing)} files that do not exist: {_name_some(missing)}")
-
-    def read(self, path: str, limit: int = -1) -> bytes:
-        """The bytes of one file, at most `limit` of them where that is not negative.
-
-        Raises:
-          InputError: it cannot be read, which says nothing about the image.
-        """
-        return _read_file(Path(self.root, path), limit)
 
 
 Source = FolderSource | ZipSource | TableSource
@@ -235,9 +229,8 @@ def open_source(location: str, images_root: str | None = None) -> Source:
     except OSError as error:
         raise InputError(f"cannot read the input {_shorten(location)}: {error.strerror}") from error
     if not exists:
-        raise InputError(
-            f"the input {_shorten(location)} does not exist; expected a folder, a .zip or a .csv/.tsv/.jsonl table"
-        )
+        expected = "expected a folder, a .zip or a .csv/.tsv/.jsonl table"
+        raise InputError(f"the input {_shorten(location)} does not exist; {expected}")
     if not is_folder and path.suffix.lower() in TABLE_SUFFIXES:
         root = os.path.abspath(images_root) if images_root else os.fspath(path.parent)  # noqa: PTH100
         return TableSource(root, os.fspath(path))
@@ -311,14 +304,6 @@ def _climbs(path: str) -> bool:
 def _name_some(names: list[str]) -> str:
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     return ", ".join(names[:_MAX_NAMED]) + more
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
 
 
 def _unreadable(what: object, reason: str | None) -> InputError:

@@ -65,9 +65,8 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quie
         raise InputError(f"the TFDS data set '{name}' has the class name {unfit[0]!r}, which no folder can have")
     strange = [split for split in builder.info.splits if split.lower() not in SPLIT_NAMES]
     if strange:
-        raise InputError(
-            f"the TFDS data set '{name}' has the split '{strange[0]}'; expected only {', '.join(SPLIT_NAMES)}"
-        )
+        splits = ", ".join(SPLIT_NAMES)
+        raise InputError(f"the TFDS data set '{name}' has the split '{strange[0]}'; expected only {splits}")
     total = builder.info.splits.total_num_examples
     with (
         replacing(archive) as temporary,

@@ -8,7 +8,7 @@ import pytest
 
 from beam_jobs.job import preprocess
 from beam_jobs.preprocess_config import PreprocessConfig
-from beam_jobs.results.job_summary import JobSummary
+from beam_jobs.results.closing_report import JobSummary
 from phantoms.phantom import PhantomConfig, write_phantoms
 
 IN_PROCESS = ("--runner=FnApiRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory")

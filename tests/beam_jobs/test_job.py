@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from cxr.console import run_command
 from cxr.errors import CxrError, DatasetError, InputError, OutputError, UsageError
 from tests.beam_jobs.conftest import IN_PROCESS, run
 from tfrecords.format.manifest import read_manifest
+from tfrecords.format.schema import Record
 from tfrecords.images import codec
 from tfrecords.inspect import read_split
 from tfrecords.verify import verify
@@ -35,6 +37,12 @@ from tfrecords.verify import verify
 def command(*arguments: object) -> int:
     """What the shell would get from `cxr preprocess ARGUMENTS`, in this process."""
     return run_command(main, [*map(str, arguments), *IN_PROCESS, "--quiet"])
+
+
+def records_of(root: Path, rung: str = "full") -> Iterator[tuple[str, Record]]:
+    """Every record of a rung, with its split."""
+    manifest = read_manifest(root)
+    return ((split, record) for split in manifest.splits for record in read_split(root, manifest, rung, split))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -80,55 +88,44 @@ def test_every_image_is_there_once_with_the_pixels_of_its_file(phantoms, dataset
     manifest = read_manifest(dataset)
     sources = {str(path.relative_to(phantoms)) for path in phantoms.rglob("*.jpeg")}
     seen = []
-    for split in manifest.splits:
-        for record in read_split(dataset, manifest, "full", split):
-            with Image.open(phantoms / record.path) as image:
-                expected = np.asarray(image)
-            expected = expected[..., :1] if expected.ndim == 3 else expected[..., None]
-            np.testing.assert_array_equal(codec.decode(record), expected)
-            assert manifest.labels[record.label] == record.path.split("/")[1]
-            assert record.patient == kermany_patient(record.path, normal=True)
-            assert record.image == (phantoms / record.path).read_bytes(), "source encoding keeps the file"
-            seen.append(record.path)
+    for _, record in records_of(dataset):
+        with Image.open(phantoms / record.path) as image:
+            expected = np.asarray(image)
+        expected = expected[..., :1] if expected.ndim == 3 else expected[..., None]
+        np.testing.assert_array_equal(codec.decode(record), expected)
+        assert manifest.labels[record.label] == record.path.split("/")[1]
+        assert record.patient == kermany_patient(record.path, normal=True)
+        assert record.image == (phantoms / record.path).read_bytes(), "source encoding keeps the file"
+        seen.append(record.path)
     assert sorted(seen) == sorted(sources)
 
 
 def test_rungs_hold_the_same_records_in_the_same_order(dataset):
     assert verify(dataset, deep=True) == []
-    manifest = read_manifest(dataset)
-    for split in manifest.splits:
-        full = list(read_split(dataset, manifest, "full", split))
-        for size in (64, 32):
-            rung = list(read_split(dataset, manifest, str(size), split))
-            assert [record.path for record in rung] == [record.path for record in full]
-            for small, large in zip(rung, full, strict=True):
-                expected = codec.area_downscale(codec.decode(large), size)
-                np.testing.assert_array_equal(codec.decode(small), expected)
+    for size in (64, 32):
+        for (split, small), (of, large) in zip(records_of(dataset, str(size)), records_of(dataset), strict=True):
+            assert (split, small.path) == (of, large.path)
+            np.testing.assert_array_equal(codec.decode(small), codec.area_downscale(codec.decode(large), size))
 
 
 def test_tiny_validation_split_is_joined_and_carved_by_patient(phantoms, dataset):
     manifest = read_manifest(dataset)
-    patients = {
-        split: {record.patient for record in read_split(dataset, manifest, "full", split)} for split in manifest.splits
-    }
     assert list(manifest.splits) == ["train", "val", "test"]
-    assert not patients["train"] & patients["val"]
+    patients = [{record.patient for of, record in records_of(dataset) if of == split} for split in ("train", "val")]
+    assert not patients[0] & patients[1]
     tests = {str(path.relative_to(phantoms)) for path in (phantoms / "test").rglob("*.jpeg")}
-    assert {record.path for record in read_split(dataset, manifest, "full", "test")} == tests
+    assert {record.path for split, record in records_of(dataset) if split == "test"} == tests
     assert manifest.splits["val"].images > len(list((phantoms / "val").rglob("*.jpeg")))
 
 
 def test_manifest_says_what_numpy_says(phantoms, dataset):
     manifest = read_manifest(dataset)
-    images = {
-        split: [codec.decode(record) for record in read_split(dataset, manifest, "full", split)]
-        for split in manifest.splits
-    }
-    train = [image / 255 for image in images["train"]]
+    images = [(split, codec.decode(record)) for split, record in records_of(dataset)]
+    train = [image / 255 for split, image in images if split == "train"]
     mean = np.mean([image.mean() for image in train])
     std = np.sqrt(np.mean([(image**2).mean() for image in train]) - mean**2)
     assert manifest.pixels == pytest.approx({"mean": mean, "std": std}, abs=1e-6)
-    everything = [image for split in images.values() for image in split]
+    everything = [image for _, image in images]
     assert manifest.sizes["pixels"] == sum(image.size for image in everything)
     assert manifest.sizes["height"]["max"] == max(image.shape[0] for image in everything)
     step = manifest.sizes["step"]
@@ -140,18 +137,14 @@ def test_manifest_says_what_numpy_says(phantoms, dataset):
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_encodings_differ_in_bytes_and_not_in_pixels(phantoms, dataset, tmp_path, encoding):
     run(phantoms, tmp_path / "data", encoding=encoding)
-    manifest, reference = read_manifest(tmp_path / "data"), read_manifest(dataset)
-    assert manifest.source["pixels"] == reference.source["pixels"]
-    for split in manifest.splits:
-        found, expected = (
-            {record.path: record for record in read_split(root, of, "full", split)}
-            for root, of in ((tmp_path / "data", manifest), (dataset, reference))
-        )
-        assert found.keys() == expected.keys()
-        for path, record in found.items():
-            assert record.encoding == encoding
-            assert record.pixel_hash == expected[path].pixel_hash
-            np.testing.assert_array_equal(codec.decode(record), codec.decode(expected[path]))
+    assert read_manifest(tmp_path / "data").source["pixels"] == read_manifest(dataset).source["pixels"]
+    roots = (tmp_path / "data", dataset)
+    found, expected = ({(split, record.path): record for split, record in records_of(root)} for root in roots)
+    assert found.keys() == expected.keys()
+    for place, record in found.items():
+        assert record.encoding == encoding
+        assert record.pixel_hash == expected[place].pixel_hash
+        np.testing.assert_array_equal(codec.decode(record), codec.decode(expected[place]))
     assert verify(tmp_path / "data", deep=True) == []
 
 
@@ -172,14 +165,10 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def test_the_order_of_a_table_does_not_matter(phantoms, tmp_path):
-    rows = [
-        {
-            "path": str(path.relative_to(phantoms)),
-            "label": path.parent.name,
-            "patient": kermany_patient(path.name, normal=True) or "",
-        }
-        for path in sorted(phantoms.rglob("*.jpeg"))
-    ]
+    rows = []
+    for path in sorted(phantoms.rglob("*.jpeg")):
+        patient = kermany_patient(path.name, normal=True)
+        rows.append({"path": str(path.relative_to(phantoms)), "label": path.parent.name, "patient": patient})
     for name, ordered in (("a", rows), ("b", rows[::-1])):
         write_table(tmp_path / f"{name}.csv", ordered)
         run(tmp_path / f"{name}.csv", tmp_path / name, images_root=str(phantoms), split="patient")
@@ -197,14 +186,10 @@ def test_a_tfds_data_set_goes_through_the_whole_job(phantoms, dataset, tmp_path)
     shutil.rmtree(folder)
     shutil.copytree(dataset / "full", folder)
     run("tfds:cxr", tmp_path / "data", tfds_data_dir=str(tmp_path / "tfds"))
-    manifest, reference = read_manifest(tmp_path / "data"), read_manifest(dataset)
-    assert manifest.splits["test"].labels == reference.splits["test"].labels
-    for split in manifest.splits:
-        hashes = [
-            sorted(record.pixel_hash for record in read_split(root, of, "full", split))
-            for root, of in ((tmp_path / "data", manifest), (dataset, reference))
-        ]
-        assert hashes[0] == hashes[1]
+    assert read_manifest(tmp_path / "data").splits["test"].labels == read_manifest(dataset).splits["test"].labels
+    roots = (tmp_path / "data", dataset)
+    found, expected = (sorted((split, record.pixel_hash) for split, record in records_of(root)) for root in roots)
+    assert found == expected
     assert run("tfds:cxr", tmp_path / "data", tfds_data_dir=str(tmp_path / "tfds")).already_complete
 
 
@@ -220,25 +205,10 @@ def test_multi_label_table(phantoms, tmp_path):
     manifest = read_manifest(tmp_path / "data")
     assert manifest.multi_label
     assert manifest.labels == ("edema", "effusion", "mass")
-    found = {
-        record.path: record.label
-        for split in manifest.splits
-        for record in read_split(tmp_path / "data", manifest, "full", split)
-    }
+    found = {record.path: record.label for _, record in records_of(tmp_path / "data")}
     expected = [(0, 1), (1,), (), (0, 1, 2)]
     assert found == {row["path"]: expected[index % 4] for index, row in enumerate(rows)}
     assert verify(tmp_path / "data") == []
-
-
-def test_cause_labels(phantoms, tmp_path):
-    run(phantoms, tmp_path / "data", labels="cause")
-    manifest = read_manifest(tmp_path / "data")
-    assert manifest.labels == ("normal", "bacterial", "viral")
-    for record in read_split(tmp_path / "data", manifest, "full", "test"):
-        name = record.path.rsplit("/", 1)[1]
-        expected = 1 if "bacteria" in name else 2 if "virus" in name else 0
-        assert record.label == expected
-        assert record.cause == manifest.labels[expected]
 
 
 def test_duplicates_are_found_dropped_or_refused(phantoms, dataset, tmp_path):
@@ -247,16 +217,11 @@ def test_duplicates_are_found_dropped_or_refused(phantoms, dataset, tmp_path):
     with pytest.raises(InputError, match=r"2 images repeat the pixels of another: .*\.jpeg = "):
         run(phantoms, tmp_path / "fail", duplicates="fail")
     summary = run(phantoms, tmp_path / "drop", duplicates="drop")
-    kept = {
-        record.path
-        for split in summary.manifest.splits
-        for record in read_split(tmp_path / "drop", summary.manifest, "full", split)
-    }
+    kept = {record.path for _, record in records_of(tmp_path / "drop")}
     for group in groups:
         assert len(kept & set(group["paths"])) == 1
-    assert [path for path, _ in summary.rejects] == sorted(
-        path for group in groups for path in group["paths"] if path not in kept
-    )
+    dropped = [path for group in groups for path in group["paths"] if path not in kept]
+    assert [path for path, _ in summary.rejects] == sorted(dropped)
     assert summary.audit["duplicates"]["extra_copies"] == 0
 
 
@@ -331,10 +296,7 @@ def test_a_changed_source_is_another_data_set(images, earlier):
 def test_the_old_data_set_stays_whole_until_the_new_one_is(phantoms, earlier, monkeypatch):
     old = files_of(earlier)
 
-    def stop(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(job_module, "finish", stop)
+    monkeypatch.setattr(job_module, "finish", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(phantoms, earlier, overwrite=True)
     assert {name: data for name, data in files_of(earlier).items() if not name.startswith(".work")} == old
@@ -399,13 +361,9 @@ def test_a_rung_that_was_moved_elsewhere_and_linked(phantoms, earlier, tmp_path)
 
 def test_a_job_killed_after_its_last_move_is_finished(phantoms, tmp_path, monkeypatch):
     output = tmp_path / "data"
-
-    def stop(_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Workspace, "close", stop)
-        patch.setattr(Workspace, "_clear", lambda _: None)
+        patch.setattr(Workspace, "close", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(Workspace, "_clear", Mock())
         with pytest.raises(KeyboardInterrupt):
             run(phantoms, output)
     assert verify(output) == []
@@ -494,10 +452,8 @@ def test_8_and_16_bit_copies_of_a_picture_are_duplicates(tmp_path):
 
 
 def test_a_disk_that_fills_up_in_the_driver_is_no_traceback(phantoms, tmp_path, monkeypatch):
-    def full(*_args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "index")
-
-    monkeypatch.setattr(job_module, "write_tasks", full)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "index")
+    monkeypatch.setattr(job_module, "write_tasks", Mock(side_effect=full))
     with pytest.raises(OutputError, match=r"No space left on device \(index\)"):
         run(phantoms, tmp_path / "data")
 

@@ -31,6 +31,7 @@ from tfrecords.format.schema import Record
 from tfrecords.format.shards import index_path, shard_path
 from tfrecords.images import codec
 
+silent = Mock()
 RNG = np.random.default_rng(4)
 SIZES = (32, 16)
 
@@ -88,10 +89,6 @@ def settings_of(tmp_path: Path, **changes: object) -> ShardSettings:
     results.mkdir(exist_ok=True)
     settings = ShardSettings(str(build), str(results), "cxr", "source", SIZES, "raw", 8, False, 3, 10**6)
     return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
-
-
-def silent(images: int, size: int) -> None:
-    pass
 
 
 def read(settings: ShardSettings, plan: ShardPlan, rung: str = "full") -> list[Record]:
@@ -337,10 +334,9 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("full", ["images", "result"])
 def test_a_full_disk(tmp_path: Path, tiny_disk: Path, source: FolderSource, full: str):
     """Full while the images are written, or only when the result is: no shard counts as finished, no scraps stay."""
-    names = []
-    for number in range(10 if full == "images" else 1):
-        names.append(f"noise{number}.png")
-        Image.fromarray(RNG.integers(0, 256, (240, 240), dtype=np.uint8)).save(Path(source.root, names[-1]))
+    names = [f"noise{number}.png" for number in range(10 if full == "images" else 1)]
+    for name in names:
+        Image.fromarray(RNG.integers(0, 256, (240, 240), dtype=np.uint8)).save(Path(source.root, name))
     plan = plan_of(source, *names)
     if full == "images":
         settings = settings_of(tiny_disk, sizes=())

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,10 +16,9 @@ from tensorboard.util import tensor_util
 
 from beam_jobs.execution.progress import ProgressWriter
 from beam_jobs.execution.workspace import Workspace
-from beam_jobs.results import job_log as tensorboard_module
-from beam_jobs.results.closing_report import closing_report
+from beam_jobs.results import job_log
+from beam_jobs.results.closing_report import JobSummary, closing_report
 from beam_jobs.results.job_log import LOG_NAME, JobLog
-from beam_jobs.results.job_summary import JobSummary
 from cxr.errors import InputError
 from cxr.files import temporary_name
 from tests.beam_jobs.conftest import run
@@ -56,9 +56,13 @@ def finished(phantoms, tmp_path_factory) -> tuple[JobSummary, Path]:
     return run(images, folder / "data", sizes=(32,), max_reject_fraction=0.1), folder / "data"
 
 
-def test_what_was_printed_is_in_the_log(finished):
-    summary, output = finished
-    log = read_log(output)
+@pytest.fixture(scope="module")
+def log(finished) -> dict[str, list[tuple[int, np.ndarray]]]:
+    return read_log(finished[1])
+
+
+def test_what_was_printed_is_in_the_log(finished, log):
+    summary, _ = finished
     assert summary.logged
     train = summary.manifest.splits["train"]
     images = text_of(log, "data_set/images")
@@ -72,15 +76,14 @@ def test_what_was_printed_is_in_the_log(finished):
     assert "apache-beam" in text_of(log, "data_set/options")
 
 
-def test_sizes_are_counted_once_an_image(finished):
-    summary, output = finished
-    log = read_log(output)
+def test_sizes_are_counted_once_an_image(finished, log):
+    summary, _ = finished
     images = sum(split.images for split in summary.manifest.splits.values())
-    for name in ("height", "width", "megapixels"):
-        [(_, buckets)] = log[f"image_size/{name}"]
-        assert buckets[:, 2].sum() == images
+    [(_, buckets)] = log["image_size/megapixels"]
+    assert buckets[:, 2].sum() == images
     for name in ("height", "width"):
         [(_, buckets)] = log[f"image_size/{name}"]
+        assert buckets[:, 2].sum() == images
         limits = summary.manifest.sizes[name]
         assert buckets[0, 0] <= limits["min"] < buckets[0, 1]
         assert buckets[-1, 0] <= limits["max"] < buckets[-1, 1]
@@ -88,18 +91,16 @@ def test_sizes_are_counted_once_an_image(finished):
         assert buckets[-1, 2] > 0
 
 
-def test_every_split_has_examples(finished):
-    summary, output = finished
-    log = read_log(output)
+def test_every_split_has_examples(finished, log):
+    summary, _ = finished
     found = {tag.removeprefix("examples/") for tag in log if tag.startswith("examples/")}
     assert found == set(summary.manifest.splits)
     [(_, picture)] = log["examples/train"]
     assert picture[2].startswith(b"\x89PNG")
 
 
-def test_counts_end_with_all_images(finished):
-    summary, output = finished
-    log = read_log(output)
+def test_counts_end_with_all_images(finished, log):
+    summary, _ = finished
     images = sum(split.images for split in summary.manifest.splits.values())
     assert log["job/headers_read"][-1][1] == images + 1
     assert log["job/images_written"][-1][1] == images
@@ -170,9 +171,6 @@ def test_a_job_needs_no_tensorboard(phantoms, tmp_path, monkeypatch):
 
 
 def test_a_job_needs_no_place_for_its_log(phantoms, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(tensorboard_module, "_write_texts", full)
+    monkeypatch.setattr(job_log, "_write_texts", Mock(side_effect=OSError(28, "No space left on device")))
     assert run(phantoms, tmp_path / "data").manifest is not None
     assert verify(tmp_path / "data") == []

@@ -517,9 +517,8 @@ def tfds_data(tmp_path_factory: pytest.TempPathFactory) -> str:
             return {"train": self._generate_examples(0, 4), second: self._generate_examples(4, 6)}
 
         members = {"VERSION": tfds.core.Version("1.0.0"), "_info": info, "_generate_examples": generate}
-        return type(
-            name, (tfds.core.GeneratorBasedBuilder,), {**members, "_split_generators": splits, "__module__": __name__}
-        )
+        members |= {"_split_generators": splits, "__module__": __name__}
+        return type(name, (tfds.core.GeneratorBasedBuilder,), members)
 
     for name, (image, pixels, label) in images.items():
         define(name, image, pixels, label)(data_dir=data_dir).download_and_prepare()
@@ -538,9 +537,8 @@ def test_tfds_images_come_out_as_they_went_in(tmp_path: Path, tfds_data: str, na
     archive = tmp_path / "x.zip"
     source = materialize_tfds(name, archive, tfds_data)
     images = list(source.list())
-    assert {(image.split, image.labels) for image in images} == {
-        (split, (label,)) for split in ("train", "val") for label in classes
-    }
+    found = {(image.split, *image.labels) for image in images}
+    assert found == {(split, label) for split in ("train", "val") for label in classes}
     read = {decode(source.read(image.path)).pixels.tobytes(): image for image in images}
     assert len(read) == len(pixels)
     for index, expected in enumerate(pixels):
