@@ -113,9 +113,8 @@ def _curve(points: object, closed: bool, steps: int = 8) -> np.ndarray:
         before, knots, after, beyond = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
     t = (np.arange(steps) / steps)[None, :, None]
     before, knots, after, beyond = (p[:, None, :] for p in (before, knots, after, beyond))
-    spans = knots + 0.5 * t * (
-        after - before + t * (2 * before - 5 * knots + 4 * after - beyond + t * (3 * (knots - after) + beyond - before))
-    )
+    bend = 2 * before - 5 * knots + 4 * after - beyond
+    spans = knots + 0.5 * t * (after - before + t * (bend + t * (3 * (knots - after) + beyond - before)))
     return spans.reshape(-1, 2)
 
 
@@ -146,13 +145,9 @@ def _ramp(x: np.ndarray, start: float, stop: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def _square(x: np.ndarray) -> np.ndarray:
-    return x * x
-
-
 def _bump(u: np.ndarray, v: np.ndarray, u0: float, v0: float, ru: float, rv: float) -> np.ndarray:
     """1 at (u0, v0), falling off over the radii."""
-    return np.exp(-_square((u - np.float32(u0)) / np.float32(ru)) - _square((v - np.float32(v0)) / np.float32(rv)))
+    return np.exp(-np.square((u - np.float32(u0)) / np.float32(ru)) - np.square((v - np.float32(v0)) / np.float32(rv)))
 
 
 def _cage(v: np.ndarray) -> np.ndarray:
@@ -171,14 +166,8 @@ def _torso(body: np.random.Generator, frame: Frame, arm: np.ndarray) -> np.ndarr
     across = np.array([along[1], -along[0]]) / np.hypot(*along)  # towards the outer or upper side of the arm
     half = [(neck, -0.9), (neck, -0.32), (neck + 0.12, -0.2), (0.75, slope), (1.12, slope + 0.03)]
     half += [tuple(arm[1] + 0.17 * across), tuple(arm[-1] + 0.15 * across), tuple(arm[-1] - 0.15 * across)]
-    half += [
-        tuple(arm[1] - 0.15 * across),
-        (1.16, 0.30),
-        (fat, 0.55),
-        (fat * 1.02, 0.85),
-        (fat, 1.15),
-        (fat * 1.02, 1.9),
-    ]
+    half += [tuple(arm[1] - 0.15 * across), (1.16, 0.30)]
+    half += [(fat, 0.55), (fat * 1.02, 0.85), (fat, 1.15), (fat * 1.02, 1.9)]
     right = _curve([(-u, v) for u, v in half], closed=False)
     left = _curve(half[::-1], closed=False)
     cover, depth = _solid(frame, np.vstack([right, left]), 0.16)
@@ -195,15 +184,13 @@ def _lungs(body: np.random.Generator, frame: Frame) -> tuple[np.ndarray, np.ndar
         base = 1.0 - (liver if side < 0 else 0.0)
         top = body.uniform(-0.02, 0.02)
         lateral = np.stack([_cage(sides) * 0.965, sides * base], axis=1)
-        outline = np.vstack(
-            [
-                [(0.22, top + 0.02), (0.31, top - 0.01)],
-                lateral,
-                [(0.965, base - 0.06), (0.955, base), (0.90, base - 0.03), (0.78, base - 0.6 * dome)],
-                [(0.60, base - dome), (0.42, base - 1.08 * dome), (0.26, base - 0.9 * dome), (0.15, base - 0.7 * dome)],
-                [(0.12, 0.60), (0.12, 0.40), (0.13, 0.22), (0.155, 0.10)],
-            ]
-        )
+        outline = np.vstack([
+            [(0.22, top + 0.02), (0.31, top - 0.01)],
+            lateral,
+            [(0.965, base - 0.06), (0.955, base), (0.90, base - 0.03), (0.78, base - 0.6 * dome)],
+            [(0.60, base - dome), (0.42, base - 1.08 * dome), (0.26, base - 0.9 * dome), (0.15, base - 0.7 * dome)],
+            [(0.12, 0.60), (0.12, 0.40), (0.13, 0.22), (0.155, 0.10)],
+        ])  # fmt: skip
         outline[:, 0] *= side
         mask, depth = _solid(frame, _curve(outline, closed=True), 0.13)
         cover = np.maximum(cover, mask)
@@ -227,9 +214,8 @@ def _mediastinum(body: np.random.Generator, frame: Frame, v: np.ndarray) -> tupl
     outline[belly, 1] += low
     outline[~belly, 0] *= stalk
     cover, depth = _solid(frame, _curve(outline, closed=True), 0.085)
-    blood = frame.soften(cover * (0.34 + 0.66 * depth), 0.013) * (
-        0.35 + 0.25 * _ramp(v, -0.1, 0.25) + 0.4 * _ramp(v, 0.3, 0.7)
-    )
+    thickness = 0.35 + 0.25 * _ramp(v, -0.1, 0.25) + 0.4 * _ramp(v, 0.3, 0.7)
+    blood = frame.soften(cover * (0.34 + 0.66 * depth), 0.013) * thickness
     pipe, lean = frame.layer(), body.uniform(-0.03, 0.02)
     for path, wide in (
         ([(0.0, -0.9), (0.0, -0.15), (lean, 0.12), (lean, 0.31)], 0.085),
@@ -248,11 +234,8 @@ def _abdomen(body: np.random.Generator, frame: Frame, v: np.ndarray) -> tuple[np
         turn = np.linspace(0, 2 * math.pi, 12, endpoint=False)
         radius = body.uniform(0.08, 0.20) * (1 + 0.10 * body.standard_normal(12))
         ring = np.stack([np.cos(turn) * radius * 1.4, np.sin(turn) * radius * 0.5], axis=1)
-        _fill(
-            gas,
-            frame.place(_curve(ring + centre + body.normal(0, (0.12, 0.03)), closed=True)),
-            int(body.integers(120, 256)),
-        )
+        fold = _curve(ring + centre + body.normal(0, (0.12, 0.03)), closed=True)
+        _fill(gas, frame.place(fold), int(body.integers(120, 256)))
     return _ramp(v, 0.72, 1.0), np.float32(amount / 255) * frame.soften(gas, 0.02).astype(np.float32)
 
 
@@ -292,7 +275,7 @@ def _ribs(body: np.random.Generator, frame: Frame, u: np.ndarray, v: np.ndarray)
                 strong, weak = (255, 110) if (side > 0) == (name == "back") else (110, 255)
                 _ribbon(marrow, cortex, pixels, half, strong, weak)
     strength = np.float32(body.uniform(0.75, 1.2))
-    wall = np.exp(-_square((np.abs(u) - _cage(v).astype(np.float32)) / np.float32(0.085)))  # beam runs along the bone
+    wall = np.exp(-np.square((np.abs(u) - _cage(v).astype(np.float32)) / np.float32(0.085)))  # beam runs along the bone
     back = _bone(frame, *layers["back"], 0.068, 0.090) * (0.9 + 0.35 * wall)
     front = _bone(frame, *layers["front"], 0.048, 0.055) * (0.10 + 0.90 * _ramp(np.abs(u), 0.34, 0.80))
     return strength * (back + front + 0.03 * wall * _ramp(v, -0.05, 0.2))
@@ -359,7 +342,7 @@ def _spine(body: np.random.Generator, frame: Frame, u: np.ndarray, v: np.ndarray
         cv2.ellipse(detail, oval, 200, -1, cv2.LINE_AA)
     bones = frame.soften(plate, 0.007).astype(np.float32) * np.float32(0.075 / 255)
     bones += frame.soften(detail, 0.006).astype(np.float32) * np.float32(0.06 / 255)
-    column = np.exp(-_square(u / np.float32(1.5 * width)))
+    column = np.exp(-np.square(u / np.float32(1.5 * width)))
     return np.float32(body.uniform(0.5, 1.25)) * bones + 0.05 * column * (0.5 + 0.5 * _ramp(v, 0.3, 1.0))
 
 
@@ -419,7 +402,7 @@ def _infiltrate(
     """Viral pneumonia: hazy patches and a net of thickened interstitium in both lungs, 0 to 1."""
     patches = _ramp(_cloud(rng, frame, 7, 3, 0.6), -0.5, 1.9)
     fine = _cloud(rng, frame, 26, 3, 0.8)
-    net = np.exp(-_square(fine / np.float32(0.6)))  # ridges where the texture crosses zero
+    net = np.exp(-np.square(fine / np.float32(0.6)))  # ridges where the texture crosses zero
     low = rng.uniform(0.0, 0.6)
     central = _bump(u, v, -0.34, 0.5 + 0.15 * low, 0.42, 0.42) + _bump(u, v, 0.36, 0.5 + 0.15 * low, 0.42, 0.42)
     weight = np.float32(rng.uniform(0.85, 1.3)) * (0.35 + 0.65 * np.minimum(central, 1))
@@ -457,12 +440,8 @@ def _expose(film: np.random.Generator, frame: Frame, sum_of_parts: np.ndarray) -
     if film.random() < 0.3:
         shut = np.sort(film.uniform(0, 0.05, 4)) * film.integers(0, 2, 4)
         tilt = film.normal(0, 0.012)
-        corners = [
-            (shut[0], shut[1]),
-            (1 - shut[2], shut[1] + tilt),
-            (1 - shut[2] + tilt, 1 - shut[3]),
-            (shut[0] + tilt, 1),
-        ]
+        left, top, right, bottom = *shut[:2], *(1 - shut[2:])
+        corners = [(left, top), (right, top + tilt), (right + tilt, bottom), (left + tilt, 1)]
         blades = frame.layer()
         _fill(blades, np.array(corners) * (frame.width, frame.height))
         x *= np.float32(0.03) + np.float32(0.97) * frame.soften(blades.astype(np.float32) / 255, 0.004)
@@ -477,20 +456,16 @@ def _label(film: np.random.Generator, image: np.ndarray) -> None:
     grey = int(film.integers(225, 256))
     kind = film.random()
     left = film.uniform(0.02, 0.12)
-    if kind < 0.55:
-        spot = (round(width * left), round(height * film.uniform(0.07, 0.2)))
-        cv2.putText(image, "R", spot, cv2.FONT_HERSHEY_SIMPLEX, size, grey, weight, cv2.LINE_AA)
-    elif kind < 0.72:
-        spot = (round(width * (0.94 - left)), round(height * film.uniform(0.07, 0.2)))
-        cv2.putText(image, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, size, grey, weight, cv2.LINE_AA)
+    if kind < 0.72:
+        letter, x = ("R", left) if kind < 0.55 else ("L", 0.94 - left)
+        spot = (round(width * x), round(height * film.uniform(0.07, 0.2)))
+        cv2.putText(image, letter, spot, cv2.FONT_HERSHEY_SIMPLEX, size, grey, weight, cv2.LINE_AA)
     if film.random() < 0.12:
         spot = (round(width * 0.015), round(height * film.uniform(0.25, 0.4)))
         cv2.putText(image, "A-P", spot, cv2.FONT_HERSHEY_SIMPLEX, size * 0.6, grey, max(1, weight // 2), cv2.LINE_AA)
     if film.random() < 0.12:
-        for y in np.linspace(0.1, 0.9, 17):
-            cv2.line(
-                image, (0, round(y * height)), (max(2, width // 200), round(y * height)), grey, max(1, height // 700)
-            )
+        for y in (np.linspace(0.1, 0.9, 17) * height).round().astype(int).tolist():
+            cv2.line(image, (0, y), (max(2, width // 200), y), grey, max(1, height // 700))
 
 
 def draw_phantom(

@@ -76,9 +76,8 @@ def run(given: Given) -> int:
         print(f"{args.to} is complete with {sum(counts.values()):,} images; nothing to do.")
         return EXIT_OK
     if counts and not work.exists():
-        raise OutputError(
-            f"{args.to} already holds {next(iter(counts))}, not made by this command; choose another --to"
-        )
+        first = next(iter(counts))
+        raise OutputError(f"{args.to} already holds {first}, not made by this command; choose another --to")
     with _locked(work):
         if args.zip is None and not archive.exists():
             _transfer(args.url, archive)
@@ -247,11 +246,10 @@ def _unpack(archive: Path, target: Path) -> None:
     members, staging = _list_members(archive), target / ".download" / "unpacked"
     missing = {}
     for name, info in members.items():
-        if (target / name).exists() and not _is_whole(target / name, info):
-            raise OutputError(
-                f"{target / name} differs from the one in {archive}; move it away, or choose another --to"
-            )
-        if not (target / name).exists() and not _is_whole(staging / name, info):
+        path = target / name
+        if path.exists() and not _is_whole(path, info):
+            raise OutputError(f"{path} differs from the one in {archive}; move it away, or choose another --to")
+        if not path.exists() and not _is_whole(staging / name, info):
             missing[name] = info
     if missing:
         _need_space(target, sum(info.file_size for info in missing.values()))

@@ -331,11 +331,7 @@ def _mark(config: PhantomConfig, complete: bool) -> None:
 
 
 def write_phantoms(config: PhantomConfig, progress: bool = False) -> PhantomSummary:
-    """Writes the data set; the same config gives the same bytes.
-
-    Args:
-      config: what to write.
-      progress: show a progress bar on stderr.
+    """Writes the data set, with a progress bar on stderr if asked for; the same config gives the same bytes.
 
     Raises:
       InputError: more duplicates than images to copy.

@@ -395,14 +395,3 @@ def test_command_writes_and_sums_up(tmp_path, capsys):
 
     assert run_command(main, options) == 1
     assert "error: Cannot write phantoms" in capsys.readouterr().err
-
-
-def test_help_names_every_option_with_its_default(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        main(["--help"])
-    assert exit_info.value.code == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("usage: cxr phantom ")
-    options = ("to", "patients", "seed", "duplicates", "broken", "encoding-leak", "scale", "overwrite")
-    assert all(f"--{name}" in shown for name in options)
-    assert "(60)" in shown
