@@ -21,18 +21,8 @@ if TYPE_CHECKING:
     from tuner.space.parameter import Parameter
     from tuner.space.space import Space
 
-__all__ = [
-    "Parameter",
-    "Resources",
-    "SearchConfig",
-    "SearchResult",
-    "Space",
-    "TrialResult",
-    "load_config",
-    "read_search",
-    "search",
-    "work",
-]
+__all__ = ["Parameter", "Resources", "SearchConfig", "SearchResult", "Space", "TrialResult", "load_config",
+           "read_search", "search", "work"]  # fmt: skip
 _HOMES = {
     "search_config": ("Resources", "SearchConfig"),
     "cluster.launch": ("search", "work"),

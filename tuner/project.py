@@ -44,19 +44,17 @@ def check_project(project: Path, resume: bool, overwrite: bool) -> None:
       DatasetError: there is no search to resume.
       OutputError: the directory holds something already.
     """
+    if resume and overwrite:
+        raise InputError("--resume continues a search and --overwrite deletes it; choose one")
     if resume:
-        if overwrite:
-            raise InputError("--resume continues a search and --overwrite deletes it; choose one")
         read_search_file(project)
         return
     if project.exists() and not project.is_dir():
         raise OutputError(f"{project} is a file; --project names the directory of the search")
-    content = sorted(path.name for path in project.iterdir() if path.name != ".lock") if project.is_dir() else []
-    if not content:
-        return
-    if SEARCH_NAME not in content:
+    content = sorted(path.name for path in project.glob("*") if path.name != ".lock")
+    if content and SEARCH_NAME not in content:
         raise OutputError(f"{project} holds something that is no search ({content[0]}, ...); choose another --project")
-    if not overwrite:
+    if content and not overwrite:
         raise OutputError(f"{project} holds a search already; --resume continues it, --overwrite deletes it")
 
 

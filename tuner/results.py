@@ -97,8 +97,7 @@ def read_search(project: str | Path) -> SearchResult:
       DatasetError: the directory holds no search, or one that this version cannot read.
     """
     project = Path(project)
-    fields = read_search_file(project)
-    trials = tuple(load_trials(project))
+    fields, trials = read_search_file(project), tuple(load_trials(project))
     return SearchResult(project, fields["settings"], fields["state"], fields.get("reason", ""), trials)
 
 

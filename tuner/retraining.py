@@ -26,30 +26,19 @@ from tuner.results import SearchResult
 
 FINAL_NAME = "final.json"
 METRICS = {
-    "roc_auc": "AUC",
-    "worst_roc_auc": "worst AUC",
-    "balanced_accuracy": "balanced accuracy",
-    "worst_balanced_accuracy": "worst",
-    "specificity": "specificity",
-    "worst_specificity": "worst",
-    "recall": "recall",
-    "worst_recall": "worst",
-}
+    "roc_auc": "AUC", "worst_roc_auc": "worst AUC",
+    "balanced_accuracy": "balanced accuracy", "worst_balanced_accuracy": "worst",
+    "specificity": "specificity", "worst_specificity": "worst",
+    "recall": "recall", "worst_recall": "worst",
+}  # fmt: skip
 """Metrics that are compared, with their headings; `worst` is the lowest value under any shift."""
 
 
 def retrain_best(
-    search: SearchResult,
-    count: int,
-    seeds: Sequence[int] = (0, 1, 2),
-    *,
-    split: str = "val",
-    baselines: Sequence[str] = (),
-    epochs: int | None = None,
-    data: str | None = None,
-    quiet: bool = False,
+    search: SearchResult, count: int, seeds: Sequence[int] = (0, 1, 2), *, split: str = "val",
+    baselines: Sequence[str] = (), epochs: int | None = None, data: str | None = None, quiet: bool = False,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Trains the best configurations again, one run after the other, each in a process of its own, and evaluates them.
 
     Finished runs are kept, so that it continues where it was stopped.
@@ -83,10 +72,14 @@ def retrain_best(
         most = epochs or max(trial.epochs, search.settings["epochs"])
         recipes[f"trial {trial.id}"] = TrainConfig.from_json({**trial.config, "epochs": most})
     for baseline in baselines:
-        name = baseline if baseline in PRESETS else Path(baseline).stem
+        known = baseline in PRESETS
+        if not known and not Path(baseline).is_file():
+            expected = f"a preset ({', '.join(PRESETS)}) or a JSON file of options"
+            raise InputError(f"--baseline {baseline}: expected {expected}")
+        name = baseline if known else Path(baseline).stem
         if name in recipes:
             raise InputError(f"--baseline {baseline}: there is a configuration '{name}' already; rename the file")
-        recipes[name] = _recipe(baseline)
+        recipes[name], _ = choose_config(baseline if known else None, None if known else baseline, {})
     folder = search.project / "final"
     found: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
     jobs = [(name, seed) for name in recipes for seed in seeds]
@@ -94,8 +87,9 @@ def retrain_best(
         run = folder / f"{name.replace(' ', '-')}-seed{seed}"
         config = dataclasses.replace(recipes[name], seed=seed)
         _make(run, config, data or search.settings["data"], split, search.settings.get("positive"))
-        found[name].append(_read(run, split))
-        say(f"{name}, seed {seed}: AUC {found[name][-1]['roc_auc']:.4f}, worst {found[name][-1]['worst_roc_auc']:.4f}")
+        values = _read(run, split)
+        found[name].append(values)
+        say(f"{name}, seed {seed}: AUC {values['roc_auc']:.4f}, worst {values['worst_roc_auc']:.4f}")
     finals = {"seeds": list(seeds), "split": split, "found": found}
     try:
         write_json(folder / FINAL_NAME, finals)
@@ -112,17 +106,11 @@ def read_retrained(project: Path) -> dict[str, Any] | None:
 
 def retrained_rows(finals: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: mean over the seeds, lowest and highest value."""
-    rows = []
-    for name, runs in finals["found"].items():
-        rows.append([name, *(_summary([run[metric] for run in runs]) for metric in METRICS)])
+    rows = [
+        [name, *(_summary([run[metric] for run in runs]) for metric in METRICS)]
+        for name, runs in finals["found"].items()
+    ]
     return ["configuration", *METRICS.values()], rows
-
-
-def _recipe(baseline: str) -> TrainConfig:
-    if baseline not in PRESETS and not Path(baseline).is_file():
-        raise InputError(f"--baseline {baseline}: expected a preset ({', '.join(PRESETS)}) or a JSON file of options")
-    preset, file = (baseline, None) if baseline in PRESETS else (None, baseline)
-    return choose_config(preset, file, {})[0]
 
 
 def _make(run: Path, config: TrainConfig, data: str, split: str, positive: str | None) -> None:
@@ -167,8 +155,7 @@ def _call(module: str, arguments: list[str], run: Path) -> None:
 
 def _read(run: Path, split: str) -> dict[str, float]:
     found = read_json(run / "evaluation" / split / "metrics.json")
-    conditions = [found, *found["shifts"].values()]
-    values = [metric_values(each["metrics"]) for each in conditions]
+    values = [metric_values(each["metrics"]) for each in (found, *found["shifts"].values())]
     names = ("roc_auc", "balanced_accuracy", "specificity", "recall")
     worst = {f"worst_{name}": min(each[name] for each in values) for name in names}
     return {**{name: values[0][name] for name in names}, **worst}

@@ -21,9 +21,10 @@ _DESCRIPTION = """\
 Searches over architectures and recipes: an oracle of KerasTuner chooses what to try, workers train each trial as
 `cxr train` would, and every trial is kept. `cxr tune --project DIR --resume` continues
 a search that was stopped or killed; finished trials are not run again."""
-_EPILOG = """\
+_OBJECTIVES = "\n".join(f"  {name:25}{goal.text}" for name, goal in OBJECTIVES.items())
+_EPILOG = f"""\
 objectives:
-{objectives}
+{_OBJECTIVES}
 
 on several hosts, each with the same data set, and best with a shared project directory:
   chief$   cxr tune --role chief --bind 10.0.0.1:7171 --data data/cxr --project search
@@ -147,12 +148,8 @@ def _check_role(asked: TuneOptions, given: Given, resources: Resources) -> None:
         raise UsageError("--workers 0: a search needs at least one worker (or --role chief, for workers elsewhere)")
 
 
-def _epilog() -> str:
-    return _EPILOG.format(objectives="\n".join(f"  {name:25}{goal.text}" for name, goal in OBJECTIVES.items()))
-
-
 COMMAND = Command(
-    "tune", _DESCRIPTION, run, (TuneOptions, SearchConfig, Resources), _epilog, needs="tune",
+    "tune", _DESCRIPTION, run, (TuneOptions, SearchConfig, Resources), _EPILOG, needs="tune",
     groups=(_WHERE, "space", "search", _WORKERS),
 )  # fmt: skip
 main = COMMAND.main

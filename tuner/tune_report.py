@@ -6,9 +6,9 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cxr.command import Command, Given
 from cxr.console import EXIT_OK, run_command
@@ -64,9 +64,10 @@ def run(given: Given) -> int:
     asked = given.make(ReportOptions)
 
     from trainer.training.stopping import Stopped
-    from tuner.report import PAGE_NAME, hyperparameter_importance, write_report
+    from tuner.report import BEST_NAME, PAGE_NAME, TABLE_NAME, hyperparameter_importance, write_report
+    from tuner.report.search_words import train_command
     from tuner.results import read_search
-    from tuner.retraining import read_retrained, retrain_best
+    from tuner.retraining import read_retrained, retrain_best, retrained_rows
 
     search = read_search(asked.project)
     if asked.final:
@@ -81,25 +82,23 @@ def run(given: Given) -> int:
             return 128 + stopped.signal
     finals = read_retrained(search.project)
     importances = hyperparameter_importance(search)
-    folder = Path(asked.output) if asked.output else None
-    folder = write_report(search, folder, importances=importances, finals=finals)
+    output = Path(asked.output) if asked.output else None
+    folder = write_report(search, output, importances=importances, finals=finals)
     if not asked.quiet:
         print(summarize(search, asked.top, importances))
         if finals:
-            print(f"\n{_finals_text(finals)}")
+            head, rows = retrained_rows(finals)
+            seeds = ", ".join(map(str, finals["seeds"]))
+            print(f"\nThe best, trained again with seeds {seeds}, on '{finals['split']}':\n{_table(head, rows)}")
         print()
-    print(_next_steps(search, folder, PAGE_NAME))
+    print(f"open it:   {folder / PAGE_NAME}\nall of it: {folder / TABLE_NAME}\nwatch it:  cxr board {search.project}")
+    if search.best is not None:
+        print(f"train it:  {train_command(search, search.best, folder / BEST_NAME)}")
     return EXIT_OK
 
 
 def summarize(search: SearchResult, top: int = _TOP, importances: Importances | None = None) -> str:
-    """A search as text: the ranking, the number of trials by status, why some failed, and what mattered.
-
-    Args:
-      search: finished or not.
-      top: rows of the ranking.
-      importances: of the hyperparameters, where they are known already.
-    """
+    """A search as text: the `top` of the ranking, the number of trials by status, why some failed, what mattered."""
     from tuner.report.importance import hyperparameter_importance
     from tuner.report.search_words import comparable, described, headline, mattered, shorter_than_others, standing
     from tuner.report.trial_rows import IN_HEAD, NUMBERS, failures, ranking, shown_hyperparameters
@@ -129,28 +128,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
     shown = max(3, sum(total <= room for total in itertools.accumulate(widths)))
     aligned = ["right" if column in numbers else "left" for column in range(shown)][: len(head)]
     return tabulate([row[:shown] for row in rows], head[:shown], disable_numparse=True, colalign=aligned)
-
-
-def _finals_text(finals: Mapping[str, Any]) -> str:
-    from tuner.retraining import retrained_rows
-
-    head, rows = retrained_rows(finals)
-    seeds = ", ".join(map(str, finals["seeds"]))
-    return f"The best, trained again with seeds {seeds}, on '{finals['split']}':\n{_table(head, rows)}"
-
-
-def _next_steps(search: SearchResult, folder: Path, page: str) -> str:
-    from tuner.report import BEST_NAME, TABLE_NAME
-    from tuner.report.search_words import train_command
-
-    lines = [
-        f"open it:   {folder / page}",
-        f"all of it: {folder / TABLE_NAME}",
-        f"watch it:  cxr board {search.project}",
-    ]
-    if search.best is not None:
-        lines.append(f"train it:  {train_command(search, search.best, folder / BEST_NAME)}")
-    return "\n".join(lines)
 
 
 COMMAND = Command("tune-report", _DESCRIPTION, run, ReportOptions, _EPILOG, needs="report")

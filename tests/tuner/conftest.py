@@ -86,11 +86,8 @@ class Tuning:
 
     def workers(self) -> dict[str, int]:
         """Process ids of the workers of this project, by name; those of them that have started."""
-        found = {}
-        for pid, arguments in processes_naming(str(self.project)):
-            if "tuner.cluster.worker" in arguments:
-                found[json.loads(arguments[-1])["name"]] = pid
-        return found
+        found = [(pid, line) for pid, line in processes_naming(str(self.project)) if "tuner.cluster.worker" in line]
+        return {json.loads(line[-1])["name"]: pid for pid, line in found}
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit status, once it has ended."""

@@ -36,8 +36,7 @@ class Lease:
     """A trial that a worker has.
 
     Attributes:
-      trial: its id.
-      process: name of the process that has it; each process has another name.
+      trial, process: ids of the trial, and of the process that has it.
       begun, seen: when it was leased, and the last heartbeat, by the monotonic clock.
       epoch, fraction: epochs done, and the share of the next.
       images_per_second: of its last epoch, None before the first.
@@ -105,17 +104,16 @@ class Chief:
 
     def _load_records(self) -> None:
         """Of the trials that the oracle knows; one that has not ended waits for a worker."""
-        for record in load_trials(self.project):
-            if record.id in self.oracle.trials:
-                self.records[record.id] = record
-                if record.id in self.oracle.end_order:
-                    continue
-                if record.ended:  # saved just before the chief was killed
-                    self.oracle.give_again(record.worker, record.id)
-                    self._tell_oracle(record)
-                else:
-                    record.status = "waiting"
-                    record.save(self.project)
+        self.records = {record.id: record for record in load_trials(self.project) if record.id in self.oracle.trials}
+        for record in self.records.values():
+            if record.id in self.oracle.end_order:
+                continue
+            if record.ended:  # saved just before the chief was killed
+                self.oracle.give_again(record.worker, record.id)
+                self._tell_oracle(record)
+            else:
+                record.status = "waiting"
+                record.save(self.project)
 
     def join(self, worker: str, version: int, digest: str) -> dict[str, Any]:
         """A worker's first question; the answer is what all trials have in common.
@@ -124,9 +122,8 @@ class Chief:
           InputError: the worker has another version, or other data.
         """
         if version != VERSION:
-            raise InputError(
-                f"the chief has protocol version {VERSION} and {worker} version {version}; install the same cxr on both"
-            )
+            both = f"the chief has protocol version {VERSION} and {worker} version {version}"
+            raise InputError(f"{both}; install the same cxr on both")
         if digest != self.digest:
             raise InputError(
                 f"{worker} has another data set than this search, {self.config.data}: expected the manifest "
@@ -155,10 +152,8 @@ class Chief:
             if lease and lease.process != process:
                 self._lose(worker, ended or "it was restarted")
                 lease = None
-            if self.state == "running":
-                trial_id = lease.trial if lease else self._take(worker, process)
-                if trial_id is not None:
-                    return {"do": "run", "trial": trial_id, "config": self.records[trial_id].config}
+            if self.state == "running" and (trial := lease.trial if lease else self._take(worker, process)):
+                return {"do": "run", "trial": trial, "config": self.records[trial].config}
             if self.state == "running":
                 return {"do": "wait", "seconds": 1.0}
             self._told.add(worker)
@@ -191,7 +186,7 @@ class Chief:
                 self.log.epochs(trial, rows)
             if self.state != "running":
                 return {"do": "leave", "reason": self.reason}
-            why = self._why_prune(trial) if rows else None
+            why = self._why_prune(record) if rows else None
             return {"do": "prune", "reason": why} if why else {"do": "go on", "reason": ""}
 
     def end(
@@ -341,13 +336,16 @@ class Chief:
         lease.seen = now
         return lease
 
-    def _why_prune(self, trial_id: str) -> str | None:
-        record, monitor = self.records[trial_id], self.config.goal.monitor
+    def _why_prune(self, record: TrialResult) -> str | None:
+        monitor = self.config.goal.monitor
         own = record.series(monitor)
         if not own or len(own) >= record.epochs:
             return None
-        equals = [other for other in self.records.values() if other.epochs == record.epochs and other is not record]
-        others = [other.series(monitor) for other in equals]
+        others = [
+            other.series(monitor)
+            for other in self.records.values()
+            if other.epochs == record.epochs and other is not record
+        ]
         return why_prune(self.config.pruner, own, others, MONITORS[monitor], self.config.factor)
 
     def _finish(self, worker: str, status: Literal["completed", "pruned", "failed"], message: str) -> None:
@@ -356,8 +354,14 @@ class Chief:
         record.status, record.message = status, message or None
         record.save(self.project)
         self._tell_oracle(record)
-        self.notify(self._describe(record))
-        self._count_failures()
+        if status == "failed":
+            self.notify(f"trial {record.id} failed: {record.message}")
+        else:
+            why = f", for {record.message}" if status == "pruned" else ""
+            self.notify(f"trial {record.id} {status}: {self.config.objective} {record.score:.4f}{why}")
+        last = [self.records[trial] for trial in self.oracle.end_order[-self.config.max_failures :]]
+        if len(last) == self.config.max_failures and all(each.status == "failed" for each in last):
+            self.halt("failed", f"{len(last)} trials in a row failed, the last because: {last[-1].message}")
 
     def _tell_oracle(self, record: TrialResult) -> None:
         """Ends a trial in the oracle and the log as its record has it."""
@@ -370,19 +374,6 @@ class Chief:
             trial.metrics.update(name, record.score, step=record.best_epoch)
         self.oracle.end_trial(trial)
         self.log.end(record)
-
-    def _describe(self, record: TrialResult) -> str:
-        if record.status == "failed":
-            return f"trial {record.id} failed: {record.message}"
-        why = f", for {record.message}" if record.status == "pruned" else ""
-        return f"trial {record.id} {record.status}: {self.config.objective} {record.score:.4f}{why}"
-
-    def _count_failures(self) -> None:
-        last = self.oracle.end_order[-self.config.max_failures :]
-        if len(last) == self.config.max_failures and all(self.records[each].status == "failed" for each in last):
-            self.halt(
-                "failed", f"{len(last)} trials in a row failed, the last because: {self.records[last[-1]].message}"
-            )
 
     def _lose(self, worker: str, how: str) -> None:
         """Takes the trial from a worker that will not finish it."""

@@ -6,8 +6,6 @@ import itertools
 import os
 import subprocess
 
-from cxr.machine import usable_cores
-
 
 def share_cores(workers: int) -> list[tuple[int, ...]]:
     """The cores of each worker: all that this process may use, divided evenly; shared where there are too few.
@@ -43,13 +41,3 @@ def find_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
-
-
-def sharing_notes(workers: int) -> list[str]:
-    """Notes for people where so many workers share GPUs or cores of this host."""
-    cores, gpus = usable_cores(), find_gpus()
-    if gpus and workers > len(gpus):
-        return [f"{workers} workers share {len(gpus)} GPUs, and their memory"]
-    if not gpus and workers > cores:
-        return [f"{workers} workers share {cores} cores"]
-    return []

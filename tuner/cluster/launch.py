@@ -9,19 +9,19 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr.errors import CxrError, InputError, OutputError, TrainingError
-from cxr.machine import load_tensorflow_quietly
+from cxr.machine import load_tensorflow_quietly, usable_cores
 from tfrecords.dataset import open_dataset
 from trainer.facts import DataFacts, check_trainable
 from trainer.run import describe_making, locked
 from trainer.training.stopping import Stopped, StopRequest, stop_on_signals
-from tuner.cluster.host import sharing_notes
+from tuner.cluster.host import find_gpus
 from tuner.cluster.live_table import LiveTable
 from tuner.cluster.protocol import BEAT_SECONDS, QUESTIONS, is_loopback, serve
 from tuner.cluster.supervisor import Supervisor, worker_names
@@ -34,20 +34,12 @@ if TYPE_CHECKING:
     from tuner.cluster.chief import Chief
 
 _LINGER_SECONDS = 60.0
-NO_AUTHENTICATION = (
-    "WARNING the chief listens on {address} without authentication or encryption: anybody who reaches that port can "
-    "take trials and report scores. Use it only inside a network that you trust."
-)
 
 
 def search(
-    config: SearchConfig,
-    resources: Resources | None = None,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
+    config: SearchConfig, resources: Resources | None = None, *, resume: bool = False, overwrite: bool = False,
     quiet: bool = False,
-) -> SearchResult:
+) -> SearchResult:  # fmt: skip
     """Searches, and returns when no trial is left.
 
     From a notebook:
@@ -73,8 +65,7 @@ def search(
       TrainingError: too many trials failed in a row, a worker cannot be started, or the disk is full.
     """
     resources = resources or Resources()
-    project = Path(config.project)
-    data = open_dataset(config.data)
+    project, data = Path(config.project), open_dataset(config.data)
     facts = DataFacts.of(data, config.positive)
     check_trainable(data, facts, config.goal.monitor)
     check_project(project, resume, overwrite)
@@ -170,11 +161,9 @@ def work(
     prefix = f"{socket.gethostname()}-{uuid.uuid4().hex[:4]}-"
     try:
         with _signals() as stop, LiveTable(quiet) as table:
-            supervisor = Supervisor(
-                worker_names(resources.workers, prefix), options, resources.lease_seconds, table.say
-            )
-            for note in sharing_notes(resources.workers):
-                table.say(f"note: {note}")
+            names = worker_names(resources.workers, prefix)
+            supervisor = Supervisor(names, options, resources.lease_seconds, table.say)
+            _say_sharing(table, resources)
             table.say(f"{resources.workers} workers for the chief at {chief}; logs in {Path(project, 'logs')}")
             try:
                 while supervisor.alive and not stop:
@@ -232,22 +221,29 @@ def _introduce(table: LiveTable, config: SearchConfig, resources: Resources, add
         f"{config.oracle} search for {config.objective} in the space '{config.space.name}', "
         f"{resources.workers} worker{'s' if resources.workers != 1 else ''}, chief at {address}"
     )
-    for note in sharing_notes(resources.workers):
-        table.say(f"note: {note}")
-    host, _ = parse_address(address)
-    if not is_loopback(host):
-        table.say(NO_AUTHENTICATION.format(address=address))
+    _say_sharing(table, resources)
+    if not is_loopback(parse_address(address)[0]):
+        table.say(
+            f"WARNING the chief listens on {address} without authentication or encryption: anybody who reaches that "
+            "port can take trials and report scores. Use it only inside a network that you trust."
+        )
     if not resources.workers:
         reached = address.replace("0.0.0.0", socket.gethostname()).replace("[::]", socket.gethostname())
         table.say(f"on each host:  cxr tune --role worker --chief {reached} --data DIR --project DIR --workers N")
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[StopRequest]:
+def _say_sharing(table: LiveTable, resources: Resources) -> None:
+    """Says so where workers share GPUs or cores of this host."""
+    cores, gpus, workers = usable_cores(), len(find_gpus()), resources.workers
+    if gpus and workers > gpus:
+        table.say(f"note: {workers} workers share {gpus} GPUs, and their memory")
+    elif not gpus and workers > cores:
+        table.say(f"note: {workers} workers share {cores} cores")
+
+
+def _signals() -> contextlib.AbstractContextManager[StopRequest]:
     """Turns signals into a request to stop, where this thread may receive them."""
     if threading.current_thread() is not threading.main_thread():
-        yield StopRequest()
-        return
+        return contextlib.nullcontext(StopRequest())
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # workers are started, not forked
-    with stop_on_signals() as stop:
-        yield stop
+    return stop_on_signals()

@@ -25,12 +25,7 @@ _MOST_SHOWN = ("model", "preset", "image_size", "augment", "optimizer", "learnin
 
 
 class LiveTable:
-    """Shows a search while it runs. A context manager.
-
-    Args:
-      quiet: show nothing.
-      console: to show it on; standard error where none is given.
-    """
+    """Shows a search while it runs, unless quiet, on standard error or another console. A context manager."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None):
         self._console = console or Console(stderr=True)
@@ -52,10 +47,11 @@ class LiveTable:
 
     def say(self, text: str) -> None:
         """Shows an event."""
-        self._events.append(f"{time.strftime('%H:%M:%S')} {text}")
+        event = f"{time.strftime('%H:%M:%S')} {text}"
+        self._events.append(event)
         if not self._quiet and not self._live:
             with contextlib.suppress(OSError):  # nobody reads it any more; the search continues
-                print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+                print(event, file=sys.stderr, flush=True)
 
     def show(self, chief: Chief) -> None:
         """Redraws the table, at most twice a second."""
@@ -66,11 +62,8 @@ class LiveTable:
 
     def draw(self, chief: Chief) -> Group:
         """The table as a renderable of rich."""
-        name = chief.config.objective
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("trial", "status"):
-            table.add_column(title)
-        for title in (name, "epoch", "images/s", "left"):
+        table = Table("trial", "status", box=None, pad_edge=False, header_style="bold")
+        for title in (chief.config.objective, "epoch", "images/s", "left"):
             table.add_column(title, justify="right")
         table.add_column("what it is", overflow="fold")
         for worker, lease in sorted(chief.leased().items()):
@@ -78,11 +71,8 @@ class LiveTable:
         for trial in chief.best(_BEST):
             epochs, speed = f"{len(trial.history)}/{trial.epochs}", _whole(trial.images_per_second)
             table.add_row(trial.id, trial.status, score_text(trial.score), epochs, speed, "", describe_values(trial))
-        return Group(
-            Text(self._headline(chief), style="bold"),
-            table,
-            *(Text(event, style="dim") for event in tuple(self._events)),
-        )
+        events = [Text(event, style="dim") for event in tuple(self._events)]
+        return Group(Text(self._headline(chief), style="bold"), table, *events)
 
     def _running(self, chief: Chief, worker: str, lease: Lease) -> list[str]:
         trial, goal = chief.records[lease.trial], chief.config.goal
@@ -99,10 +89,7 @@ class LiveTable:
         count, planned = chief.count(), chief.planned_trials
         done = count["completed"] + count["failed"]
         parts = [f"{done}" + (f" of {planned}" if planned else "") + " trials done", f"{count['running']} running"]
-        if count["waiting"]:
-            parts.append(f"{count['waiting']} waiting")
-        if count["failed"]:
-            parts.append(f"{count['failed']} failed")
+        parts += [f"{count[status]} {status}" for status in ("waiting", "failed") if count[status]]
         left = self._seconds_left(chief, max(1, count["running"]))
         passed = format_seconds(time.monotonic() - self._begun)
         parts.append(f"{passed} so far" + (f", about {format_seconds(left)} left" if left is not None else ""))

@@ -31,10 +31,10 @@ class Durable(engine.Oracle):
     _retry_queue: list[str]
 
     def save(self) -> None:
-        _write(Path(self._get_oracle_fname()), self.get_state())
+        write_json(Path(self._get_oracle_fname()), self.get_state(), None)
 
     def _save_trial(self, trial: keras_tuner.engine.trial.Trial) -> None:
-        _write(Path(self._get_trial_dir(trial.trial_id), "trial.json"), trial.get_state())
+        write_json(Path(self._get_trial_dir(trial.trial_id), "trial.json"), trial.get_state(), None)
 
     def _check_consecutive_failures(self) -> None:
         pass
@@ -50,8 +50,7 @@ class Durable(engine.Oracle):
 
     def take_back(self, tuner_id: str) -> None:
         """Takes the trial of a worker, so that it waits for another."""
-        trial = self.ongoing_trials.pop(tuner_id)
-        self._retry_queue.append(trial.trial_id)
+        self._retry_queue.append(self.ongoing_trials.pop(tuner_id).trial_id)
         self.save()
 
     def give_again(self, tuner_id: str, trial_id: str) -> bool:
@@ -107,21 +106,16 @@ class Grid(Durable, GridSearchOracle):
         return found
 
     def get_state(self) -> dict[str, Any]:
-        return {**super().get_state(), "order": self._order()}
+        order = self.start_order[:1]  # the first trial has the first combination
+        while order and (following := self._ordered_ids.next(order[-1])) is not None:
+            order.append(following)
+        return {**super().get_state(), "order": order}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         for trial_id in state["order"]:
             self._ordered_ids.insert(trial_id)
         self._populate_next = list(state["start_order"])
-
-    def _order(self) -> list[str]:
-        order, ids = [], self._ordered_ids
-        if self.start_order:  # the first trial has the first combination
-            order.append(self.start_order[0])
-            while (following := ids.next(order[-1])) is not None:
-                order.append(following)
-        return order
 
 
 def make_oracle(config: SearchConfig) -> Durable:
@@ -177,8 +171,3 @@ def planned(oracle: Durable, config: SearchConfig) -> tuple[int | None, int | No
     if isinstance(oracle, Grid) and (combinations := config.space.combinations()) is not None:
         trials = min(combinations, trials or combinations)
     return trials, None if trials is None else trials * config.epochs
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, state, None)

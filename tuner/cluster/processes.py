@@ -34,11 +34,11 @@ def describe_status(status: int) -> str:
     """What an exit status means."""
     if status == EXIT_HUNG:
         return "it made no progress"
-    if status < 0:
-        known = {int(each): each.name for each in signal.Signals}
-        name = known.get(-status, f"signal {-status}")
-        return f"it was killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
-    return f"it ended with exit status {status}"
+    if status >= 0:
+        return f"it ended with exit status {status}"
+    known = {int(each): each.name for each in signal.Signals}
+    name = known.get(-status, f"signal {-status}")
+    return f"it was killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
 
 
 def last_lines(log: Path, count: int = 8) -> str:

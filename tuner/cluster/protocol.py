@@ -31,7 +31,6 @@ QUESTIONS = ("join", "next", "report", "end")
 _SERVICE = "cxr.Search"
 _THREADS = 8
 _RETRY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-_ANSWER_SECONDS = 60.0
 Method = Callable[..., dict[str, Any]]
 
 
@@ -75,14 +74,12 @@ def serve(address: str, methods: Mapping[str, Method]) -> tuple[grpc.Server, int
 
     server = grpc.server(futures.ThreadPoolExecutor(_THREADS, "chief"), options=[("grpc.so_reuseport", 0)])
     handlers = {name: handler(method) for name, method in methods.items()}
-    server.add_registered_method_handlers(_SERVICE, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise InputError(
-            f"cannot listen on {address}: the port is taken, or {host} is no address of this host"
-        ) from error
+        why = f"the port is taken, or {host} is no address of this host"
+        raise InputError(f"cannot listen on {address}: {why}") from error
     server.start()
     return server, port
 
@@ -98,18 +95,13 @@ class ChiefClient:
     """
 
     def __init__(
-        self,
-        address: str,
-        patience: float,
-        gives_up: Callable[[], bool] = lambda: False,
-        answer_seconds: float = _ANSWER_SECONDS,
+        self, address: str, patience: float, gives_up: Callable[[], bool] = lambda: False, answer_seconds: float = 60.0
     ):
         parse_address(address)
         self.address, self.patience, self.answer_seconds = address, patience, answer_seconds
         self._gives_up = gives_up
-        self._channel = grpc.insecure_channel(
-            address, options=[("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
-        )
+        options = [("grpc.max_reconnect_backoff_ms", 2000), ("grpc.enable_http_proxy", 0)]
+        self._channel = grpc.insecure_channel(address, options)
 
     def ask(self, method: str, **fields: Any) -> dict[str, Any]:
         """The answer to a question.

@@ -42,28 +42,17 @@ def why_prune(
     best = max(mine)
     if pruner == "median":
         median = statistics.median(statistics.fmean(values) for values in theirs)
-        if best < median:
-            shown = f"{sign * best:.4f}, was worse than the others' median, {sign * median:.4f}"
-            return f"after epoch {epoch} its best, {shown}"
-        return None
-    if epoch not in _rungs(factor, epoch):
-        return None
+        shown = f"{sign * best:.4f}, was worse than the others' median, {sign * median:.4f}"
+        return f"after epoch {epoch} its best, {shown}" if best < median else None
+    rung = FIRST_EPOCH
+    while rung < epoch:
+        rung *= factor
     peers = sorted([best, *(max(values) for values in theirs)], reverse=True)
-    bar = peers[max(1, len(peers) // factor) - 1]
-    if best < bar:
-        return (
-            f"at epoch {epoch} its best, {sign * best:.4f}, was not in the best {max(1, len(peers) // factor)} of "
-            f"{len(peers)}, which begin at {sign * bar:.4f}"
-        )
-    return None
-
-
-def _rungs(factor: int, last: int) -> list[int]:
-    """The epochs at which halving compares trials."""
-    rungs = [FIRST_EPOCH]
-    while rungs[-1] < last:
-        rungs.append(rungs[-1] * factor)
-    return rungs
+    kept = max(1, len(peers) // factor)
+    if rung != epoch or best >= peers[kept - 1]:
+        return None
+    shown = f"{sign * best:.4f}, was not in the best {kept} of {len(peers)}"
+    return f"at epoch {epoch} its best, {shown}, which begin at {sign * peers[kept - 1]:.4f}"
 
 
 def _worst_if_nan(value: float) -> float:

@@ -32,11 +32,9 @@ class TrialStop(StopRequest):
 
 
 class Progress:
-    """How far the current trial is. Written by the training thread, read by the pulse.
+    """How far the trial is that the chief has leased to this worker and process.
 
-    Args:
-      worker, process: names under which the chief leases the trial.
-      quit: requested when the process must end.
+    Written by the training thread, read by the pulse. `quit` is requested when the process must end.
     """
 
     def __init__(self, worker: str, process: str, quit: StopRequest):
@@ -78,12 +76,8 @@ class Progress:
 class Pulse(threading.Thread):
     """Tells supervisor and chief that the worker is alive.
 
-    Ends the process when training made no progress for too long, and when the process that started it is gone.
-
-    Args:
-      options: of the worker.
-      progress: of its trials.
-      quit: requested when the process must end.
+    Ends the process when training made no progress for too long, and when the process that started it is gone;
+    requests `quit` before, so that training can save what it has.
     """
 
     def __init__(self, options: WorkerOptions, progress: Progress, quit: StopRequest):
@@ -113,13 +107,12 @@ class Pulse(threading.Thread):
     def _check_progress(self) -> None:
         progress = self._progress
         limit = self.hang_seconds if progress.trial is not None else max(self.hang_seconds, _START_SECONDS)
-        if time.monotonic() - progress.moved <= limit:
-            return
-        reason = f"no progress for {limit:.0f} s while {progress.doing} after epoch {progress.epoch}"
-        print(f"{self._options.name}: {reason}", file=sys.stderr, flush=True)
-        with contextlib.suppress(CxrError):
-            self._client.ask("end", **progress.lease, outcome="lost", message=reason)
-        os._exit(EXIT_HUNG)
+        if time.monotonic() - progress.moved > limit:
+            reason = f"no progress for {limit:.0f} s while {progress.doing} after epoch {progress.epoch}"
+            print(f"{self._options.name}: {reason}", file=sys.stderr, flush=True)
+            with contextlib.suppress(CxrError):
+                self._client.ask("end", **progress.lease, outcome="lost", message=reason)
+            os._exit(EXIT_HUNG)
 
     def _tell_chief(self) -> None:
         progress, patience = self._progress, self._options.patience

@@ -26,11 +26,7 @@ class SearchLog:
     """Writes a search for TensorBoard.
 
     All hyperparameters are declared once, in the folder itself and before any trial: otherwise TensorBoard takes those
-    of the first trial for all there are. A trial names those that matter to it.
-
-    Args:
-      folder: of the search; made where it does not exist.
-      config: of the search.
+    of the first trial for all there are. A trial names those that matter to it. The folder is made if there is none.
     """
 
     def __init__(self, folder: Path, config: SearchConfig):
@@ -42,8 +38,9 @@ class SearchLog:
 
     def begin(self, trial: TrialResult) -> None:
         """Declares a trial by its hyperparameters."""
-        self._writer(trial.id).summary(hparams.hparams_pb(dict(trial.values), trial.id))
-        self._writer(trial.id).flush()
+        events = self._writer(trial.id)
+        events.summary(hparams.hparams_pb(dict(trial.values), trial.id))
+        events.flush()
 
     def epochs(self, trial: str, rows: Sequence[Mapping[str, float]]) -> None:
         """Adds points to a trial's curves."""
@@ -57,14 +54,11 @@ class SearchLog:
         found = zip(METRICS, (trial.score, trial.parameters, trial.images_per_second, epochs), strict=True)
         status = STATUS_SUCCESS if trial.scored else STATUS_FAILURE
         data = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
-        ended = Summary.Value(
-            tag=metadata.SESSION_END_INFO_TAG, metadata=metadata.create_summary_metadata(data),
-            tensor=metadata.NULL_TENSOR,
-        )  # fmt: skip
+        about, tag = metadata.create_summary_metadata(data), metadata.SESSION_END_INFO_TAG
         with self._writer(trial.id) as events:
             events.scalars({name: float(value) for name, value in found if value is not None}, step=epochs)
-            events.summary(Summary(value=[ended]))
-        self._writers.pop(trial.id, None)
+            events.summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
+        del self._writers[trial.id]
 
     def close(self) -> None:
         """Writes what is left to the disk."""

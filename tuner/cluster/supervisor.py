@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ START_SECONDS = 120.0
 
 @dataclasses.dataclass
 class Child:
-    """A worker's process.
+    """A worker: its process, and those before it.
 
     Attributes:
       options: of the worker.
@@ -34,8 +35,7 @@ class Child:
       log: file of its output.
       process: the process; None between two.
       pipe: read end of its heartbeats.
-      heard: time of the last heartbeat, by the monotonic clock.
-      spoke: whether there was one.
+      heard, spoke: time of the last heartbeat, by the monotonic clock, and whether there was one.
       barren: processes that ended in a row without a trial.
       restart: when to start the next, by the monotonic clock.
       done: whether the search is over for it.
@@ -69,21 +69,14 @@ class Supervisor:
         self._lease_seconds, self._notify = lease_seconds, notify
         logs = Path(options.project, "logs")
         logs.mkdir(parents=True, exist_ok=True)
-        shares, gpus = share_cores(len(names)), find_gpus()
-        self.children = [
-            Child(
-                dataclasses.replace(
-                    options,
-                    name=name,
-                    cores=cores,
-                    answer_seconds=min(5.0, lease_seconds / 4),
-                    stream={"threads": max(1, len(cores)), **options.stream},
-                ),
-                gpus[number % len(gpus)] if gpus else None,
-                logs / f"{name}.log",
-            )
-            for number, (name, cores) in enumerate(zip(names, shares, strict=True))
-        ]
+        gpus = itertools.cycle(find_gpus() or [None])
+        self.children: list[Child] = []
+        for name, cores, gpu in zip(names, share_cores(len(names)), gpus, strict=False):
+            own = dataclasses.replace(
+                options, name=name, cores=cores, answer_seconds=min(5.0, lease_seconds / 4),
+                stream={"threads": max(1, len(cores)), **options.stream},
+            )  # fmt: skip
+            self.children.append(Child(own, gpu, logs / f"{name}.log"))
         self._closing = False
 
     @property
@@ -126,7 +119,7 @@ class Supervisor:
         os.set_blocking(writing, False)
         options = dataclasses.replace(child.options, pipe=writing, parent=os.getpid())
         environment = dict(os.environ)
-        if child.gpu is not None:
+        if child.gpu:
             environment["CUDA_VISIBLE_DEVICES"] = child.gpu
         try:
             with open(child.log, "ab") as log:
@@ -156,9 +149,8 @@ class Supervisor:
         self._bury(child)
         name = child.options.name
         child.options = dataclasses.replace(child.options, ended=how)
-        if status == EXIT_OK:
-            child.done = True
-        if self._closing or child.done or status == EXIT_RECYCLED:
+        child.done = status == EXIT_OK
+        if self._closing or status in (EXIT_OK, EXIT_RECYCLED):
             return
         child.barren += 1
         child.restart = time.monotonic() + min(30.0, 0.5 * 2**child.barren)

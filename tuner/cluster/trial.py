@@ -35,22 +35,17 @@ from tuner.objectives import OBJECTIVES, metric_values
 
 @keep_images()
 def run_trial(
-    task: dict[str, Any],
-    data: XrayDataset,
-    search: dict[str, Any],
-    options: WorkerOptions,
-    progress: Progress,
+    task: dict[str, Any], data: XrayDataset, search: dict[str, Any], options: WorkerOptions, progress: Progress,
     client: ChiefClient,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Trains a trial, or resumes it, and scores it.
 
     Args:
       task: `trial`, its id, and `config`.
       data: to train on.
       search: `objective` and `positive` of the search.
-      options: of the worker.
+      options, client: of the worker.
       progress: kept up to date; asks for a stop.
-      client: of the chief.
 
     Returns:
       The fields of `Chief.end`: `outcome`, `message`, `score`, `best_epoch`, `rows`, `parameters`.
@@ -69,35 +64,25 @@ def run_trial(
         reporter = Reporter(client, progress, steps, config.epochs)
         outcome, message = "completed", ""
         if run.state != "finished":
+            how = {"resume": run.last_checkpoint.exists(), "stop": progress.stop, "quiet": True, **options.stream}
             try:
-                begun = run.last_checkpoint.exists()
-                train(
-                    run, data, resume=begun, callbacks=[reporter], stop=progress.stop, quiet=True,
-                    **options.stream,
-                )  # fmt: skip
+                train(run, data, callbacks=[reporter], **how)
             except Stopped:
                 if progress.asked_by != "pruner":
                     raise
                 outcome, message = "pruned", progress.reason
         rows = run.read_history()
         monitor, goal = config.monitor, OBJECTIVES[search["objective"]]
-        sign = 1 if MONITORS[monitor] == "max" else -1
         finite = [row for row in rows if math.isfinite(row[monitor])]
         if not finite:
             raise TrainingError(f"no epoch had a {monitor} that is a number")
-        best = max(finite, key=lambda row: sign * row[monitor])
+        best = (max if MONITORS[monitor] == "max" else min)(finite, key=lambda row: row[monitor])
         score = best[monitor]
         if goal.shift_metric is not None:
             progress.move("evaluating", config.epochs)
             score = worst_under_shifts(run, data, goal.shift_metric)
-    return {
-        "outcome": outcome,
-        "message": message,
-        "score": score,
-        "best_epoch": int(best["epoch"]),
-        "rows": rows,
-        "parameters": reporter.parameters,
-    }
+    found = {"score": score, "best_epoch": int(best["epoch"]), "rows": rows, "parameters": reporter.parameters}
+    return {"outcome": outcome, "message": message, **found}
 
 
 @contextlib.contextmanager
@@ -141,14 +126,7 @@ def _take_up(root: Path, config: TrainConfig, facts: DataFacts) -> Run:
 
 
 class Reporter(keras.callbacks.Callback):
-    """Reports each epoch to the chief, and stops training where the chief says so.
-
-    Args:
-      client: of the chief.
-      progress: of the worker.
-      steps: an epoch.
-      epochs: of the trial.
-    """
+    """Reports each epoch of so many steps to the chief, and stops training where the chief says so."""
 
     def __init__(self, client: ChiefClient, progress: Progress, steps: int, epochs: int):
         super().__init__()

@@ -7,6 +7,7 @@ PROJECT/runs; one that another worker began is resumed from its last checkpoint.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 import time
@@ -27,12 +28,7 @@ from tuner.cluster.worker_options import EXIT_RECYCLED, TRIAL, WorkerOptions
 
 
 class Worker:
-    """Asks for trials and trains them.
-
-    Args:
-      options: what the supervisor said.
-      quit: requested by a signal.
-    """
+    """Asks for trials and trains them; the supervisor gave the options, and a signal may request to quit."""
 
     def __init__(self, options: WorkerOptions, quit: StopRequest):
         self.options, self.quit = options, quit
@@ -89,7 +85,6 @@ class Worker:
         self.progress.begin(task["trial"])
         print(f"{_now()} trial {task['trial']}: {json.dumps(task['config'])}", flush=True)
         begun = time.monotonic()
-        root = Path(self.options.project, "runs", task["trial"])
         outcome: dict[str, Any]
         try:
             outcome = run_trial(task, data, search, self.options, self.progress, self.client)
@@ -109,22 +104,21 @@ class Worker:
             time.sleep(1.0)  # another process may still have the run
         if outcome["outcome"] in ("completed", "pruned", "failed"):  # nobody resumes it
             with contextlib.suppress(OSError):
-                (root / "checkpoints" / "last.npz").unlink(missing_ok=True)
+                Path(self.options.project, "runs", task["trial"], "checkpoints", "last.npz").unlink(missing_ok=True)
 
 
 def describe_error(error: Exception) -> dict[str, Any]:
     """What to tell the chief of a trial that ended with an error which is not about its configuration."""
-    message = f"{type(error).__name__}: {error}" if not isinstance(error, CxrError) else str(error)
+    message = str(error) if isinstance(error, CxrError) else f"{type(error).__name__}: {error}"
     message = message if len(message) < 2000 else message[:1000] + " ... " + message[-900:]
     chain: BaseException | None = error
     while chain is not None:
-        full = isinstance(chain, OSError) and chain.errno in (28, 30, 122)  # ENOSPC, EROFS, EDQUOT
+        full = isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
         if full or "No space left on device" in str(chain):
             return {"outcome": "lost", "message": message, "fatal": True}
         chain = chain.__cause__ or chain.__context__
-    if isinstance(error, (OSError, OutputError, DatasetError)):
-        return {"outcome": "lost", "message": message}
-    return {"outcome": "failed", "message": message}
+    lost = isinstance(error, (OSError, OutputError, DatasetError))
+    return {"outcome": "lost" if lost else "failed", "message": message}
 
 
 def _now() -> str:

@@ -23,12 +23,9 @@ PAGE_NAME, TABLE_NAME, BEST_NAME = "index.html", "trials.csv", "best.json"
 
 
 def write_report(
-    search: SearchResult,
-    folder: Path | None = None,
-    *,
-    importances: Importances | None = None,
+    search: SearchResult, folder: Path | None = None, *, importances: Importances | None = None,
     finals: Mapping[str, Any] | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Writes `index.html`, `trials.csv` and, if a trial has a score, `best.json`; replaces existing ones.
 
     The page needs no other file and no network.

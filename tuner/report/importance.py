@@ -109,10 +109,7 @@ def hyperparameter_importance(search: SearchResult) -> Importances:
 
 
 def importances(
-    space: Space,
-    values: Sequence[Mapping[str, Any]],
-    scores: Sequence[float],
-    epochs: Sequence[int] | None = None,
+    space: Space, values: Sequence[Mapping[str, Any]], scores: Sequence[float], epochs: Sequence[int] | None = None
 ) -> Importances:
     """Importance of hyperparameters for scores.
 
@@ -122,15 +119,13 @@ def importances(
       scores: one a configuration; finite. The direction does not matter.
       epochs: given to each; None if the same.
     """
+    from scipy.stats import rankdata
+
     count = len(scores)
     if count < LEAST_CONFIGURATIONS:
-        reason = (
-            f"importances need the scores of at least {LEAST_CONFIGURATIONS} different configurations, and there are "
-            f"{count or 'none'}"
-        )
-        return Importances(configurations=count, reason=reason)
-    _, inverse, same = np.unique(np.asarray(scores, float), return_inverse=True, return_counts=True)
-    ranks = ((np.cumsum(same) - same / 2) / count)[inverse]  # in (0, 1); equal scores have the middle of their ranks
+        least = f"importances need the scores of at least {LEAST_CONFIGURATIONS} different configurations"
+        return Importances(configurations=count, reason=f"{least}, and there are {count or 'none'}")
+    ranks = (rankdata(scores) - 0.5) / count  # in (0, 1); equal scores have the middle of their ranks
     budgets = np.asarray(epochs if epochs is not None else [1] * count, float)
     expected = np.zeros(count)
     for budget in np.unique(budgets):
@@ -143,9 +138,11 @@ def importances(
     if not varied:
         return Importances(configurations=count, reason="no hyperparameter differs between the trials")
     filled = fill_inactive(table[:, varied], np.random.default_rng(_SEED))
-    # two values need no order
-    texts = [len(each.values) > 2 and isinstance(each.values[0], str) for each in space.parameters]
-    choices = [number for number, column in enumerate(varied) if texts[column]]
+    choices = []
+    for number, column in enumerate(varied):
+        values_of = space.parameters[column].values
+        if len(values_of) > 2 and isinstance(values_of[0], str):  # two values need no order
+            choices.append(number)
     losses, r2 = _permutation_losses(np.column_stack([filled, np.log2(budgets)]), ranks, variance, choices)
     active = np.isfinite(table[:, varied]).sum(axis=0)
     found = []
@@ -186,8 +183,7 @@ def _permutation_losses(
 
     Args:
       variables: float [configurations, variables].
-      ranks: float [configurations].
-      variance: of the ranks that is to be explained.
+      ranks, variance: float [configurations], and how much of it is to be explained.
       choices: columns without an order, which the forest sees as one column of 0 and 1 for each value.
     """
     from sklearn.ensemble import RandomForestRegressor

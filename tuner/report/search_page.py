@@ -22,15 +22,7 @@ from tuner.report.search_words import (
     standing,
     train_command,
 )
-from tuner.report.trial_rows import (
-    IN_HEAD,
-    NUMBERS,
-    failures,
-    first_line,
-    ranking,
-    shown_hyperparameters,
-    what_it_is,
-)
+from tuner.report.trial_rows import IN_HEAD, NUMBERS, failures, first_line, ranking, shown_hyperparameters, what_it_is
 from tuner.results import SearchResult
 from tuner.space.translation import MEANINGS, plain
 from tuner.trial_result import score_text
@@ -45,14 +37,7 @@ _MOST_ROWS = 30
 def search_page(
     search: SearchResult, best_file: Path, importances: Importances, finals: Mapping[str, Any] | None
 ) -> str:
-    """The page.
-
-    Args:
-      search: as it stands.
-      best_file: where the best configuration is written.
-      importances: of the hyperparameters.
-      finals: results of the final runs, see `tuner.retraining`; None if there are none.
-    """
+    """The page; the best configuration is written to `best_file`, `finals` are what `tuner.retraining` has found."""
     names = shown_hyperparameters(search, importances.names, _PLOTS)
     return render(
         Path(__file__).with_name("search.html"),
@@ -160,14 +145,13 @@ def _cost(search: SearchResult, cost: draw.Cost) -> dict[str, Any]:
 def _space(search: SearchResult) -> dict[str, Any]:
     space = search.space
     combinations = space.combinations()
-    rows = []
-    for parameter in space.parameters:
-        only = parameter.conditions or "-"
-        rows.append([parameter.name, parameter.shown, only, parameter.about or MEANINGS.get(parameter.name, "")])
     return {
         "name": space.name,
         "size": "infinitely many configurations" if combinations is None else f"{combinations:,} configurations",
-        "rows": rows,
+        "rows": [
+            [each.name, each.shown, each.conditions or "-", each.about or MEANINGS.get(each.name, "")]
+            for each in space.parameters
+        ],
         "fixed": [[name, plain(value)] for name, value in space.fixed.items()],
     }
 

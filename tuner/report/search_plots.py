@@ -26,7 +26,6 @@ from cxr.page.figures import (
 )
 from tuner.objectives import OBJECTIVES
 from tuner.report.importance import Importances
-from tuner.report.pareto import pareto_front
 from tuner.results import SearchResult, TrialResult
 from tuner.space.parameter import Parameter
 from tuner.space.translation import plain
@@ -154,8 +153,8 @@ def pareto_figure(search: SearchResult, cost: Cost) -> Figure:
     axes.set_xlim(min(values) / 1.6, max(values) * 1.6)  # room for names
     _score_axis(axes, search)
     _plain_log(axes.xaxis, values, _short_number)
-    up = 1 if search.direction == "max" else -1
-    _name_points(axes, places, [trial.id for trial in front], up, -1 if cost == "parameters" else 1)
+    up, right = 1 if search.direction == "max" else -1, -1 if cost == "parameters" else 1
+    _name_points(axes, places, [trial.id for trial in front], up, right)
     legend_below(axes, 3, 20)
     return figure
 
@@ -164,11 +163,25 @@ def pareto_trials(search: SearchResult, cost: Cost) -> tuple[list[TrialResult], 
     """Trials with a score and this cost, and those that no other beats in both, by increasing cost."""
     trials = [trial for trial in search.ranked if (getattr(trial, cost) or 0) > 0]
     sign = 1 if cost == "parameters" else -1
-    direction: Literal["max", "min"] = "max" if search.direction == "max" else "min"
-    front = pareto_front(
-        [trial.value for trial in trials], [sign * getattr(trial, cost) for trial in trials], direction
-    )
+    costs = [sign * getattr(trial, cost) for trial in trials]
+    front = pareto_front([trial.value for trial in trials], costs, search.direction)
     return trials, [trials[index] for index in front][::sign]
+
+
+def pareto_front(scores: Sequence[float], costs: Sequence[float], direction: str = "max") -> list[int]:
+    """Indices of the points that no other dominates, the cheapest first; points of equal cost in the given order.
+
+    A point dominates another if it is no worse in both respects and better in one, so equal points stay or go together.
+
+    Args:
+      scores: one a point, finite.
+      costs: one a point, finite; less is better. If more is better, pass the negative.
+      direction: which way a score is better, `max` or `min`.
+    """
+    gain = np.asarray(scores, float) * (1 if direction == "max" else -1)
+    cost = np.asarray(costs, float)
+    beaten = [((gain >= g) & (cost <= c) & ((gain > g) | (cost < c))).any() for g, c in zip(gain, cost, strict=True)]
+    return [int(index) for index in np.argsort(cost, kind="stable") if not beaten[index]]
 
 
 def _plot(height: float, title: str, x: str = "") -> tuple[Figure, Axes]:
@@ -253,13 +266,8 @@ def _short_number(value: float) -> str:
 
 
 def _name_points(axes: Axes, places: Sequence[tuple[float, float]], names: Sequence[str], up: int, right: int) -> None:
-    """Names beside points, on the side where the line is not; left out where another name is already, the best first.
-
-    Args:
-      axes: with its final limits.
-      places: of the points.
-      names: of them.
-      up, right: 1 or -1: where a name is to stand.
+    """Names beside points, on the side where the line is not (1 or -1: `up`, `right`); left out where another name is
+    already, the best first. The limits of the axes are final.
     """
     taken: list[np.ndarray] = []
     for index in sorted(range(len(places)), key=lambda index: -up * places[index][1]):

@@ -31,14 +31,7 @@ def _state(search: SearchResult) -> str:
 
 
 def train_command(search: SearchResult, best: TrialResult, file: Path, between: str = " ") -> str:
-    """The command that trains the best configuration.
-
-    Args:
-      search: of the trial.
-      best: trial.
-      file: its configuration.
-      between: separates two options.
-    """
+    """The command that trains the best trial's configuration, which `file` holds; `between` separates two options."""
     settings = search.settings
     run = Path("runs") / f"{search.project.resolve().name}-{best.id}"
     options = {"data": settings["data"], "run": run, "config": file, "positive": settings.get("positive")}

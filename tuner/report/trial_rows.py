@@ -47,32 +47,19 @@ def first_line(message: str | None) -> str:
 def shown_hyperparameters(
     search: SearchResult, important: Sequence[str], most: int, but: Collection[str] = ()
 ) -> list[str]:
-    """Hyperparameters with a column or plot of their own: the important ones, then the others in the order of the
-    space; only those that differ between trials with a score.
-
-    Args:
-      search: as it stands.
-      important: names, the most important first.
-      most: how many.
-      but: names to leave out.
+    """Hyperparameters with a column or plot of their own, so many at `most`: the `important` ones, then the others in
+    the order of the space; only those that differ between trials with a score, and none of `but`.
     """
     differing = []
     for name in search.space.names:
         values = {repr(trial.values.get(name)) for trial in search.trials if trial.scored}
         if name not in but and len(values) > 1:
             differing.append(name)
-    return [*(name for name in important if name in differing),
-            *(name for name in differing if name not in important)][:most]  # fmt: skip
+    return list(dict.fromkeys([*(name for name in important if name in differing), *differing]))[:most]
 
 
 def ranking(search: SearchResult, names: Sequence[str], top: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the ranking.
-
-    Args:
-      search: as it stands.
-      names: hyperparameters that get a column.
-      top: rows at most; None for all.
-    """
+    """Head and rows of the ranking: `names` are hyperparameters that get a column, `top` is the most rows."""
     rows = [
         [str(rank), trial.id, score_text(trial.score), f"{len(trial.history)}/{trial.epochs}", trial.status,
          *what_it_is(trial), *(trial.shown(name) for name in names)]

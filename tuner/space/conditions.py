@@ -45,16 +45,13 @@ def settle(
     """
     kept: list[Parameter] = []
     for parameter in parameters:
-        when, possible = [], True
+        when = []
         for place, (parent, allowed) in enumerate(parameter.when):
-            if parent != name or (only is not None and not parent_of(parameter, place, [only])):
-                when.append((parent, allowed))
-                continue
-            allowed = tuple(value for value in allowed if value in values)
-            possible = possible and bool(allowed)
-            if len(allowed) < len(values):
-                when.append((parent, allowed))
-        if possible:
+            about = parent == name and (only is None or parent_of(parameter, place, [only]))
+            left = tuple(value for value in allowed if value in values) if about else allowed
+            if not about or len(left) < len(values):
+                when.append((parent, left))
+        if all(left for _, left in when):
             kept.append(dataclasses.replace(parameter, when=tuple(when)))
     return kept
 
@@ -65,12 +62,7 @@ def count_combinations(parameters: Sequence[Parameter]) -> int | None:
         return 1
     first, rest = parameters[0], parameters[1:]
     if any(name == first.name for other in rest for name, _ in other.when):
-        total = 0
-        for value in first.values:
-            count = count_combinations(settle(rest, first.name, (value,)))
-            if count is None:
-                return None
-            total += count
-        return total
+        counts = [count_combinations(settle(rest, first.name, (value,))) for value in first.values]
+        return None if None in counts else sum(count for count in counts if count)
     count = count_combinations(rest)
     return None if count is None or first.count is None else first.count * count

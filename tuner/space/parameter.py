@@ -135,11 +135,8 @@ class Parameter(Options):
         """Its values or its range, as text."""
         if self.values:
             return ", ".join(plain(value) for value in self.values)
-        return (
-            f"{self.low:g} to {self.high:g}"
-            + (", log" if self.log else "")
-            + (f", step {self.step:g}" if self.step else "")
-        )
+        step = f", step {self.step:g}" if self.step else ""
+        return f"{self.low:g} to {self.high:g}{', log' if self.log else ''}{step}"
 
 
 def value_of(variants: Sequence[Parameter], value: Any) -> Any:

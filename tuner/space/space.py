@@ -145,9 +145,7 @@ class Space:
             less = left
             if not isinstance(less, Parameter):
                 less = dataclasses.replace(variant, values=less, low=None, high=None, log=False, step=None)
-            children = [
-                p.name for p in self.parameters if any(parent_of(p, at, [variant]) for at in range(len(p.when)))
-            ]
+            children = [p.name for p in self.parameters if any(parent_of(p, n, [variant]) for n in range(len(p.when)))]
             if children and not less.values:
                 raise InputError(f"'{name}': expected values, as {', '.join(children)} depend on them, not a range")
             parameters = [less if other == variant else other for other in parameters]
@@ -261,9 +259,8 @@ class Space:
             parameters = tuple(Parameter(**each) for each in fields["parameters"])
             return cls(fields["name"], parameters, dict(fields["fixed"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"expected a space as this version writes it; received one that is not: {error}"
-            ) from error
+            what = "expected a space as this version writes it"
+            raise InputError(f"{what}; received one that is not: {error}") from error
 
     def _check_values(self) -> None:
         """Translates an example of each value, so that no trial meets one that is wrong."""

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from keras_tuner import HyperParameters
@@ -16,10 +17,10 @@ from tuner.search_config import SearchConfig
 from tuner.space.space import Space
 
 DIGEST = "d" * 64
-FIXED = {
+SPACE = Space.named("compact").fix({
     "model": "mlp", "image_size": 64, "layers": 1, "units": 64, "augment": "none", "normalize": "image", "ema": 0.0,
     "class_weights": "none", "label_smoothing": 0.0, "activation": "relu",
-}  # fmt: skip
+})  # fmt: skip
 """Few hyperparameters are left: the oracles are quick with these."""
 
 
@@ -28,8 +29,7 @@ def make(tmp_path):
     """`make(resume=False, lease_seconds=60, **settings)`: a chief with the project `tmp_path/search`."""
 
     def make_chief(resume=False, lease_seconds=60.0, **settings):
-        space = Space.named("compact").fix(FIXED)
-        defaults = {"oracle": "random", "max_trials": 4, "epochs": 3, "pruner": "none", "space": space}
+        defaults = {"oracle": "random", "max_trials": 4, "epochs": 3, "pruner": "none", "space": SPACE}
         config = SearchConfig(data="data", project=str(tmp_path / "search"), **{**defaults, **settings})
         (tmp_path / "search").mkdir(exist_ok=True)
         write_search_file(tmp_path / "search", {"settings": config.to_json(), "data": {}, "state": "running"})
@@ -99,20 +99,16 @@ def test_a_grid_is_searched_by_many_workers_at_once(make):
 
 def test_two_workers_never_have_the_same_trial(make):
     chief = make(max_trials=30)
-    got, lock = [], threading.Lock()
+    got = []
 
     def work(name):
         while (task := chief.next(name, name))["do"] != "stop":
             if task["do"] == "run":
-                with lock:
-                    got.append(task["trial"])
+                got.append(task["trial"])
                 finish(chief, name, task["trial"], 0.5, process=name)
 
-    threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [f"w{number}" for number in range(8)]))
     assert sorted(got) == [f"{number:04d}" for number in range(30)]
 
 
@@ -279,8 +275,14 @@ def test_no_trial_is_given_out_while_the_last_ones_run_and_one_of_these_can_stil
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian", "grid", "hyperband"])
 def test_a_chief_that_was_killed_goes_on_without_running_a_finished_trial_again(make, tmp_path, oracle):
-    limit = None if oracle == "hyperband" else 6
-    chief = make(oracle=oracle, max_trials=limit)
+    few = {
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "batch_size": 16,
+        "equalize": False,
+    }  # quick for a Gaussian process
+    how = {"oracle": oracle, "max_trials": None if oracle == "hyperband" else 6, "space": SPACE.fix(few)}
+    chief = make(**how)
     done = []
     for number in range(4):
         task = chief.next("w", "p")
@@ -290,7 +292,7 @@ def test_a_chief_that_was_killed_goes_on_without_running_a_finished_trial_again(
     chief.report("w", "p", begun, epoch=1, rows=rows(0.55))
     del chief  # nothing is said to it: as killed
 
-    second = make(resume=True, oracle=oracle, max_trials=limit)
+    second = make(resume=True, **how)
     assert read_search(tmp_path / "search").trials[-1].status == "waiting"
     assert second.records[begun].series("val_auc") == [0.55]
     assert second.next("w", "q")["trial"] == begun
@@ -368,13 +370,10 @@ def test_hyperband_gives_the_best_more_epochs(make, tmp_path):
     chief = make(oracle="hyperband", epochs=9, max_trials=None)
     run_all(chief, lambda trial: 0.9 if trial == "0003" else 0.5)
     first = chief.records["0003"].config
-    copies = [
-        record.config["epochs"]
-        for record in chief.records.values()
-        if {**record.config, "epochs": 0} == {**first, "epochs": 0}
-    ]
+    configs = [record.config for record in chief.records.values()]
+    copies = [config["epochs"] for config in configs if {**config, "epochs": 0} == {**first, "epochs": 0}]
     assert copies[0] == 1 and sorted(copies) == copies and max(copies) > 1
-    assert {record.config["epochs"] for record in chief.records.values()} == {1, 3, 9}
+    assert {config["epochs"] for config in configs} == {1, 3, 9}
     found = read_search(tmp_path / "search")
     assert len(found.ranked) == len(chief.records) > len(found.distinct())
     assert len({json.dumps(dict(trial.values)) for trial in found.distinct()}) == len(found.distinct())

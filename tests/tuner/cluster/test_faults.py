@@ -12,7 +12,7 @@ import pytest
 from tests.tuner.conftest import PATIENCE, none_left, processes_naming
 from trainer.run import open_run
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 RANDOM = ("--oracle", "random", "--pruner", "none")
 EPOCHS = 30  # of a trial: some seconds
 
@@ -42,7 +42,6 @@ def check_complete(tuning, trials, epochs=EPOCHS):
     return search
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_in_a_trial(tune):
     tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
@@ -54,12 +53,9 @@ def test_a_worker_that_is_killed_in_a_trial(tune):
     assert "SIGKILL" in tuning.said()
 
 
-@pytest.mark.slow
 def test_a_chief_that_is_killed_and_the_search_resumed(tune):
     tuning = tune(*RANDOM, "--max-trials", 4, "--epochs", EPOCHS, "--workers", 2)
-    finished = tuning.until(
-        lambda search: [trial for trial in search.trials if trial.status == "completed"], "a finished trial"
-    )
+    finished = tuning.until(lambda search: [t for t in search.trials if t.status == "completed"], "a finished trial")
     tuning.until(training, "a trial under way")
     os.kill(tuning.process.pid, signal.SIGKILL)
     tuning.wait()
@@ -72,7 +68,6 @@ def test_a_chief_that_is_killed_and_the_search_resumed(tune):
         assert (after.attempts, after.seconds, after.history) == (before.attempts, before.seconds, before.history)
 
 
-@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(tune):
     tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--workers", 2, "--lease-seconds", 4)
     trial = tuning.until(training, "a trial under way")
@@ -82,21 +77,10 @@ def test_a_worker_that_hangs_is_replaced(tune):
     assert "silent" in tuning.said()
 
 
-@pytest.mark.slow
 def test_a_worker_without_progress_gives_its_trial_back(tune):
-    tuning = tune(
-        *RANDOM,
-        "--max-trials",
-        1,
-        "--epochs",
-        EPOCHS,
-        "--max-attempts",
-        2,
-        "--lease-seconds",
-        4,
-        "--hang-seconds",
-        1e-6,
-    )  # fmt: skip - shorter than a step: seen at each heartbeat, every second
+    limits = ("--max-attempts", 2, "--lease-seconds", 4)
+    # shorter than a step: seen at each heartbeat, every second
+    tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", EPOCHS, *limits, "--hang-seconds", 1e-6)
     assert tuning.wait() == 0, tuning.said()
     (trial,) = tuning.found().trials
     assert trial.status == "failed"
@@ -104,7 +88,6 @@ def test_a_worker_without_progress_gives_its_trial_back(tune):
     assert none_left(str(tuning.project))
 
 
-@pytest.mark.slow
 def test_two_searches_on_one_project(tune):
     first = tune(*RANDOM, "--max-trials", 50, "--epochs", EPOCHS)
     first.until(lambda search: search.trials, "a trial")
@@ -116,7 +99,6 @@ def test_two_searches_on_one_project(tune):
     assert first.found().trials
 
 
-@pytest.mark.slow
 def test_a_search_that_is_asked_to_stop(tune):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", EPOCHS, "--workers", 2)
     trial = tuning.until(training, "a trial under way")
@@ -133,7 +115,6 @@ def test_a_search_that_is_asked_to_stop(tune):
     assert learned(after, len(trial.history)) == learned(trial)
 
 
-@pytest.mark.slow
 def test_ctrl_c_before_the_first_trial(tune):
     tuning = tune(*RANDOM, "--max-trials", 3)
     tuning.until(lambda search: tuning.workers(), "a worker")
@@ -142,7 +123,6 @@ def test_ctrl_c_before_the_first_trial(tune):
     assert not processes_naming(str(tuning.project))
 
 
-@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_search_and_says_why(tune, data, tmp_path):
     tuning = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS)
     tuning.until(training, "a trial under way")
@@ -160,7 +140,6 @@ def test_a_worker_that_cannot_start_ends_the_search_and_says_why(tune, data, tmp
     check_complete(tune("--resume"), 2)
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full(tune, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
@@ -177,9 +156,8 @@ def test_a_disk_that_is_full(tune, tmp_path):
         assert len(done) < 40
         assert none_left(str(tuning.project))
         subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
-        check_complete(
-            tune("--resume", "--max-trials", len(found.trials) + 1, project="small/search"), len(found.trials) + 1, 3
-        )
+        trials = len(found.trials) + 1
+        check_complete(tune("--resume", "--max-trials", trials, project="small/search"), trials, 3)
     finally:
         for _tries in range(50):
             if subprocess.run(["umount", str(small)], capture_output=True).returncode == 0:
@@ -187,7 +165,6 @@ def test_a_disk_that_is_full(tune, tmp_path):
             time.sleep(0.1)
 
 
-@pytest.mark.slow
 def test_memory_is_given_back_by_new_processes(tune):
     tuning = tune(*RANDOM, "--max-trials", 3, "--epochs", 1, "--worker-trials", 2)
     pids = set()
@@ -198,7 +175,6 @@ def test_memory_is_given_back_by_new_processes(tune):
     assert len(pids) == 2
 
 
-@pytest.mark.slow
 def test_chief_and_workers_apart(tune, tmp_path, data):
     """As on two hosts that share nothing but the data set; the chief is killed and restarted."""
     chief = tune(*RANDOM, "--max-trials", 2, "--epochs", EPOCHS, "--role", "chief", "--bind", "127.0.0.1:0")
@@ -223,7 +199,6 @@ def test_chief_and_workers_apart(tune, tmp_path, data):
         worker.wait()
 
 
-@pytest.mark.slow
 def test_a_trial_can_be_repeated_alone(tune, tmp_path, data):
     tuning = tune(*RANDOM, "--max-trials", 1, "--epochs", 3)
     (trial,) = check_complete(tuning, 1, 3).trials

@@ -1,6 +1,5 @@
 """A search from the library and from the command line, and what is refused before it begins."""
 
-import csv
 import io
 import json
 import subprocess
@@ -13,6 +12,8 @@ import tuner
 from cxr.errors import DatasetError, InputError, OutputError
 from tests.tuner.conftest import REPOSITORY
 from trainer.board import find_logs
+from trainer.run import open_run
+from tuner.cluster.launch import _introduce
 from tuner.cluster.live_table import LiveTable
 from tuner.search_config import SearchConfig
 from tuner.space.space import Space
@@ -23,12 +24,10 @@ from tuner.tune import main
 def searched(data, tmp_path_factory):
     """A search that is complete: three short trials by two workers, from the library."""
     project = tmp_path_factory.mktemp("searched") / "search"
-    space = Space.named("compact").narrow({"model": "mlp,cnn3", "units": "64,128"}).fix(
-        {"image_size": 32, "batch_size": 16, "width": 8}
-    )  # fmt: skip
-    config = SearchConfig(
-        data=str(data), project=str(project), oracle="random", max_trials=3, epochs=2, space=space, pruner="none"
-    )
+    space = Space.named("compact").narrow({"model": "mlp,cnn3", "units": "64,128"})
+    space = space.fix({"image_size": 32, "batch_size": 16, "width": 8})
+    how = {"oracle": "random", "max_trials": 3, "epochs": 2, "pruner": "none"}
+    config = SearchConfig(data=str(data), project=str(project), space=space, **how)
     return tuner.search(config, tuner.Resources(workers=2), quiet=True)
 
 
@@ -182,21 +181,13 @@ def test_what_is_damaged_is_said(tmp_path):
         tuner.load_config(tmp_path)
 
 
-def test_a_port_that_others_reach_is_warned_of(tmp_path, data):
-    from tuner.cluster.launch import _introduce
-    from tuner.search_config import Resources
-
-    config = SearchConfig(data=str(data), project=str(tmp_path))
-    said = []
-
-    class Listener:
-        say = staticmethod(said.append)
-
-    _introduce(Listener, config, Resources(workers=1), "127.0.0.1:7171")
-    assert not any("WARNING" in text for text in said)
-    _introduce(Listener, config, Resources(workers=0), "0.0.0.0:7171")
-    assert any("without authentication" in text for text in said)
-    assert any("--role worker --chief" in text for text in said)
+def test_a_port_that_others_reach_is_warned_of(capsys):
+    config = SearchConfig(data="data", project="search")
+    _introduce(LiveTable(), config, tuner.Resources(workers=1), "127.0.0.1:7171")
+    assert "WARNING" not in capsys.readouterr().err
+    _introduce(LiveTable(), config, tuner.Resources(workers=0), "0.0.0.0:7171")
+    said = capsys.readouterr().err
+    assert "without authentication" in said and "--role worker --chief" in said
 
 
 def test_the_space_can_be_looked_at(capsys):
@@ -227,7 +218,5 @@ def test_an_objective_under_shifts(data, tmp_path):
 
 
 def test_the_chief_was_told_what_the_run_has(searched):
-    trial = searched.trials[0]
-    with open(searched.run(trial) / "history.csv", newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    assert rows == [dict(row) for row in trial.history]
+    for trial in searched.trials:
+        assert open_run(searched.run(trial)).read_history() == trial.history

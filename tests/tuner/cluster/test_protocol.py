@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,19 +42,13 @@ def test_numbers_arrive_as_they_were_sent(echo, ask):
 
 
 def test_many_ask_at_once(echo):
-    answers = {}
+    def talk(number):
+        with contextlib.closing(ChiefClient(echo, 5.0)) as client:
+            return [client.ask("echo", number=number, turn=turn) for turn in range(20)]
 
-    def ask(number):
-        client = ChiefClient(echo, 5.0)
-        answers[number] = [client.ask("echo", number=number, turn=turn) for turn in range(20)]
-        client.close()
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == {n: [{"number": n, "turn": turn} for turn in range(20)] for n in range(16)}
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(talk, range(16)))
+    assert answers == [[{"number": number, "turn": turn} for turn in range(20)] for number in range(16)]
 
 
 @pytest.mark.parametrize(

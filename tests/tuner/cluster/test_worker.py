@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -86,8 +87,7 @@ def test_a_trial_is_trained_and_told_and_not_trained_again(work, tmp_path):
 
 def test_a_trial_that_the_chief_prunes_stops_after_that_epoch_and_is_scored(work, tmp_path):
     def answer(rows):
-        prune = rows[-1]["epoch"] >= 2
-        return {"do": "prune" if prune else "go on", "reason": "it is bad"}
+        return {"do": "prune" if rows[-1]["epoch"] >= 2 else "go on", "reason": "it is bad"}
 
     (end,) = work(CONFIG, answer=answer).ends
     assert (end["outcome"], end["message"], len(end["rows"])) == ("pruned", "it is bad", 2)
@@ -108,10 +108,7 @@ def test_a_trial_that_was_given_to_another_is_left(work):
 
 
 def test_a_trial_is_left_for_later_where_the_chief_can_write_no_more(work, tmp_path):
-    def answer(rows):
-        raise InputError("the disk is full")
-
-    (end,) = work(CONFIG, answer=answer).ends
+    (end,) = work(CONFIG, answer=Mock(side_effect=InputError("the disk is full"))).ends
     assert end["outcome"] == "released"
     assert open_run(tmp_path / "runs" / "0000").last_checkpoint.exists()
 
@@ -137,19 +134,16 @@ def test_trials_that_diverge_or_cannot_be_fail_with_their_reasons_and_the_next_o
     assert "not finite" in ends[0]["message"] and "fewer than a batch" in ends[1]["message"]
 
 
-@pytest.mark.parametrize("fault", ["damaged", "of another trial"])
-def test_what_is_left_of_something_else_is_not_resumed(work, tmp_path, fault):
-    work(dataclasses.replace(CONFIG, epochs=1, seed=0 if fault == "damaged" else 5))
-    if fault == "damaged":
-        (tmp_path / "runs" / "0000" / "run.json").write_text("{")
-    again = work(CONFIG)
-    assert again.ends[0]["outcome"] == "completed" and len(again.ends[0]["rows"]) == 4
-    assert json.loads((tmp_path / "runs" / "0000" / "run.json").read_text())["config"]["seed"] == 0
-
-
-def test_a_process_runs_so_many_trials_and_no_more(work):
-    chief = work(*[dataclasses.replace(CONFIG, epochs=1)] * 3, trials=2)
+def test_what_is_left_of_something_else_is_not_resumed_and_a_process_runs_so_many_trials_and_no_more(work, tmp_path):
+    short = dataclasses.replace(CONFIG, epochs=1)
+    chief = work(short, dataclasses.replace(short, seed=5), short, trials=2)
     assert len(chief.ends) == 2 and chief.status == EXIT_RECYCLED
+    files = [tmp_path / "runs" / trial / "run.json" for trial in ("0000", "0001")]
+    files[0].write_text("{")  # damaged; the other is of another configuration
+
+    again = work(*[dataclasses.replace(CONFIG, epochs=2)] * 2)
+    assert [(end["outcome"], len(end["rows"])) for end in again.ends] == [("completed", 2)] * 2
+    assert [json.loads(file.read_text())["config"]["seed"] for file in files] == [0, 0]
 
 
 def test_loss_is_better_where_it_is_less(work):

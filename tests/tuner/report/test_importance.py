@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tuner.report.importance import LEAST_CONFIGURATIONS, LOW_R2, encode, fill_inactive, importances
-from tuner.report.pareto import pareto_front
+from tuner.report.search_plots import pareto_front
 from tuner.space.parameter import Parameter
 from tuner.space.space import Space
 
@@ -164,15 +164,14 @@ def dominated(score, cost, others):
 @pytest.mark.parametrize("levels", [3, 10, 1000])
 def test_pareto_front_by_its_definition(levels):
     rng = np.random.default_rng(levels)
-    for size in [*range(8), 50]:
-        for _ in range(30):
-            scores, costs = rng.integers(levels, size=size).tolist(), rng.integers(levels, size=size).tolist()
-            points = list(zip(scores, costs, strict=True))
-            expected = {index for index, point in enumerate(points) if not dominated(*point, points)}
-            front = pareto_front(scores, costs)
-            assert set(front) == expected and len(front) == len(expected)
-            assert [costs[index] for index in front] == sorted(costs[index] for index in front)
-            assert set(pareto_front([-score for score in scores], costs, "min")) == expected
+    for size in [*range(8), 50] * 30:
+        scores, costs = rng.integers(levels, size=(2, size)).tolist()
+        points = list(zip(scores, costs, strict=True))
+        expected = {index for index, point in enumerate(points) if not dominated(*point, points)}
+        front = pareto_front(scores, costs)
+        assert set(front) == expected and len(front) == len(expected)
+        assert [costs[index] for index in front] == sorted(costs[index] for index in front)
+        assert set(pareto_front([-score for score in scores], costs, "min")) == expected
 
 
 def test_pareto_front_keeps_ties_together():

@@ -20,7 +20,7 @@ from cxr.errors import DatasetError, OutputError
 from trainer.train import choose_config
 from tuner import read_search
 from tuner.cluster.chief import Chief
-from tuner.report import write_report
+from tuner.report import PAGE_NAME, write_report
 from tuner.report.importance import hyperparameter_importance
 from tuner.report.search_words import train_command
 from tuner.report.trial_rows import failures, ranking, to_csv
@@ -33,18 +33,11 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class Searching:
-    """A search whose trials are told what they come to.
-
-    Args:
-      project: of the search.
-      options: of `SearchConfig`.
-    """
+    """A search whose trials are told what they come to."""
 
     def __init__(self, project: Path, **options):
-        self.config = SearchConfig(
-            **{"data": "data/cxr", "project": str(project), "oracle": "random", "max_trials": 1000, "epochs": 4,
-               "pruner": "none"} | options
-        )  # fmt: skip
+        defaults = {"oracle": "random", "max_trials": 1000, "epochs": 4, "pruner": "none"}
+        self.config = SearchConfig("data/cxr", str(project), **defaults | options)
         project.mkdir(parents=True)
         self.project, self.workers = project, 0
         self.write("running")
@@ -54,18 +47,15 @@ class Searching:
         write_search_file(self.project, {"settings": self.config.to_json(), "state": state, "reason": reason})
 
     def start(self):
-        """A trial that is under way, as `(worker, id, config)`; None when there are no more."""
+        """A trial that is under way, as `(worker, id, config)`."""
         self.workers += 1
         answer = self.chief.next(f"w{self.workers}", "p")
-        return (f"w{self.workers}", answer["trial"], answer["config"]) if answer["do"] == "run" else None
+        return f"w{self.workers}", answer["trial"], answer["config"]
 
     def run(self, count, score, outcome=lambda number: "completed", message=lambda number: "", **facts):
         """Runs trials: `score(config)` is the validation AUC or loss of the last epoch, which is the best."""
         for number in range(count):
-            given = self.start()
-            if given is None:
-                return
-            worker, trial, config = given
+            worker, trial, config = self.start()
             how = outcome(number)
             if how == "failed":
                 self.chief.end(worker, "p", trial, "failed", message(number))
@@ -98,22 +88,13 @@ def by_rate(config):
     return 0.95 - 0.1 * abs(math.log10(config["learning_rate"]) + 3)
 
 
-@pytest.fixture
-def page_of(read_page):
-    """The page in a folder of a report."""
-    return lambda folder: read_page(folder / "index.html")
-
-
 def small_space(*names):
     """The compact space with all but some hyperparameters the same everywhere."""
     space = Space.named("compact").fix({"model": "cnn-separable"})
-    for parameter in space.parameters:
-        if parameter.name not in names and parameter.name in {each.name for each in space.parameters}:
-            space = space.fix({parameter.name: parameter.samples[0]})
-    return space
+    return space.fix({each.name: each.samples[0] for each in space.parameters if each.name not in names})
 
 
-def test_everything_of_a_search(searching, capsys, page_of):
+def test_everything_of_a_search(searching, capsys, read_page):
     search = searching(space=small_space("image_size", "optimizer", "learning_rate", "dropout"))
     outcomes = ["completed"] * 5 + ["pruned", "failed"]
     search.run(
@@ -130,9 +111,9 @@ def test_everything_of_a_search(searching, capsys, page_of):
     assert "failed (5): ran out of memory at 6" in said
     assert "20 more in trials.csv" in said
     assert re.search(r"Most important: (optimizer|learning_rate) (\(.*?\) )?0\.\d\d", said)
-    assert f"--config {folder / 'best.json'}" in said and str(folder / "index.html") in said
+    assert f"--config {folder / 'best.json'}" in said and str(folder / PAGE_NAME) in said
 
-    page = page_of(folder)
+    page = read_page(folder / PAGE_NAME)
     assert page.tags.count("svg") >= 9
     for trial in found.trials:
         assert trial.id in page.words
@@ -186,17 +167,17 @@ def test_the_ranking(searching):
     assert rows[0][7] == f"{best.parameters:,}" and rows[0][-2] == best.values["optimizer"]
 
 
-def test_a_loss_is_better_when_lower(searching, page_of):
+def test_a_loss_is_better_when_lower(searching, read_page):
     search = searching(objective="val_loss", space=small_space("optimizer", "learning_rate"))
     search.run(20, lambda config: 0.1 if config["optimizer"] == "sgd" else 40.0 + config["learning_rate"])
     found = search.found()
     assert found.best.values["optimizer"] == "sgd" and found.best.score == pytest.approx(0.1)
     assert hyperparameter_importance(found).names[0] == "optimizer"
-    folder = write_report(found)
-    assert "val_loss 0.1000" in page_of(folder).text and "lower is better" in page_of(folder).text
+    text = read_page(write_report(found) / PAGE_NAME).text
+    assert "val_loss 0.1000" in text and "lower is better" in text
 
 
-def test_of_hyperband_the_first_trial_of_a_configuration_counts(searching, page_of):
+def test_of_hyperband_the_first_trial_of_a_configuration_counts(searching, read_page):
     search = searching(oracle="hyperband", epochs=9, max_trials=60, space=small_space("dropout", "augment", "schedule"))
     rng = np.random.default_rng(0)
 
@@ -212,16 +193,15 @@ def test_of_hyperband_the_first_trial_of_a_configuration_counts(searching, page_
     assert importances.names[0] == "augment" and importances.r2 > 0.3
     said = summarize(found)
     assert "Scores are not directly comparable: some trials were given different numbers of epochs" in said
-    assert "Smaller: given fewer epochs." in page_of(write_report(found)).text
+    assert "Smaller: given fewer epochs." in read_page(write_report(found) / PAGE_NAME).text
 
 
-def test_a_best_trial_of_few_epochs_says_so(searching, page_of):
+def test_a_best_trial_of_few_epochs_says_so(searching):
     search = searching(oracle="hyperband", epochs=9, max_trials=3)
     search.run(3, by_rate)
     found = search.found()
     assert found.best.epochs < 9
-    assert f"given {found.best.epochs} of at most 9 epochs" in summarize(found)
-    assert "add --epochs 9" in page_of(write_report(found)).text
+    assert f"given {found.best.epochs} of at most 9 epochs, which best.json repeats; add --epochs 9" in summarize(found)
 
 
 @pytest.mark.parametrize(("columns", "last"), [(60, "model"), (250, "learning_rate")])
@@ -229,12 +209,11 @@ def test_the_printed_ranking_fits_the_terminal(searching, monkeypatch, columns, 
     monkeypatch.setenv("COLUMNS", str(columns))
     search = searching(space=small_space("learning_rate"))
     search.run(3, by_rate)
-    said = summarize(search.found())
-    line = next(line for line in said.splitlines() if line.split()[:1] == ["rank"])
+    (line,) = (line for line in summarize(search.found()).splitlines() if line.split()[:1] == ["rank"])
     assert len(line) <= columns and line.split()[-1] == last
 
 
-def test_a_search_that_is_running(searching, capsys, page_of):
+def test_a_search_that_is_running(searching, capsys, read_page):
     search = searching()
     search.run(3, by_rate)
     worker, trial, _ = search.start()
@@ -245,7 +224,7 @@ def test_a_search_that_is_running(searching, capsys, page_of):
     assert "5 trials: 3 completed, 2 running. The search is running, or was killed" in said
     assert "1 more in trials.csv" in said
     assert "at least 10 different configurations, and there are 3" in said
-    page = page_of(search.project / "report")
+    page = read_page(search.project / "report" / PAGE_NAME)
     assert {each.id for each in search.found().trials} <= set(page.words)
     assert "Without a score" in page.words
     search.chief.put_down()
@@ -253,7 +232,7 @@ def test_a_search_that_is_running(searching, capsys, page_of):
 
 
 def test_a_search_that_was_stopped_or_failed(searching):
-    search = searching()
+    search = searching(space=small_space("dropout"))
     search.run(1, by_rate)
     search.write("failed", "the disk is <full>")
     said = summarize(search.found())
@@ -263,19 +242,21 @@ def test_a_search_that_was_stopped_or_failed(searching):
     assert "The search was stopped. " in summarize(search.found())
 
 
-def test_no_trial_yet(searching, capsys, page_of):
+def test_no_trial_yet(searching, capsys, read_page):
     search = searching()
+    folder = search.project / "report"
+    folder.mkdir()
+    (folder / "best.json").write_text("{}")  # of a search that was here before
     assert main([str(search.project)]) == 0
     said = capsys.readouterr().out
     assert "No trial has a score yet." in said and "No trial yet." in said
     assert "train it" not in said
-    folder = search.project / "report"
-    assert "No trial has a score yet." in page_of(folder).text
+    assert "No trial has a score yet." in read_page(folder / PAGE_NAME).text
     assert not (folder / "best.json").exists()
     assert len((folder / "trials.csv").read_text(encoding="utf-8").splitlines()) == 1
 
 
-def test_all_trials_failed(searching, capsys, page_of):
+def test_all_trials_failed(searching, capsys, read_page):
     search = searching(max_failures=9)
     reasons = ["no space left on /tmp/7", "no space left on /tmp/8", "NaN\n  at step 3", ""]
     search.run(7, by_rate, lambda number: "failed", lambda number: reasons[number % 4])
@@ -286,26 +267,18 @@ def test_all_trials_failed(searching, capsys, page_of):
     assert main([str(search.project)]) == 0
     said = capsys.readouterr().out
     assert "failed (4): no space left on /tmp/7" in said and "7 failed" in said
-    page = page_of(search.project / "report")
+    page = read_page(search.project / "report" / PAGE_NAME)
     assert "NaN" in page.words and {trial.id for trial in found.trials} <= set(page.words)
     assert not (search.project / "report" / "best.json").exists()
 
 
-def test_an_old_best_configuration_does_not_stay(searching, tmp_path):
-    search = searching()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "best.json").write_text("{}")
-    write_report(search.found(), tmp_path / "out")
-    assert not (tmp_path / "out" / "best.json").exists()
-
-
-def test_strange_signs_in_messages(searching, page_of):
+def test_strange_signs_in_messages(searching, read_page):
     said = 'größer als <script>alert("$x$")</script> & 日本 ÷\nmore, "lines"'
     search = searching()
     search.run(3, by_rate, lambda number: ("failed", "completed", "pruned")[number], lambda number: said)
     found = search.found()
-    folder = write_report(found)
-    page = page_of(folder)
+    page = read_page(write_report(found) / PAGE_NAME)
+    assert read_page(write_report(found) / PAGE_NAME).source == page.source, "the same every time"
     assert "script" not in page.tags
     assert page.words.count(said.splitlines()[0]) == 2
     rows = list(csv.DictReader(io.StringIO(to_csv(found))))
@@ -313,20 +286,16 @@ def test_strange_signs_in_messages(searching, page_of):
 
 
 def test_another_place_for_the_files(searching, tmp_path, capsys):
-    search = searching()
+    search, place = searching(), tmp_path / "new" / "place"
     search.run(1, by_rate)
-    assert main([str(search.project), "--output", str(tmp_path / "new" / "place"), "--quiet"]) == 0
-    assert {path.name for path in (tmp_path / "new" / "place").iterdir()} == {"index.html", "trials.csv", "best.json"}
+    assert main([str(search.project), "--output", str(place), "--quiet"]) == 0
+    assert {path.name for path in place.iterdir()} == {"index.html", "trials.csv", "best.json"}
     assert not (search.project / "report").exists()
     said = capsys.readouterr().out
-    assert "rank" not in said and str(tmp_path / "new" / "place" / "best.json") in said
-
-
-def test_the_page_is_the_same_every_time(searching):
-    search = searching()
-    search.run(3, by_rate)
-    first = (write_report(search.found()) / "index.html").read_bytes()
-    assert (write_report(search.found()) / "index.html").read_bytes() == first
+    assert "rank" not in said and str(place / "best.json") in said
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--output"):
+        main([str(search.project), "--output", str(tmp_path / "file" / "below")])
 
 
 def test_what_is_no_search(tmp_path, capsys):
@@ -337,20 +306,12 @@ def test_what_is_no_search(tmp_path, capsys):
         main([str(tmp_path)])
 
 
-def test_where_it_cannot_write(searching, tmp_path):
-    search = searching()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="--output"):
-        main([str(search.project), "--output", str(tmp_path / "file" / "below")])
-
-
 def test_a_report_needs_no_tensorflow(searching):
-    search = searching()
+    search = searching(space=small_space("dropout", "optimizer"))
     search.run(11, by_rate)
-    code = (
-        "import sys\nfrom tuner.tune_report import main\n"
-        f"main([{str(search.project)!r}, '--quiet'])\n"
-        "print({'tensorflow', 'keras', 'keras_tuner', 'jax'} & set(sys.modules))"
-    )
+    code = f"""import sys
+from tuner.tune_report import main
+main([{str(search.project)!r}, '--quiet'])
+print({{'tensorflow', 'keras', 'keras_tuner', 'jax'}} & set(sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.splitlines()[-1] == "set()" and done.stderr == ""

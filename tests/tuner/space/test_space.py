@@ -151,15 +151,9 @@ def test_as_many_combinations_as_a_grid_search_tries(name, tmp_path):
     if name == "compact":
         keep = ("model", "optimizer", "layers", "blocks", "plain_blocks", "block", "dense")
         others = {p.name: p.samples[0] for p in space.parameters if p.name not in keep}
-        space = space.fix(others).narrow(
-            {
-                "model": "mlp,cnn-separable",
-                "optimizer": "adamw,sgd",
-                "dense": "none,64",
-                "layers": "1,2",
-                "blocks": "3,4",
-            }
-        )
+        less = {"model": "mlp,cnn-separable", "optimizer": "adamw,sgd"}
+        less |= {"dense": "none,64", "layers": "1,2", "blocks": "3,4"}
+        space = space.fix(others).narrow(less)
     oracle = GridSearchOracle(objective=Objective("val_auc", "max"), hyperparameters=space.hyperparameters())
     oracle._set_project_dir(str(tmp_path), "grid")
     oracle.verbose = 0
@@ -171,10 +165,6 @@ def test_as_many_combinations_as_a_grid_search_tries(name, tmp_path):
         oracle.trials[trial.trial_id].metrics.update("val_auc", 0.5)
         oracle.end_trial(trial)
     assert len(tried) == space.combinations()
-
-
-def test_continuous_ranges_have_no_number_of_combinations():
-    assert Space.named("compact").combinations() is None
 
 
 def test_a_space_survives_its_json(space):
@@ -251,13 +241,9 @@ def test_pretrained_weights_are_only_for_models_that_take_them(tmp_path):
 
 @pytest.mark.parametrize(
     "pairs",
-    [
-        {"weights": "imagenet"},
-        {"freeze_epochs": 2},
-        {"fine_tune_layers": 4},
-        {"schedule": "plateau", "warmup_epochs": 1},
-    ],
-)
+    [{"weights": "imagenet"}, {"freeze_epochs": 2}, {"fine_tune_layers": 4},
+     {"schedule": "plateau", "warmup_epochs": 1}],
+)  # fmt: skip
 def test_what_no_trial_has_a_use_for_is_not_fixed_silently(pairs):
     with pytest.raises(InputError, match="no trial of the space uses"):
         Space.named("compact").fix(pairs)
@@ -289,13 +275,11 @@ def test_narrowing(name, wanted, samples, log):
     assert {(parameter.samples, parameter.log) for parameter in found} == {(samples, log)}
 
 
-def test_narrowing_to_one_value_fixes_it():
-    assert Space.named("compact").narrow({"equalize": "true"}).fixed == {"equalize": True}
-
-
-def test_narrowing_a_model_narrows_what_depends_on_it():
-    space = Space.named("compact").narrow({"model": "mlp,cnn3"})
+def test_narrowing_a_model_narrows_what_depends_on_it_and_one_value_is_fixed():
+    space = Space.named("compact").narrow({"model": "mlp,cnn3", "equalize": "true"})
+    assert space.fixed == {"equalize": True}
     assert "blocks" not in space.names
+    assert space.combinations() is None  # of continuous ranges
     assert [(each.values, each.when) for each in space.variants("image_size")] == [((48, 64, 96, 128), ())]
 
 
@@ -359,22 +343,25 @@ def test_what_is_wrong_with_a_file_is_said_at_once(tmp_path, change, message):
 
 
 def test_a_file_that_is_not_there_or_no_json(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
-        Space.load(str(tmp_path / "none.json"))
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        Space.load(str(tmp_path / "bad.json"))
+    for name in ("none.json", "bad.json"):
+        with pytest.raises(InputError, match="cannot be read"):
+            Space.load(str(tmp_path / name))
+
+
+def load(folder, *parameters, **fields):
+    (folder / "mine.json").write_text(json.dumps({"parameters": parameters, **fields}))
+    return Space.load(str(folder / "mine.json"))
 
 
 def test_a_space_of_ones_own(tmp_path):
-    path = tmp_path / "mine.json"
-    parameters = [
+    space = load(
+        tmp_path,
         {"name": "model", "values": ["mlp", "cnn3"]},
         {"name": "units", "low": 8, "high": 64, "step": 8, "when": {"model": ["mlp"]}},
         {"name": "gradient_clip", "values": [0.0, 1.0]},
-    ]
-    path.write_text(json.dumps({"parameters": parameters, "fix": {"image_size": 48}}))
-    space = Space.load(str(path))
+        fix={"image_size": 48},
+    )
     assert space.combinations() == 2 * (8 + 1)
     for values in draw(space, 30, tmp_path):
         config = meant(space, values)
@@ -384,10 +371,8 @@ def test_a_space_of_ones_own(tmp_path):
 
 
 def test_a_file_may_mix_whole_and_other_numbers_and_fix_what_its_parameters_need(tmp_path):
-    path = tmp_path / "mine.json"
-    parameters = [{"name": "dropout", "values": [0, 0.3, 0.5]}, {"name": "units", "values": [64, 128]}]
-    path.write_text(json.dumps({"parameters": parameters, "fix": {"model": "mlp"}}))
-    space = Space.load(str(path))
+    parameters = {"name": "dropout", "values": [0, 0.3, 0.5]}, {"name": "units", "values": [64, 128]}
+    space = load(tmp_path, *parameters, fix={"model": "mlp"})
     assert space.combinations() == 6
     points = [meant(space, values).model_options for values in draw(space, 20, tmp_path)]
     assert {options["dropout"] for options in points} == {0.0, 0.3, 0.5}
