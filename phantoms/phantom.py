@@ -293,20 +293,18 @@ def _render(picture: _Picture, config: PhantomConfig) -> bytes:
 
 def _prepare(config: PhantomConfig) -> None:
     """Makes the directory ours before anything else is in it, so that a killed run can be written over."""
-    marker = config.to / MARKER
+    what = f"Cannot write phantoms to {config.to}"
     if config.to.exists() and not config.to.is_dir():
-        raise OutputError(f"Cannot write phantoms to {config.to}: expected a directory, found a file. Change --to.")
-    if config.to.is_dir() and any(config.to.iterdir()):
-        if not marker.is_file():
+        raise OutputError(f"{what}: expected a directory, found a file. Change --to.")
+    if any(config.to.glob("*")):
+        if not (config.to / MARKER).is_file():
             raise OutputError(
-                f"Cannot write phantoms to {config.to}: it is not empty and was not made by this command "
-                f"(no {MARKER}), so nothing in it is touched. Choose a new directory with --to."
+                f"{what}: it is not empty and was not made by this command (no {MARKER}), so nothing in it is touched. "
+                "Choose a new directory with --to."
             )
         if not config.overwrite:
-            raise OutputError(
-                f"Cannot write phantoms to {config.to}: it holds an earlier phantom set. "
-                "Add --overwrite to replace it, or choose another directory with --to."
-            )
+            hint = "Add --overwrite to replace it, or choose another directory with --to."
+            raise OutputError(f"{what}: it holds an earlier phantom set. {hint}")
     config.to.mkdir(parents=True, exist_ok=True)
     _mark(config, complete=False)
     for split in SPLITS:
@@ -352,10 +350,9 @@ def write_phantoms(config: PhantomConfig, progress: bool = False) -> PhantomSumm
             "add --overwrite to replace a set that was left incomplete."
         ) from error
 
-    counts: dict[str, dict[str, int]] = {split: dict.fromkeys(CLASSES, 0) for split in SPLITS}
-    for path in [p.path for p in pictures if not p.fault] + [copy for _, copy in copies]:
-        split, label, _ = path.split("/")
-        counts[split][label] += 1
+    drawn = [p.path for p in pictures if not p.fault] + [copy for _, copy in copies]
+    whole = Counter(path.rpartition("/")[0] for path in drawn)
+    counts = {split: {label: whole[f"{split}/{label}"] for label in CLASSES} for split in SPLITS}
     broken = [(p.path, FAULTS[p.fault]) for p in pictures if p.fault]
     return PhantomSummary(config.to, counts, len(pictures) + len(copies), copies, broken)
 

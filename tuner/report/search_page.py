@@ -12,16 +12,8 @@ from cxr.page import DISCLAIMER, render
 from cxr.page.figures import to_svg
 from tuner.objectives import OBJECTIVES
 from tuner.report import search_plots as draw
+from tuner.report import search_words as say
 from tuner.report.importance import Importances
-from tuner.report.search_words import (
-    chosen,
-    comparable,
-    described,
-    headline,
-    shorter_than_others,
-    standing,
-    train_command,
-)
 from tuner.report.trial_rows import IN_HEAD, NUMBERS, failures, first_line, ranking, shown_hyperparameters, what_it_is
 from tuner.results import SearchResult
 from tuner.space.translation import MEANINGS, plain
@@ -43,9 +35,9 @@ def search_page(
         Path(__file__).with_name("search.html"),
         f"Search {search.project.resolve().name}",
         DISCLAIMER,
-        headline=headline(search),
+        headline=say.headline(search),
         best=_best(search, best_file),
-        standing=standing(search),
+        standing=say.standing(search),
         subject=_subject(search),
         finals=_finals(finals),
         **_trials(search, importances),
@@ -71,10 +63,10 @@ def _best(search: SearchResult, best_file: Path) -> dict[str, Any] | None:
     if best is None:
         return None
     return {
-        "described": described(best),
-        "chosen": chosen(best),
-        "command": train_command(search, best, best_file, " \\\n    "),
-        "shorter": shorter_than_others(search),
+        "described": say.described(best),
+        "chosen": say.chosen(best),
+        "command": say.train_command(search, best, best_file, " \\\n    "),
+        "shorter": say.shorter_than_others(search),
         "config": [
             [name, value if isinstance(value, str) else json.dumps(value)] for name, value in best.config.items()
         ],
@@ -115,7 +107,7 @@ def _trials(search: SearchResult, importances: Importances) -> dict[str, Any]:
     return {
         "ranking": {"head": head, "rows": rows, "numbers": NUMBERS},
         "most_rows": _MOST_ROWS,
-        "comparable": comparable(search),
+        "comparable": say.comparable(search),
         "unscored": {"head": ["trial", "status", "epochs", "model", "size", "attempts", "worker"], "rows": unscored},
         "failures": [[len(trials), reason, _listed(trials)] for reason, trials in failures(search).items()],
         "pruned": {"head": ["trial", "reason"], "rows": pruned},

@@ -130,25 +130,20 @@ def test_several_labels_make_a_multi_label_set():
 
 
 def test_cause_labels_from_names_columns_and_normal_classes():
-    rows = [
-        row("P/person1_bacteria_2.jpeg", "P"),
-        row("P/person1_virus_3.jpeg", "P"),
-        row("N/IM-0001-0001.jpeg", "NORMAL"),
-        row("x.png", "P", cause="Viral"),
-        row("y.png", "Normal"),
-        row("N/person3_virus_1.jpeg", "P", cause="bacteria"),  # what the source states goes before the name
-    ]
-    plan = make_plan(rows, config(labels="cause", **ALL_TRAIN))
-    assert plan.labels == ("normal", "bacterial", "viral")
-    assert labels_of(plan) == {
-        "P/person1_bacteria_2.jpeg": ("bacterial",),
-        "P/person1_virus_3.jpeg": ("viral",),
-        "N/IM-0001-0001.jpeg": ("normal",),
-        "x.png": ("viral",),
-        "y.png": ("normal",),
-        "N/person3_virus_1.jpeg": ("bacterial",),
+    causes = {
+        row("P/person1_bacteria_2.jpeg", "P"): "bacterial",
+        row("P/person1_virus_3.jpeg", "P"): "viral",
+        row("N/IM-0001-0001.jpeg", "NORMAL"): "normal",
+        row("x.png", "P", cause="Viral"): "viral",
+        row("y.png", "Normal"): "normal",
+        row(
+            "N/person3_virus_1.jpeg", "P", cause="bacteria"
+        ): "bacterial",  # what the source states goes before the name
     }
-    assert {image.path: image.cause for image in plan.images}["x.png"] == "viral"
+    plan = make_plan(list(causes), config(labels="cause", **ALL_TRAIN))
+    assert plan.labels == ("normal", "bacterial", "viral")
+    assert labels_of(plan) == {item.image.path: (cause,) for item, cause in causes.items()}
+    assert {image.path: image.cause for image in plan.images} == {i.image.path: cause for i, cause in causes.items()}
 
 
 def test_cause_is_kept_under_binary_labels():
