@@ -58,21 +58,13 @@ class Augmentation(Options):
 
     @classmethod
     def of(cls, strength: Strength, **changes: Any) -> Augmentation:
-        """A named strength, with some fields changed.
-
-        Raises:
-          InputError: there is no such strength or field, or a value is out of its range.
-        """
+        """A named strength, with some fields changed; raises InputError for a name or value that cannot be."""
         checked("augment", Choice(get_args(Strength)), strength)
         check_names(changes, fields_of(cls), "augmentation", "option")
         return cls(**STRENGTHS[strength] | changes)
 
     def layers(self, seed: int) -> list[keras.layers.Layer]:
-        """The layers that have something to do, in their order; none where nothing changes.
-
-        Args:
-          seed: 0 or more; each layer gets a seed of its own that follows from it.
-        """
+        """The layers that have something to do, in order; each gets a seed that follows from `seed`, 0 or more."""
         from trainer.augmentation.geometry import RandomAffine, RandomFlip
         from trainer.augmentation.photometry import RandomErasing, RandomNoise, RandomTone
         from trainer.augmentation.recompression import RandomRecompression
@@ -107,29 +99,13 @@ class Augmentation(Options):
 
 STRENGTHS: dict[str, dict[str, Any]] = {
     "none": {},
-    "light": {
-        "shift": 0.04,
-        "rotation_degrees": 5.0,
-        "zoom": 0.05,
-        "brightness": 0.1,
-        "contrast": 0.1,
-        "gamma": 0.1,
-    },
+    "light": {"shift": 0.04, "rotation_degrees": 5.0, "zoom": 0.05, "brightness": 0.1, "contrast": 0.1, "gamma": 0.1},
     "strong": {
-        "shift": 0.06,
-        "rotation_degrees": 10.0,
-        "zoom": 0.1,
-        "brightness": 0.45,
-        "contrast": 0.7,
-        "gamma": 0.5,
-        "blur_sigma": 2.0,
-        "rescale_factor": 2.5,
-        "noise_sigma": 0.05,
-        "jpeg_quality": 20,
-        "erasing_area": 0.15,
+        "shift": 0.06, "rotation_degrees": 10.0, "zoom": 0.1, "brightness": 0.45, "contrast": 0.7, "gamma": 0.5,
+        "blur_sigma": 2.0, "rescale_factor": 2.5, "noise_sigma": 0.05, "jpeg_quality": 20, "erasing_area": 0.15,
         "probability": 0.4,
     },
-}
+}  # fmt: skip
 """What each name stands for.
 
 Strong reaches somewhat beyond what a model is to endure at test: JPEG quality 30, blur of 1.5 pixels at 224, half the

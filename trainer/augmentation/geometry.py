@@ -73,17 +73,8 @@ def inverse_affine(size: tuple[Any, Any], angle: Any, scale: Any, right: Any, do
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     cosine, sine = ops.cos(angle) / scale, ops.sin(angle) / scale
     from_x, from_y = middle_x + right, middle_y + down
-    return ops.stack(
-        [
-            cosine,
-            -sine,
-            middle_x - cosine * from_x + sine * from_y,
-            sine,
-            cosine,
-            middle_y - sine * from_x - cosine * from_y,
-        ],
-        axis=1,
-    )
+    to_x, to_y = middle_x - cosine * from_x + sine * from_y, middle_y - sine * from_x - cosine * from_y
+    return ops.stack([cosine, -sine, to_x, sine, cosine, to_y], axis=1)
 
 
 def resample(images: Any, transforms: Any) -> Any:

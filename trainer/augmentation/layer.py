@@ -13,14 +13,16 @@ from typing import Any
 import keras
 from keras import ops
 
+from trainer.models.pixels import PixelLayer
 
-class RandomImageLayer(keras.layers.Layer):
+
+class RandomImageLayer(PixelLayer):
     """Changes images at random while training; returns its very input otherwise.
 
     Input and output: float32 `[batch, height, width, channels]` in [0, 1]. Where images do not fill the batch, they
     come with `sizes`, int32 `[batch, 2]`, the height and width of each, and `ExtendBorders` goes before.
-    It computes in float32 under every dtype policy. Every image gets draws of its own. The random state is one of
-    the layer's variables, so a model that is restored from a checkpoint continues with the same sequence.
+    Every image gets draws of its own. The random state is one of the layer's variables, so a model that is restored
+    from a checkpoint continues with the same sequence.
 
     A subclass overrides `change`.
 
@@ -31,7 +33,7 @@ class RandomImageLayer(keras.layers.Layer):
     """
 
     def __init__(self, *, probability: float = 1.0, seed: int = 0, **options: Any):
-        super().__init__(**{"dtype": "float32"} | options)
+        super().__init__(**options)
         self.probability = probability
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
@@ -68,9 +70,6 @@ class RandomImageLayer(keras.layers.Layer):
         mixed = ops.take(ops.concatenate([images, changed]), index, axis=0)
         return ops.reshape(mixed, (-1, *ops.shape(images)[1:]))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return tuple(input_shape)
-
     def uniform(self, *shape: Any, low: float = 0.0, high: float = 1.0) -> Any:
         """Draws float32 `shape` in [low, high)."""
         return keras.random.uniform(shape, low, high, dtype="float32", seed=self.generator)
@@ -97,14 +96,11 @@ def sides(images: Any, sizes: Any) -> tuple[Any, Any]:
     return sizes[:, 0, None, None, None], sizes[:, 1, None, None, None]
 
 
-class ExtendBorders(keras.layers.Layer):
+class ExtendBorders(PixelLayer):
     """Repeats the last row and column of each image over the padding while training; see `RandomImageLayer`.
 
     What then mixes neighbours or looks beyond the border (blur, blocks of JPEG, a rotation) finds no black edge there.
     """
-
-    def __init__(self, **options: Any):
-        super().__init__(**{"dtype": "float32"} | options)
 
     def call(self, images: Any, sizes: Any, training: bool = False) -> Any:
         if not training:
@@ -116,6 +112,3 @@ class ExtendBorders(keras.layers.Layer):
             border = ops.sum(ops.where(place == last, images, 0.0), axis=axis, keepdims=True)
             images = ops.where(place > last, border, images)
         return images
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return tuple(input_shape)

@@ -33,9 +33,7 @@ class RandomTone(RandomImageLayer):
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, gamma: float = 0.0, **options: Any):
         super().__init__(**options)
-        self.brightness = brightness
-        self.contrast = contrast
-        self.gamma = gamma
+        self.brightness, self.contrast, self.gamma = brightness, contrast, gamma
 
     def change(self, images: Any, sizes: Any) -> Any:
         extents = np.log1p([self.brightness, self.contrast, self.gamma]).astype("float32")
@@ -94,8 +92,7 @@ class RandomErasing(RandomImageLayer):
 
     def __init__(self, max_area: float = 0.2, min_area: float = MIN_AREA, **options: Any):
         super().__init__(**options)
-        self.max_area = max_area
-        self.min_area = min_area
+        self.max_area, self.min_area = max_area, min_area
 
     def change(self, images: Any, sizes: Any) -> Any:
         height, width = sides(images, sizes)

@@ -61,24 +61,17 @@ MODELS = {
     "mlp": ModelSpec("two dense layers on the pixels, with dropout", MlpOptions(dense=(512, 256)), 64, _FLAT_SIZES),
     "mlp-tanh": ModelSpec(
         "one tanh layer on the pixels; a baseline, for plain SGD",
-        MlpOptions(dense=(128,), activation="tanh", dropout=0.0),
-        64,
-        _FLAT_SIZES,
+        MlpOptions(dense=(128,), activation="tanh", dropout=0.0), 64, _FLAT_SIZES,
     ),
     "cnn3": ModelSpec(
         "three plain convolutions with max pooling, flattened",
-        ConvOptions(normalization="none", block_dropout=0.2, final="flatten", dense=(128,)),
-        128,
-        _FLAT_SIZES,
+        ConvOptions(normalization="none", block_dropout=0.2, final="flatten", dense=(128,)), 128, _FLAT_SIZES,
         settled=("width", "blocks", "growth", "block", "plain_blocks", "final"),
     ),
     "cnn-separable": ModelSpec(
         "plain, then separable convolutions with batch normalisation; small and quick",
         ConvOptions(
-            filters=(32, 32, 64, 64),
-            convolutions=(1, 1, 2),
-            block=("plain", "plain", "separable"),
-            dense=(128,),
+            filters=(32, 32, 64, 64), convolutions=(1, 1, 2), block=("plain", "plain", "separable"), dense=(128,)
         ),
     ),
     "xception-small": ModelSpec("residual separable convolutions (Chollet 2017), small", XceptionOptions()),
@@ -89,14 +82,13 @@ MODELS = {
     "convnext-tiny": ModelSpec("ConvNeXt-Tiny (Liu et al. 2022)", ApplicationOptions()),
     "vgg16": ModelSpec("VGG-16 (Simonyan and Zisserman 2014), averaged, dense 256", ApplicationOptions(dense=(256,))),
     "vgg19": ModelSpec("VGG-19 (Simonyan and Zisserman 2014), averaged, dense 256", ApplicationOptions(dense=(256,))),
-}
+}  # fmt: skip
 
 
 def model_options(name: str, changes: Mapping[str, Any] | None = None) -> ModelOptions:
     """A model's options with some changed, by values or by text as on the command line.
 
-    Raises:
-      InputError: an unknown model or option, or a value that the option cannot have.
+    Raises InputError for an unknown model or option, or a value that the option cannot have.
     """
     checked("model", Choice(tuple(MODELS)), name)
     return change_options(name, MODELS[name].options, changes or {})
@@ -138,16 +130,12 @@ def check_weights(name: str, weights: str) -> None:
 
 
 def build_backbone(
-    name: str,
-    inputs: KerasTensor,
-    options: Mapping[str, Any] | None = None,
-    weights: str = "none",
+    name: str, inputs: KerasTensor, options: Mapping[str, Any] | None = None, weights: str = "none",
     sizes: KerasTensor | None = None,
-) -> KerasTensor:
+) -> KerasTensor:  # fmt: skip
     """A model from pixels to features.
 
     Args:
-      name: of the model.
       inputs: float [batch, height, width, 1 or 3]: normalised without weights; in [0, 1] with pretrained ones, as the
         model then has a normalisation of its own.
       options: what differs from the model's own options.
@@ -173,24 +161,15 @@ def build_backbone(
 
 
 def build_model(
-    name: str,
-    inputs: KerasTensor,
-    labels: int,
-    *,
-    multi_label: bool = False,
-    options: Mapping[str, Any] | None = None,
-    weights: str = "none",
-    sizes: KerasTensor | None = None,
-) -> KerasTensor:
+    name: str, inputs: KerasTensor, labels: int, *, multi_label: bool = False,
+    options: Mapping[str, Any] | None = None, weights: str = "none", sizes: KerasTensor | None = None,
+) -> KerasTensor:  # fmt: skip
     """A model from pixels to probabilities: `build_backbone`, then `trainer.models.heads.build_labels`.
 
     Args:
-      name: of the model.
-      inputs: as for `build_backbone`.
+      inputs, options, weights, sizes: as for `build_backbone`.
       labels: how many, at least 2, or 1 where images may have several labels.
       multi_label: each label has a probability of its own; otherwise they sum to 1.
-      options: what differs from the model's own options.
-      weights, sizes: as for `build_backbone`.
 
     Returns:
       Probabilities, float32 [batch, labels], whatever the mixed-precision policy.

@@ -70,9 +70,7 @@ def build_application(
     normalisation of `keras.applications.*.preprocess_input`, in float32.
 
     Args:
-      name: of the model.
       inputs: [batch, height, width, 1 or 3]; in [0, 1] with pretrained weights, normalised without.
-      options: how features are pooled.
       weights: `none`, `imagenet` or a path.
       pixels: name for the layer in front of the nested model.
 
@@ -102,7 +100,6 @@ def load_application(name: str, shape: tuple[int | None, ...], final: str, weigh
     """The architecture without its classifier, with `none`, `imagenet`'s or a file's weights.
 
     Args:
-      name: of the model.
       shape: (height, width, channels) of the images, sides None where they vary.
       final: `average` or `max` pooling.
       weights: `none`, `imagenet`, a path, or `LATER`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import KerasTensor, layers
 
-from trainer.models.layers import initializer, normalize, pool, pool_all
+from trainer.models.layers import convolve, initializer, normalize, pool, pool_all
 from trainer.models.model_options import ConvOptions, XceptionOptions
 from trainer.models.native import halve
 
@@ -12,11 +12,12 @@ from trainer.models.native import halve
 def build_conv(x: KerasTensor, options: ConvOptions, sizes: KerasTensor | None = None) -> KerasTensor:
     """Blocks of convolutions: each convolves, halves the resolution and drops out.
 
+    A block is `plain`, `separable` (depthwise, then pointwise; Chollet 2017) or `residual` (its input is added to its
+    output; He et al. 2015); the resolution is halved by max or average pooling, or by the stride of its first
+    convolution.
+
     Args:
       x: normalised pixels [batch, height, width, channels].
-      options: a block is `plain`, `separable` (depthwise, then pointwise; Chollet 2017) or `residual` (its input
-        is added to its output; He et al. 2015); the resolution is halved by max or average pooling, or by the
-        stride of its first convolution.
       sizes: of the images, see `trainer.models.native`; None where they fill `x`.
 
     Returns:
@@ -53,9 +54,8 @@ def build_xception(x: KerasTensor, options: XceptionOptions, sizes: KerasTensor 
     """
     for filters, stride in ((32, 2), (64, 1)):
         sizes = halve(sizes, stride)
-        x = layers.Conv2D(
-            filters, 3, stride, "same", use_bias=False, kernel_initializer=initializer(options.activation)
-        )(x)
+        start = initializer(options.activation)
+        x = layers.Conv2D(filters, 3, stride, "same", use_bias=False, kernel_initializer=start)(x)
         x = normalize(x, options.normalization, sizes)
         x = layers.Activation(options.activation)(x)
     for filters in options.filters:
@@ -71,28 +71,17 @@ def build_xception(x: KerasTensor, options: XceptionOptions, sizes: KerasTensor 
 
 
 def _convolve(
-    x: KerasTensor,
-    filters: int,
-    options: ConvOptions | XceptionOptions,
-    separable: bool,
-    stride: int = 1,
+    x: KerasTensor, filters: int, options: ConvOptions | XceptionOptions, separable: bool, stride: int = 1,
     sizes: KerasTensor | None = None,
-) -> KerasTensor:
-    """Convolves and normalises; `sizes` are those of the result."""
-    bias = options.normalization == "none"
+) -> KerasTensor:  # fmt: skip
+    """Convolves, separably or not, and normalises; `sizes` are those of the result."""
     start = initializer(options.activation)
-    if separable:
-        x = layers.SeparableConv2D(
-            filters,
-            options.kernel,
-            stride,
-            "same",
-            use_bias=bias,
-            depthwise_initializer=start,
-            pointwise_initializer=start,
-        )(x)
-    else:
-        x = layers.Conv2D(filters, options.kernel, stride, "same", use_bias=bias, kernel_initializer=start)(x)
+    if not separable:
+        return convolve(x, filters, options.kernel, stride, options.normalization, sizes, start)
+    x = layers.SeparableConv2D(
+        filters, options.kernel, stride, "same", use_bias=options.normalization == "none",
+        depthwise_initializer=start, pointwise_initializer=start,
+    )(x)  # fmt: skip
     return normalize(x, options.normalization, sizes)
 
 
@@ -102,5 +91,4 @@ def _project(
     """A shortcut in the shape of what it is added to."""
     if x.shape[-1] == filters and stride == 1:
         return x
-    x = layers.Conv2D(filters, 1, stride, "same", use_bias=options.normalization == "none")(x)
-    return normalize(x, options.normalization, sizes)
+    return convolve(x, filters, 1, stride, options.normalization, sizes, "glorot_uniform")

@@ -12,13 +12,7 @@ from cxr.errors import InputError
 from trainer.models.applications import build_application
 from trainer.models.conv import build_conv, build_xception
 from trainer.models.layers import KEEPS_AVERAGES, initializer, leaf_layers, pool_all
-from trainer.models.model_options import (
-    ApplicationOptions,
-    ConvOptions,
-    ModelOptions,
-    ResNetOptions,
-    XceptionOptions,
-)
+from trainer.models.model_options import ApplicationOptions, ConvOptions, ModelOptions, ResNetOptions, XceptionOptions
 from trainer.models.native import Clear, Inside, PadToMultiple
 from trainer.models.resnet import build_resnet
 
@@ -32,10 +26,8 @@ def wrap_backbone(
 ) -> KerasTensor:
     """A family's own layers as one nested model, between the layers `PIXELS` and `FEATURES`.
 
-    At native size the nested model has two inputs: pixels, and the sizes of the images among them.
-
-    Raises:
-      InputError: images of other than 1 or 3 channels, or too small; weights that do not fit.
+    At native size the nested model has two inputs: pixels, and the sizes of the images among them. Raises InputError
+    for images of other than 1 or 3 channels, or too small, and weights that do not fit.
     """
     if len(inputs.shape) != 4 or inputs.shape[-1] not in (1, 3):
         raise InputError(f"model '{name}': expected images [batch, height, width, 1 or 3]; received {inputs.shape}")
@@ -78,16 +70,10 @@ def build_labels(features: KerasTensor, labels: int, multi_label: bool, dropout:
     """Dropout, then one score a label, then probabilities.
 
     The scores are the output of the layer `scores`; layers `scores` and `probabilities` compute in float32 under any
-    policy.
-
-    Args:
-      features: [batch, features].
-      labels: how many.
-      multi_label: sigmoid of each score instead of softmax over them.
-      dropout: share of the features.
+    policy. Probabilities are the sigmoid of each score where multi-label, else the softmax over them.
 
     Returns:
-      Probabilities, float32 [batch, labels].
+      Probabilities, float32 [batch, labels], of features [batch, features].
 
     Raises:
       InputError: fewer labels than 2 (1 for multi-label).
@@ -100,11 +86,7 @@ def build_labels(features: KerasTensor, labels: int, multi_label: bool, dropout:
 
 
 def find_backbone(model: keras.Model) -> keras.Model:
-    """The nested model between `PIXELS` and `FEATURES`.
-
-    Raises:
-      InputError: the model has none.
-    """
+    """The nested model between `PIXELS` and `FEATURES`; raises InputError where the model has none."""
     names = [layer.name for layer in model.layers]
     if FEATURES in names:
         for layer in reversed(model.layers[: names.index(FEATURES)]):

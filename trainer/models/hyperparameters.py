@@ -75,12 +75,8 @@ class Family:
 def options_of(options: ModelOptions, values: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a model that hyperparameters stand for, without those that no value says anything about.
 
-    Args:
-      options: the model's own.
-      values: hyperparameters by name; what the family does not have is ignored.
-
-    Raises:
-      InputError: a value that cannot be.
+    Values, by name, that the family of the model's own options does not have are ignored. Raises InputError for a value
+    that cannot be.
     """
     family = FAMILIES[type(options)]
     own = {field.name for field in dataclasses.fields(options)}
@@ -134,11 +130,7 @@ def _resnet(options: ResNetOptions, values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def whole(name: str, values: Mapping[str, Any], default: int = 0) -> int:
-    """A whole number of the values.
-
-    Raises:
-      InputError: it is none, or below 0.
-    """
+    """A whole number of the values; raises InputError where it is none, or below 0."""
     value = values.get(name, default)
     if isinstance(value, float) and value == 0:
         return 0
@@ -209,11 +201,7 @@ FAMILIES: dict[type[ModelOptions], Family] = {
 
 
 def varied_by_models(models: Sequence[str]) -> dict[Hyperparameter, tuple[str, ...]]:
-    """What a space of these models varies, in order, and the models that have it.
-
-    Args:
-      models: names; the hyperparameters of the first come first.
-    """
+    """What a space of these models varies, those of the first model first, and the models that have it."""
     found: dict[Hyperparameter, tuple[str, ...]] = {}
     for model in models:
         for each in FAMILIES[type(MODELS[model].options)].hyperparameters:

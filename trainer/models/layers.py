@@ -26,7 +26,6 @@ def normalize(x: KerasTensor, kind: str, sizes: KerasTensor | None = None) -> Ke
     """Normalises features [batch, height, width, channels], and clears them outside of the images.
 
     Args:
-      x: features.
       kind: `batch`; `layer` over the channels of each pixel; `group` over at most 8 groups of channels (Wu and He
         2018); `none`.
       sizes: of the images at this resolution, see `trainer.models.native`; None where they fill the features.
@@ -42,6 +41,15 @@ def normalize(x: KerasTensor, kind: str, sizes: KerasTensor | None = None) -> Ke
     return x if inside is None else Clear()(x, inside)
 
 
+def convolve(
+    x: KerasTensor, filters: int, kernel: int, stride: int, normalization: str, sizes: KerasTensor | None, start: str
+) -> KerasTensor:
+    """Convolves, with the initializer `start`, and normalises; `sizes` are those of the result."""
+    bias = normalization == "none"
+    x = layers.Conv2D(filters, kernel, stride, "same", use_bias=bias, kernel_initializer=start)(x)
+    return normalize(x, normalization, sizes)
+
+
 def pool(
     x: KerasTensor, kind: str, size: int, sizes: KerasTensor | None = None
 ) -> tuple[KerasTensor, KerasTensor | None]:
@@ -55,8 +63,7 @@ def pool(
 def pool_all(x: KerasTensor, kind: str, sizes: KerasTensor | None = None) -> KerasTensor:
     """Features [batch, height, width, channels] as [batch, features], by `average`, `max` or `flatten`.
 
-    Raises:
-      InputError: features of no fixed size cannot be flattened.
+    Raises InputError where features of no fixed size are to be flattened.
     """
     if sizes is not None and kind != "flatten":
         return MaskedGlobalPooling(kind)(x, sizes)

@@ -21,11 +21,7 @@ NORMALIZATIONS = ("batch", "layer", "group", "none")
 
 @options
 class ModelOptions(Options):
-    """Options that every model has: the layers between its features and the labels.
-
-    Raises:
-      InputError: a value is not what its option may be.
-    """
+    """Options that every model has: the layers between its features and the labels."""
 
     dense: tuple[int, ...] = option(
         Several(Whole(1, 8192), 0, 4), "widths of dense layers before the labels", default=()
@@ -129,8 +125,7 @@ class ApplicationOptions(ModelOptions):
 def change_options(model: str, options: ModelOptions, changes: Mapping[str, Any]) -> ModelOptions:
     """The options with some changed, by values or by text as on the command line.
 
-    Raises:
-      InputError: an option that the model does not have, or a value that it cannot have.
+    Raises InputError for an option that the model does not have, or a value that it cannot have.
     """
     known = fields_of(type(options))
     check_names(changes, known, f"model '{model}'", "option")

@@ -1,7 +1,6 @@
 """From stored pixels to what a network sees: scaling, histogram equalisation, normalisation.
 
 Layers of the model, so that whoever calls it, in training or from an exported file, hands over raw pixels.
-They compute in float32 under every dtype policy.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ LEAST_DEVIATION = 1e-3
 How = Literal["dataset", "image", "none"]
 
 
-class _PixelLayer(keras.layers.Layer):
-    """In and out: `[batch, height, width, channels]`; out is float32.
+class PixelLayer(keras.layers.Layer):
+    """In and out: `[batch, height, width, channels]`; out is float32, computed so under every dtype policy.
 
     Those that look at a whole image take `sizes` besides, where images do not fill the batch: int32 `[batch, 2]`, the
     height and width of each. What they make of the pixels outside of an image means nothing.
@@ -45,7 +44,7 @@ def image_mean(images: Any, sizes: Any = None) -> Any:
 
 
 @keras.saving.register_keras_serializable("cxr")
-class Scale(_PixelLayer):
+class Scale(PixelLayer):
     """Raw pixels, uint8 or uint16, to float32 in [0, 1].
 
     Args:
@@ -66,7 +65,7 @@ class Scale(_PixelLayer):
 
 
 @keras.saving.register_keras_serializable("cxr")
-class Equalize(_PixelLayer):
+class Equalize(PixelLayer):
     """Histogram equalisation of each image: float32 in [0, 1] to float32 in [0, 1].
 
     Each pixel becomes the share of the image's pixels that are not brighter, over 256 levels, stretched so that the
@@ -101,7 +100,7 @@ class Equalize(_PixelLayer):
 
 
 @keras.saving.register_keras_serializable("cxr")
-class Normalize(_PixelLayer):
+class Normalize(PixelLayer):
     """Pixels, float32 in [0, 1], to mean 0 and standard deviation 1.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import KerasTensor, layers
 
-from trainer.models.layers import normalize, pool, pool_all
+from trainer.models.layers import convolve, pool, pool_all
 from trainer.models.model_options import ResNetOptions
 from trainer.models.native import halve
 
@@ -48,6 +48,4 @@ def _basic_block(
 def _convolve(
     x: KerasTensor, filters: int, kernel: int, stride: int, options: ResNetOptions, sizes: KerasTensor | None
 ) -> KerasTensor:
-    bias = options.normalization == "none"
-    x = layers.Conv2D(filters, kernel, stride, "same", use_bias=bias, kernel_initializer="he_normal")(x)
-    return normalize(x, options.normalization, sizes)
+    return convolve(x, filters, kernel, stride, options.normalization, sizes, "he_normal")
