@@ -37,15 +37,10 @@ def value_of(variable: Any) -> np.ndarray:
 
 
 def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> None:
-    """Writes everything that training needs to go on.
+    """Writes everything that training needs to go on, of a compiled model with its optimizer built.
 
-    Args:
-      path: of the file.
-      model: compiled, with its optimizer built.
-      state: values that JSON has.
-
-    Raises:
-      OutputError: it cannot be written; a checkpoint that was there before still is.
+    `state` are values that JSON has. Raises OutputError where it cannot be written; a checkpoint that was there before
+    still is.
     """
     arrays = {name: value_of(item) for name, item in variables_of(model).items()}
     arrays[_STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
@@ -59,11 +54,7 @@ def save_checkpoint(path: Path, model: keras.Model, state: dict[str, Any]) -> No
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What the training loop stored.
-
-    Raises:
-      DatasetError: the file is missing or damaged.
-    """
+    """What the training loop stored; raises DatasetError where the file is missing or damaged."""
     with _opened(path) as arrays:
         return json.loads(arrays[_STATE].tobytes())
 
@@ -71,13 +62,8 @@ def read_state(path: Path) -> dict[str, Any]:
 def restore_checkpoint(path: Path, model: keras.Model, only_model: bool = False) -> None:
     """Puts back every variable of a model that was built and compiled as the one that was saved.
 
-    Args:
-      path: of the file.
-      model: built as the one that was saved, and unless `only_model` compiled as that.
-      only_model: leave the optimizer and the metrics as they are.
-
-    Raises:
-      DatasetError: the file is missing, damaged, or of another model.
+    With `only_model` the optimizer and the metrics stay as they are, and need not be the same. Raises DatasetError
+    where the file is missing, damaged, or of another model.
     """
     with _opened(path) as arrays:
         variables, stored = variables_of(model), set(arrays.files) - {_STATE}

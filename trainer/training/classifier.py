@@ -136,11 +136,8 @@ def compile_classifier(
 def augmented(model: Classifier, batch: Any) -> Any:
     """What the backbone is shown in training, before normalisation: float32 [batch, height, width, channels] in [0, 1].
 
-    The random generators are left as they were.
-
-    Args:
-      model: of `build_classifier`.
-      batch: uint8 or uint16 [batch, height, width, channels]; at native size with its mask.
+    The random generators are left as they were. The batch is uint8 or uint16 [batch, height, width, channels]; at
+    native size with its mask.
     """
     last = [layer for layer in model.layers if isinstance(layer, (Scale, RandomImageLayer, Equalize))]
     shown = keras.Model(model.input, last[-1].output)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import keras
@@ -47,12 +47,7 @@ class Tally:
 
     def plus(self, other: Tally, sign: int = 1) -> Tally:
         """The sum, or with a sign of -1 the difference."""
-        return Tally(
-            self.wall + sign * other.wall,
-            self.waited + sign * other.waited,
-            self.batches + sign * other.batches,
-            self.images + sign * other.images,
-        )
+        return Tally(*(ours + sign * theirs for ours, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def wait_share(self) -> float:

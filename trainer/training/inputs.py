@@ -17,10 +17,9 @@ NATIVE_MULTIPLE = 64
 
 
 def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, devices: int = 1, **others: Any) -> int:
-    """Training steps per epoch, at least 1; also checks the options of the stream.
+    """Training steps per epoch, at least 1.
 
-    Raises:
-      InputError: an option is not possible, or the split is smaller than a batch.
+    Raises InputError where an option of the stream is not possible, or the split is smaller than a batch.
     """
     if data.images(TRAIN) < config.batch_size:
         raise InputError(
@@ -30,11 +29,7 @@ def training_steps(data: XrayDataset, config: TrainConfig, facts: DataFacts, dev
 
 
 def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **others: Any) -> dict[str, Any]:
-    """Options of the training stream of a configuration.
-
-    Raises:
-      InputError: the batch size is not a multiple of the number of devices.
-    """
+    """Options of the training stream; raises InputError where the batch is not a multiple of the number of devices."""
     if config.batch_size % devices:
         raise InputError(
             f"batch_size={config.batch_size} cannot be divided evenly among {devices} GPUs; use a multiple of {devices}"
@@ -54,9 +49,7 @@ def stream_options(config: TrainConfig, multi_label: bool, devices: int = 1, **o
 
 def pixels_of(config: TrainConfig) -> dict[str, Any]:
     """Options of any stream that a model of this configuration reads."""
-    if config.native:
-        return {"image_size": None}
-    return {"image_size": config.image_size, "fit": config.fit}
+    return {"image_size": None} if config.native else {"image_size": config.image_size, "fit": config.fit}
 
 
 def native_batch(pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -71,12 +64,9 @@ def native_batch(pixels: np.ndarray) -> dict[str, np.ndarray]:
 def change_native(
     batch: dict[str, np.ndarray], rows: np.ndarray, change: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The batch with each image changed by itself, without its padding.
+    """The batch of `image` and `mask`, which is left as it is, with each image changed by itself, without its padding.
 
-    Args:
-      batch: `image` and `mask`; left as it is.
-      rows: int64 [batch].
-      change: images [n, height, width, channels] and their rows, to images.
+    `change` takes images [n, height, width, channels] and their rows, int64 [n], to images.
     """
     images = batch["image"].copy()
     for number, mask in enumerate(batch["mask"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,6 @@ class Position:
       stalled: epochs since the best, or since the plateau schedule last lowered the rate.
       ended: whether early stopping ended it.
       history: the epochs' logs.
-      resumed: whether this came out of a checkpoint that is still to be restored.
     """
 
     epoch: int = 0
@@ -49,16 +48,6 @@ class Position:
     stalled: int = 0
     ended: bool = False
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    resumed: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As values that JSON has."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "resumed"}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Position:
-        """From what `to_json` gave."""
-        return cls(**fields, resumed=True)
 
 
 class Keeper(keras.callbacks.Callback):
@@ -75,6 +64,7 @@ class Keeper(keras.callbacks.Callback):
       checkpoint_seconds: between two checkpoints.
 
     Attributes:
+      to_restore: whether the model is still to be given the variables of the last checkpoint.
       phase_begin: first epoch of the phase at hand, whose optimizer begins anew.
       last_phase: whether it is the last; only that one is ended early.
     """
@@ -85,7 +75,7 @@ class Keeper(keras.callbacks.Callback):
         self.checkpoint_seconds = checkpoint_seconds
         self._monitor = run.config.monitor
         self._sign = 1 if MONITORS[self._monitor] == "max" else -1
-        self.phase_begin, self.last_phase = 0, True
+        self.to_restore, self.phase_begin, self.last_phase = False, 0, True
         self._first_step = 0
         self._saved, self._saved_step = time.monotonic(), self.step
 
@@ -96,10 +86,10 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._first_step = self.position.step
-        if self.position.resumed:  # `fit` has reset the metrics just now
+        if self.to_restore:  # `fit` has reset the metrics just now
             begins_phase = self.position.epoch == self.phase_begin and not self.position.step
             restore_checkpoint(self.run.last_checkpoint, self.model, only_model=begins_phase)
-            self.position.resumed = False
+            self.to_restore = False
             if not self.position.step:
                 self.model.reset_metrics()
 
@@ -116,25 +106,20 @@ class Keeper(keras.callbacks.Callback):
             self.save()
 
     def close_steps(self) -> None:
-        """Notes that all steps of the epoch are done, before its validation.
-
-        Raises:
-          TrainingError: a loss or a weight is not finite.
-        """
+        """Notes that all steps of the epoch are done, before its validation; raises as `check_finite`."""
         self.position.step = self.steps
         self.check_finite()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch. `logs` must hold the validation metrics."""
-        logs = {} if logs is None else logs
         position = self.position
         value = float(logs[self._monitor])
         better = position.best is None or self._sign * (value - position.best) > 0
         if math.isfinite(value) and better:
             position.best, position.best_epoch = value, position.epoch
             position.waited = position.stalled = 0
-            with averaged_weights(self.model, self.run.config.ema):
-                save_weights(self.model, self.run)
+            with averaged_weights(self.model, self.run.config.ema), replacing(self.run.best_weights, "") as temporary:
+                self.model.save_weights(temporary, overwrite=True)
         else:
             position.waited += 1
             position.stalled += 1
@@ -164,26 +149,22 @@ class Keeper(keras.callbacks.Callback):
     def check_finite(self) -> None:
         """Raises TrainingError, with the number of the step, where a loss or a weight is not finite."""
         synchronize(self.model)
-        if not is_finite(self.model):
-            self._refuse()
-
-    def _refuse(self) -> None:
-        synchronize(self.model)
+        if is_finite(self.model):
+            return
         bad = int(value_of(self.model.first_bad_step)) or self.step
         kept = "no checkpoint had been written yet"
         if self.run.last_checkpoint.exists():
             kept = f"the last good checkpoint is kept, {self.run.last_checkpoint}, of step {self._saved_step}"
         raise TrainingError(
             f"the loss is not finite since step {bad} (epoch {(bad - 1) // self.steps + 1}). Training was stopped; "
-            f"{kept}. "
-            "Lower --learning-rate, or limit --gradient-clip to 1"
+            f"{kept}. Lower --learning-rate, or limit --gradient-clip to 1"
         )
 
     def save(self) -> None:
         """Writes the checkpoint from which training can go on, unless a loss or weight is not finite."""
         synchronize(self.model)
         if is_finite(self.model):
-            save_checkpoint(self.run.last_checkpoint, self.model, self.position.to_json())
+            save_checkpoint(self.run.last_checkpoint, self.model, dataclasses.asdict(self.position))
             self._saved, self._saved_step = time.monotonic(), self.step
 
     def leave(self) -> None:
@@ -217,12 +198,6 @@ def is_finite(model: keras.Model) -> bool:
     if int(value_of(model.first_bad_step)):
         return False
     return all(bool(np.isfinite(value_of(weight)).all()) for weight in model.weights)
-
-
-def save_weights(model: keras.Model, run: Run) -> None:
-    """Writes the weights to use, atomically."""
-    with replacing(run.best_weights, ending="") as temporary:
-        model.save_weights(temporary, overwrite=True)
 
 
 @contextmanager

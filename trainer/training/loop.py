@@ -20,7 +20,7 @@ from cxr.events import EventWriter
 from tfrecords.dataset import XrayDataset
 from tfrecords.streaming.cache import keep_images
 from tfrecords.streaming.stream import plain_errors
-from trainer.facts import TRAIN, VALIDATION, check_trainable
+from trainer.facts import TRAIN, check_trainable
 from trainer.models.heads import set_trainable
 from trainer.run import Run, locked
 from trainer.train_config import TrainConfig
@@ -52,11 +52,6 @@ class Phase:
     rate: float
     part: Literal["head", "all"] | int
 
-    @property
-    def epochs(self) -> int:
-        """Number of epochs in this phase."""
-        return self.last - self.first
-
 
 def phases_of(config: TrainConfig) -> list[Phase]:
     """Frozen first, then fine-tuned, where the configuration says so."""
@@ -71,17 +66,10 @@ def phases_of(config: TrainConfig) -> list[Phase]:
 
 
 def train(
-    run: Run,
-    data: XrayDataset,
-    *,
-    resume: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    stop: StopRequest | None = None,
-    checkpoint_seconds: float = 60.0,
-    devices: int | None = None,
-    quiet: bool = False,
+    run: Run, data: XrayDataset, *, resume: bool = False, callbacks: Sequence[keras.callbacks.Callback] = (),
+    stop: StopRequest | None = None, checkpoint_seconds: float = 60.0, devices: int | None = None, quiet: bool = False,
     **stream: Any,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float]]:  # fmt: skip
     """Trains the model of a run, or resumes its training.
 
     Args:
@@ -113,9 +101,10 @@ def train(
         check_memory(config, facts, data, options)
         model = build_classifier(config, facts, load_weights=not resuming)
         steps = training_steps(data, config, facts, used, **stream)
-        position = Position.from_json(read_state(run.last_checkpoint)) if resuming else Position()
+        position = Position(**read_state(run.last_checkpoint)) if resuming else Position()
         keeper = Keeper(run, position, steps, StopRequest() if stop is None else stop, checkpoint_seconds)
-        validation = Validation(data, VALIDATION, config, keeper, **stream)
+        keeper.to_restore = resuming
+        validation = Validation(data, keeper, **stream)
         callbacks = [*callbacks, *([] if quiet else [EpochBar(keeper)])]
         with EventWriter(run.tensorboard / "train") as log, EventWriter(run.tensorboard / "validation") as val_log:
             for phase in phases_of(config):
@@ -123,22 +112,16 @@ def train(
                     continue
                 set_trainable(model, phase.part)
                 warmup = config.warmup_epochs if phase.first == 0 else 0.0
-                compile_classifier(model, config, facts, steps, phase.epochs, phase.rate, warmup)
+                compile_classifier(model, config, facts, steps, phase.last - phase.first, phase.rate, warmup)
                 _run_phase(model, data, phase, validation, options, callbacks, used, (log, val_log))
         keeper.finish()
     return position.history
 
 
 def _run_phase(
-    model: Classifier,
-    data: XrayDataset,
-    phase: Phase,
-    validation: Validation,
-    options: dict[str, Any],
-    callbacks: Sequence[keras.callbacks.Callback],
-    devices: int,
-    logs: tuple[EventWriter, EventWriter],
-) -> None:
+    model: Classifier, data: XrayDataset, phase: Phase, validation: Validation, options: dict[str, Any],
+    callbacks: Sequence[keras.callbacks.Callback], devices: int, logs: tuple[EventWriter, EventWriter],
+) -> None:  # fmt: skip
     """Fits what is left of a phase: first the rest of an epoch that was begun, then whole epochs."""
     keeper = validation.keeper
     config, steps, position = keeper.run.config, keeper.steps, keeper.position
@@ -163,16 +146,11 @@ def _run_phase(
             keeper.finish_epoch(model, [validation, *after])
             continue
         model.fit(
-            stream,
-            steps_per_epoch=count,
-            initial_epoch=position.epoch,
-            epochs=last,
-            callbacks=[*around, *after, keeper],
-            shuffle=False,
-            verbose=0,
-        )
+            stream, steps_per_epoch=count, initial_epoch=position.epoch, epochs=last,
+            callbacks=[*around, *after, keeper], shuffle=False, verbose=0,
+        )  # fmt: skip
         # Keras leaves averaged weights behind where it averages; training continues from those that the keeper saved
-        position.resumed = position.resumed or config.ema > 0
+        keeper.to_restore = config.ema > 0
 
 
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|OOM when|failed to allocate|ResourceExhausted", re.IGNORECASE)

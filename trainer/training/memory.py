@@ -35,12 +35,6 @@ def check_memory(config: TrainConfig, facts: DataFacts, data: XrayDataset, strea
     """Raises TrainingError where a batch of the largest images needs more memory than a CPU has available.
 
     Nothing is checked for images of one size, nor on GPUs, whose own error says that memory does not suffice.
-
-    Args:
-      config: of the run.
-      facts: of its data.
-      data: to be trained on.
-      stream: options of the training stream.
     """
     if not config.native or precision.accelerators():
         return

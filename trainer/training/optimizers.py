@@ -41,25 +41,11 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             share = ops.exp(math.log(FINAL_SHARE) * progress)
         return self.rate * share * ops.minimum((step + 1) / max(1, self.warmup_steps), 1.0)
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "rate": self.rate,
-            "shape": self.shape,
-            "total_steps": self.total_steps,
-            "warmup_steps": self.warmup_steps,
-        }
-
 
 def build_optimizer(
     config: TrainConfig, rate: float, total_steps: int, warmup_steps: int
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of a stretch of training.
-
-    Args:
-      config: names it, and its schedule, weight decay, clipping and averaging.
-      rate: highest learning rate.
-      total_steps, warmup_steps: of the schedule.
-    """
+    """The optimizer of a stretch of training, whose highest learning rate is `rate`."""
     schedule: Any = rate  # a plain number can be set between epochs, as `plateau` needs
     if config.schedule != "plateau":
         schedule = WarmupSchedule(rate, config.schedule, total_steps, warmup_steps)

@@ -35,17 +35,12 @@ class RunLog(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        train: EventWriter,
-        validation: EventWriter,
-        keeper: Keeper,
+        self, train: EventWriter, validation: EventWriter, keeper: Keeper,
         sample: tuple[XrayDataset, dict[str, Any]] | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.train, self.validation, self.keeper, self.sample = train, validation, keeper, sample
         self.every = report_every(keeper.steps)
-        self._first_step = 0
-        self._before = (0, {"loss": 0.0, "accuracy": 0.0})
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self.sample is not None:
@@ -74,17 +69,12 @@ class RunLog(keras.callbacks.Callback):
             report["step/skipped_steps"] = _number(self.model.steps) - before_phase - _number(optimizer.iterations)
         self.train.scalars(_finite(report), self.keeper.position.epoch * self.keeper.steps + done)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        values = {name: float(value) for name, value in (logs or {}).items()}
-        epoch += 1
-        self.train.scalars(
-            _finite({f"epoch/{name}": value for name, value in values.items() if "val_" not in name}), epoch
-        )
-        self.validation.scalars(
-            _finite({f"epoch/{name[4:]}": value for name, value in values.items() if name.startswith("val_")}), epoch
-        )
-        self.train.flush()
-        self.validation.flush()
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        for writer, of_validation in ((self.train, False), (self.validation, True)):
+            names = [name for name in logs or {} if name.startswith("val_") == of_validation]
+            values = {f"epoch/{name.removeprefix('val_')}": float(logs[name]) for name in names}
+            writer.scalars(_finite(values), epoch + 1)
+            writer.flush()
 
     def _show_sample(self, data: XrayDataset, options: dict[str, Any]) -> None:
         run = self.keeper.run

@@ -11,11 +11,7 @@ from cxr.errors import CxrError
 
 
 class Stopped(CxrError):
-    """Training was asked to stop and did, with everything saved.
-
-    Attributes:
-      signal: number of the signal that asked, or 0.
-    """
+    """Training was asked to stop, by a signal of that number or by 0, and did, with everything saved."""
 
     def __init__(self, message: str, signal_number: int = 0):
         super().__init__(message)
@@ -23,11 +19,7 @@ class Stopped(CxrError):
 
 
 class StopRequest:
-    """Whether somebody wants training to stop.
-
-    Attributes:
-      signal: number of the signal that said so, or 0.
-    """
+    """Whether somebody wants training to stop, and the number of the signal that said so, or 0."""
 
     def __init__(self) -> None:
         self._requested = False

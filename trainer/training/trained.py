@@ -12,8 +12,7 @@ from trainer.training.classifier import Classifier, build_classifier
 def load_model(run: Run | str | Path) -> Classifier:
     """The classifier of a run with the weights of its best epoch; see `trainer.training.classifier.build_classifier`.
 
-    Raises:
-      DatasetError: it is not a run, has no finished epoch yet, or its weights are damaged.
+    Raises DatasetError where it is not a run, has no finished epoch yet, or its weights are damaged.
     """
     if not isinstance(run, Run):
         run = open_run(run)

@@ -35,27 +35,21 @@ class Validation(keras.callbacks.Callback):
     run averages its weights, the averaged ones are validated.
     """
 
-    def __init__(self, data: XrayDataset, split: str, config: TrainConfig, keeper: Keeper, **stream: Any):
+    def __init__(self, data: XrayDataset, keeper: Keeper, **stream: Any):
         super().__init__()
-        self.data, self.split, self.config, self.keeper, self.stream = data, split, config, keeper, stream
-        self.predictions: Predictions | None = None
+        self.data, self.keeper, self.stream = data, keeper, stream
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        run = self.keeper.run
         self.keeper.close_steps()
         try:
-            with averaged_weights(self.model, self.config.ema):
-                self.predictions = predict_split(
-                    self.model, self.data, self.split, self.config, between=self._look, **self.stream
+            with averaged_weights(self.model, run.config.ema):
+                predictions = predict_split(
+                    self.model, self.data, VALIDATION, run.config, between=self._look, **self.stream
                 )
         except _StopAsked:
             self.keeper.leave()
-        if logs is not None and self.predictions is not None:
-            logs.update(
-                {
-                    f"val_{name}": value
-                    for name, value in quick_metrics(self.predictions, self.keeper.run.facts.positive).items()
-                }
-            )
+        logs.update({f"val_{name}": value for name, value in quick_metrics(predictions, run.facts.positive).items()})
 
     def _look(self) -> None:
         if self.keeper.stop:
@@ -67,20 +61,14 @@ class _StopAsked(Exception):
 
 
 def predict_split(
-    model: keras.Model,
-    data: XrayDataset,
-    split: str,
-    config: TrainConfig,
-    change: ChangeImages | None = None,
-    between: Callable[[], None] | None = None,
-    **stream: Any,
-) -> Predictions:
+    model: keras.Model, data: XrayDataset, split: str, config: TrainConfig, change: ChangeImages | None = None,
+    between: Callable[[], None] | None = None, **stream: Any,
+) -> Predictions:  # fmt: skip
     """Probabilities for every image of a split, in stored order.
 
     Args:
       model: takes what the stream yields.
-      data: the data set.
-      split: name.
+      data, split: to predict.
       config: says how images are fitted.
       change: done to the images first, see `trainer.evaluation.shifts`.
       between: called after each batch.
@@ -113,13 +101,8 @@ def predict_split(
 def predict_validation(run: Run, model: keras.Model, data: XrayDataset | None = None) -> Predictions:
     """Predictions of the validation split that a run was trained with, on which its operating point is chosen.
 
-    Args:
-      run: the run.
-      model: of it.
-      data: a data set at hand, which is taken if it is the run's own; it may have moved since.
-
-    Raises:
-      InputError: the run's data set is not there any more, or has changed.
+    `data` is a data set at hand, which is taken if it is the run's own; it may have moved since. Raises InputError
+    where the run's data set is not there any more, or has changed.
     """
     try:
         if data is None or data.manifest.digest != run.facts.digest:
@@ -138,12 +121,7 @@ def predict_images(model: keras.Model, images: Any, size: int = PREDICT_BATCH) -
     """Probabilities float32 [n, labels] of images uint8 or uint16 [n, height, width, channels].
 
     Smaller batches are filled up to `size`, so that one shape is compiled and an image's probabilities do not depend
-    on how many others come with it.
-
-    Args:
-      model: of `build_classifier`.
-      images: of n images; at native size `{"image": ..., "mask": ...}`.
-      size: images a batch.
+    on how many others come with it. At native size images are `{"image": ..., "mask": ...}`.
     """
     count, found = len(keras.tree.flatten(images)[0]), []
     for start in range(0, count, size):
