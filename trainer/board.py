@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import ipaddress
+import itertools
 import logging
 import os
 import socket
@@ -13,7 +13,7 @@ import sys
 import threading
 import types
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cxr.command import Command, Given
@@ -50,13 +50,7 @@ class Logged:
 
 def find_logs(root: Path) -> list[Logged]:
     """Everything below `root` that has TensorBoard logs, each once, by kind and name."""
-    return sorted({_owner(root, folder) for folder in _log_folders(root)})
-
-
-def _log_folders(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
-        if any(is_event_file(name) for name in names):
-            yield Path(folder)
+    return sorted({_owner(root, Path(folder)) for folder, _, names in os.walk(root) if any(map(is_event_file, names))})
 
 
 def _owner(root: Path, folder: Path) -> Logged:
@@ -74,25 +68,19 @@ def _owner(root: Path, folder: Path) -> Logged:
 
 
 def describe(found: Sequence[Logged], root: Path) -> str:
-    """What was found, as text."""
+    """What was found, sorted as `find_logs` gives it, as text."""
     if not found:
         return (
             f"note: nothing below {root} has TensorBoard logs yet; expected e.g. runs/NAME/tensorboard. "
             "They appear as soon as something is logged."
         )
     lines = []
-    for kind, group in _by_kind(found).items():
+    for kind, group in itertools.groupby(found, lambda logged: logged.kind):
+        names = [logged.name for logged in group]
         plural = "s" if kind != "search" else "es"
-        names = ", ".join(group[:_SHOWN]) + (f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else "")
-        lines.append(f"{len(group)} {kind}{plural if len(group) > 1 else ''}: {names}")
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        lines.append(f"{len(names)} {kind}{plural if len(names) > 1 else ''}: {', '.join(names[:_SHOWN])}{more}")
     return "\n".join(lines)
-
-
-def _by_kind(found: Sequence[Logged]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = collections.defaultdict(list)
-    for logged in found:
-        groups[logged.kind].append(logged.name)
-    return groups
 
 
 def serve(root: Path, host: str, port: int | None) -> str:

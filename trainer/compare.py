@@ -32,26 +32,15 @@ examples:
   cxr compare runs --format markdown > comparison.md
 """
 METRICS = {
-    "accuracy": "accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "specificity": "specificity",
-    "f1": "F1",
-    "roc_auc": "ROC AUC",
-    "pr_auc": "PR AUC",
-    "worst_specificity": "worst specificity",
+    "accuracy": "accuracy", "precision": "precision", "recall": "recall", "specificity": "specificity", "f1": "F1",
+    "roc_auc": "ROC AUC", "pr_auc": "PR AUC", "worst_specificity": "worst specificity",
     "worst_roc_auc": "worst ROC AUC",
-}
+}  # fmt: skip
 """Columns that are measured, better the higher, and their headings."""
 COLUMNS = {
-    "run": "run",
-    "model": "model",
-    "preset": "preset",
-    "image_size": "pixels",
-    "best_epoch": "best epoch",
-    "epochs": "of epochs",
-    **METRICS,
-}
+    "run": "run", "model": "model", "preset": "preset", "image_size": "pixels", "best_epoch": "best epoch",
+    "epochs": "of epochs", **METRICS,
+}  # fmt: skip
 FORMATS = ("table", "csv", "markdown", "json")
 _WORST = "worst_"
 
@@ -205,10 +194,8 @@ def _differences(compared: Sequence[ComparedRun]) -> list[str]:
         for one in compared:
             groups.setdefault(one.same[what][0], []).append(one)
         if len(groups) > 1:
-            parts = [
-                f"{', '.join(one.row['run'] for one in group)}: {group[0].same[what][1]}" for group in groups.values()
-            ]
-            notes.append(f"not comparable, {what}: {'; '.join(parts)}")
+            named = [(", ".join(one.row["run"] for one in group), group[0].same[what][1]) for group in groups.values()]
+            notes.append(f"not comparable, {what}: {'; '.join(f'{names}: {shown}' for names, shown in named)}")
     return notes
 
 

@@ -94,16 +94,9 @@ def check_evaluation(run: Run, data: XrayDataset, split: str) -> None:
 
 @keep_images()
 def evaluate(
-    run: Run,
-    data: XrayDataset,
-    split: str = "val",
-    *,
-    rule: str | None = None,
-    shifts: bool = True,
-    bootstrap: int = 1000,
-    output: Path | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
+    run: Run, data: XrayDataset, split: str = "val", *, rule: str | None = None, shifts: bool = True,
+    bootstrap: int = 1000, output: Path | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluates a run, and writes metrics, predictions, report and TensorBoard's views.
 
     Args:
@@ -148,15 +141,11 @@ def evaluate(
 
     point = choose_operating_point(run, rule, validation)
     metrics = {
-        "run": run.name,
-        "split": split,
-        "data": str(data.root),
-        "data_digest": data.manifest.digest,
+        "run": run.name, "split": split, "data": str(data.root), "data_digest": data.manifest.digest,
         "weights": run.weights_digest(),
         **evaluate_predictions(predictions, point, run.facts.positive, bootstrap),
-        "shifts": None,
-        "worst": None,
-    }
+        "shifts": None, "worst": None,
+    }  # fmt: skip
     if shifts:
         metrics.update(shift_suite(run, model, data, split, point, metrics["metrics"], quiet))
     predictions.save_csv(folder / "predictions.csv", point.apply(predictions))
@@ -188,8 +177,7 @@ def shift_suite(
 ) -> dict[str, Any]:  # fmt: skip
     """Metrics under each shift at the same operating point, and the worst of them.
 
-    Returns:
-      `shifts`: by name, `{"metrics": {name: {"value": ...}}}`; `worst`: by metric.
+    Returns `shifts`: by name, `{"metrics": {name: {"value": ...}}}`; and `worst`: by metric.
     """
     from trainer.evaluation.metrics import evaluate_predictions
     from trainer.evaluation.shifts import SHIFTS, apply_shift, suite_summary

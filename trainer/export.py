@@ -192,36 +192,23 @@ def _facts(run: Run) -> dict[str, Any]:
 
     point = read_operating_point(run.operating_point, run.weights_digest())
     facts = run.facts
+    height, width = run.config.size or (None, None)
     return {
-        "run": run.name,
-        "task": facts.task,
-        "labels": list(facts.labels),
-        "positive": facts.positive,
+        "run": run.name, "task": facts.task, "labels": list(facts.labels), "positive": facts.positive,
         "operating_point": point.to_json() if point else None,
         "image": {
-            "height": run.config.size and run.config.size[0],
-            "width": run.config.size and run.config.size[1],
-            "channels": facts.channels,
-            "bit_depth": facts.bit_depth,
+            "height": height, "width": width, "channels": facts.channels, "bit_depth": facts.bit_depth,
             "fit": run.config.size and run.config.fit,
         },
-        "config": run.config.to_json(),
-        "data_digest": facts.digest,
+        "config": run.config.to_json(), "data_digest": facts.digest,
         "versions": {name: version(name) for name in ("cxr-stream", "keras")},
-    }
+    }  # fmt: skip
 
 
 def check_export(run: Run, model: Classifier, folder: Path, count: int) -> ExportCheck:
-    """Asks an export and the run about the same images.
+    """Asks an export and the run about so many images: of the run's data set where it is there, else noise.
 
-    Args:
-      run: the run.
-      model: of it.
-      folder: of the export.
-      count: images; of the run's data set where it is there, else noise.
-
-    Raises:
-      OutputError: they differ by more than rounding explains.
+    Raises OutputError where they differ by more than rounding explains.
     """
     import numpy as np
     import tensorflow as tf
@@ -239,15 +226,14 @@ def check_export(run: Run, model: Classifier, folder: Path, count: int) -> Expor
         batches = [{"images": batch["image"], "mask": batch["mask"]} for batch in map(native_batch, images)]
     else:
         batches = [{"images": np.stack(images)}]
-    answers = [
-        served["serving_default"](**{name: tf.constant(value) for name, value in batch.items()})[
-            "probabilities"
-        ].numpy()
-        for batch in batches
-    ]
+
+    def ask(signature: str, **inputs: Any) -> np.ndarray:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return served[signature](**tensors)["probabilities"].numpy()
+
     found = {
-        "pixels": np.concatenate(answers),
-        "files": served["from_files"](files=tf.constant(files))["probabilities"].numpy(),
+        "pixels": np.concatenate([ask("serving_default", **batch) for batch in batches]),
+        "files": ask("from_files", files=files),
     }
     differences = {name: float(np.abs(values - expected).max()) for name, values in found.items()}
     for name, tolerance in (("pixels", ARRAY_TOLERANCE), ("files", FILE_TOLERANCE)):

@@ -55,9 +55,8 @@ class DataFacts:
     def of(cls, data: XrayDataset, positive: str | None = None) -> DataFacts:
         """Reads them from a data set.
 
-        Args:
-          data: open.
-          positive: label to take as the finding; None takes the one that is not named like `normal`, else the last.
+        `positive` is the label to take as the finding; None takes the one that is not named like `normal`, else the
+        last.
 
         Raises:
           InputError: no such label, or fewer than two.
@@ -84,17 +83,14 @@ class DataFacts:
 
     def check_same_kind(self, data: XrayDataset) -> None:
         """Raises InputError unless a model made for this data can be asked about the other."""
-        differences = [
-            f"{name} {ours} in the run, {theirs} in {data.root}"
-            for name, ours, theirs in (
-                ("labels", ", ".join(self.labels), ", ".join(data.labels)),
-                ("several labels an image", self.multi_label, data.multi_label),
-                ("bit depth", self.bit_depth, data.bit_depth),
-            )
-            if ours != theirs
-        ]
-        if differences:
-            raise InputError(f"the run and the data set do not fit together: {'; '.join(differences)}")
+        pairs = {
+            "labels": (", ".join(self.labels), ", ".join(data.labels)),
+            "several labels an image": (self.multi_label, data.multi_label),
+            "bit depth": (self.bit_depth, data.bit_depth),
+        }
+        different = [f"{name} {a} in the run, {b} in {data.root}" for name, (a, b) in pairs.items() if a != b]
+        if different:
+            raise InputError(f"the run and the data set do not fit together: {'; '.join(different)}")
 
     def to_json(self) -> dict[str, Any]:
         """As values that JSON has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -69,9 +70,8 @@ class PredictOptions(Options):
         Text(metavar="RULE"),
         "what counts as positive: threshold=T or argmax; or youden, recall=R or specificity=S, chosen on the run's "
         "validation split, which takes a while",
-        default=None,
-        unset="what `cxr evaluate` chose, else the most probable label, or threshold=0.5 where an image may have "
-        "several labels",
+        default=None, unset="what `cxr evaluate` chose, else the most probable label, or threshold=0.5 where an image "
+        "may have several labels",
     )  # fmt: skip
     threads: int | None = option(Whole(1), "files decoded at the same time", default=None, unset="one for each core")
     max_megapixels: float = option(Real(above=0, metavar="N"), "a larger image is an error", default=100.0)
@@ -133,17 +133,13 @@ class FilePrediction:
 
 
 def predict_files(
-    model: keras.Model,
-    loader: FileLoader,
-    files: Sequence[ImageFile],
-    point: OperatingPoint,
+    model: keras.Model, loader: FileLoader, files: Sequence[ImageFile], point: OperatingPoint,
     threads: int | None = None,
-) -> Generator[FilePrediction]:
+) -> Generator[FilePrediction]:  # fmt: skip
     """Yields what the model says of each file, in order. Memory does not grow with their number.
 
     Args:
-      model: of a run.
-      loader: for that run.
+      model, loader: of one run.
       files: see `list_image_files`.
       point: what decides.
       threads: files decoded at the same time, ahead of the model; None is one for each usable core.
@@ -151,17 +147,12 @@ def predict_files(
     Raises:
       InputError: the model's probabilities are not finite.
     """
-
     from trainer.serving.image_files import read_ahead
     from trainer.training.validation import PREDICT_BATCH, predict_arrays
 
     loaded = read_ahead(files, loader.read, threads or usable_cores(), ahead=2 * PREDICT_BATCH)
     with contextlib.closing(loaded):
-        batch: list[tuple[ImageFile, np.ndarray | str]] = []
-        for number, one in enumerate(loaded, start=1):
-            batch.append(one)
-            if len(batch) < PREDICT_BATCH and number < len(files):
-                continue
+        while batch := list(itertools.islice(loaded, PREDICT_BATCH)):
             images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
             decided = iter(_decide(predict_arrays(model, images), loader.facts, point) if images else ())
             for file, pixels in batch:
@@ -169,7 +160,6 @@ def predict_files(
                     yield FilePrediction(file.name, error=pixels)
                 else:
                     yield FilePrediction(file.name, *next(decided))
-            batch = []
 
 
 def _decide(
@@ -223,8 +213,7 @@ def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: IO
 
     Args:
       found: of `predict_files`.
-      facts: of the run.
-      out: to write to.
+      facts, out: of the run; to write to.
       kind: `csv`, with the columns of the command's help; or `jsonl`, an object an image with `path`, `predicted`
         (a label, or a list of labels where an image may have several), `probabilities` by label, and `error`.
 

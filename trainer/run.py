@@ -148,22 +148,13 @@ def weights_digest(root: Path) -> str:
 
 
 def create_run(
-    root: str | Path,
-    config: TrainConfig,
-    facts: DataFacts,
-    preset: str | None = None,
-    overwrite: bool = False,
+    root: str | Path, config: TrainConfig, facts: DataFacts, preset: str | None = None, overwrite: bool = False,
     argv: Sequence[str] = (),
-) -> Run:
-    """Makes the directory of a new run.
-
-    Raises:
-      OutputError: it holds something already, or cannot be written.
-    """
+) -> Run:  # fmt: skip
+    """Makes the directory of a new run; raises OutputError where it holds something already, or cannot be written."""
     root, config = Path(root), config.resolved()
     check_free(root, overwrite)
-    made = describe_making(["cxr", "train", *argv] if argv else list(sys.argv))
-    run = Run(root, config, facts, preset, made)
+    run = Run(root, config, facts, preset, describe_making(["cxr", "train", *argv] if argv else sys.argv))
     try:
         with locked(root):
             for path in sorted(root.iterdir()):
@@ -172,15 +163,8 @@ def create_run(
                 elif path.name != _LOCK:
                     path.unlink()
             run.last_checkpoint.parent.mkdir(parents=True)
-        fields = {
-            "format": FORMAT,
-            "state": "running",
-            "preset": preset,
-            "config": config.to_json(),
-            "data": facts.to_json(),
-            "made": made,
-        }
-        write_json(root / RUN_NAME, fields)
+        fields = {"preset": preset, "config": config.to_json(), "data": facts.to_json(), "made": run.made}
+        write_json(root / RUN_NAME, {"format": FORMAT, "state": "running", **fields})
     except OSError as error:
         raise OutputError(f"the run {root} cannot be written: {error.strerror or error}") from error
     return run
@@ -199,11 +183,7 @@ def describe_making(command: Sequence[str]) -> dict[str, Any]:
 
 
 def open_run(root: str | Path) -> Run:
-    """Opens the directory of a run.
-
-    Raises:
-      DatasetError: it is not one that this version can read.
-    """
+    """Opens the directory of a run; raises DatasetError where it is not one that this version can read."""
     root = Path(root)
     fields = _read_json(root)
     try:
@@ -227,11 +207,7 @@ _held: set[Path] = set()
 def locked(root: Path, refusal: str = "") -> Iterator[None]:
     """Holds the directory of a run, which is made, for this process; the lock goes with the process, however it ends.
 
-    Inside, it may be asked for again.
-
-    Args:
-      root: the directory.
-      refusal: what to say where another process has it, if it is no run.
+    Inside, it may be asked for again. `refusal` is what to say where another process has it, if it is no run.
 
     Raises:
       BusyError: another process has it.

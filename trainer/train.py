@@ -129,10 +129,6 @@ def run(given: Given) -> int:
     return EXIT_OK
 
 
-def _epilog() -> str:
-    return _EPILOG.format(presets=preset_help())
-
-
 def _check_backend() -> None:
     """Raises unless Keras can be loaded with the backend that is asked for."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -149,14 +145,11 @@ def model_table() -> str:
     from trainer.models import MODELS
     from trainer.models.model_options import describe_options
 
-    rows = [
-        [name, spec.description, spec.image_size, "yes" if spec.pretrained else ""] for name, spec in MODELS.items()
-    ]
-    parts = [tabulate(rows, ["model", "what it is", "pixels", "pretrained"])]
+    rows, parts = [], []
     for name, spec in MODELS.items():
-        options = tabulate(describe_options(spec.options), tablefmt="plain")
-        parts.append(f"{name}: --model-options\n{options}")
-    return "\n\n".join(parts)
+        rows.append([name, spec.description, spec.image_size, "yes" if spec.pretrained else ""])
+        parts.append(f"{name}: --model-options\n{tabulate(describe_options(spec.options), tablefmt='plain')}")
+    return "\n\n".join([tabulate(rows, ["model", "what it is", "pixels", "pretrained"]), *parts])
 
 
 def choose_config(preset: str | None, file: str | None, options: dict[str, Any]) -> tuple[TrainConfig, str | None]:
@@ -242,7 +235,7 @@ def _outcome(run: Any, epochs: int) -> str:
 
 
 COMMAND = Command(
-    "train", _DESCRIPTION, run, (TrainOptions, TrainConfig), _epilog, needs="train",
+    "train", _DESCRIPTION, run, (TrainOptions, TrainConfig), _EPILOG.format(presets=preset_help()), needs="train",
     groups=(_WHERE, "model", "images", "training", "machine"),
 )  # fmt: skip
 main = COMMAND.main

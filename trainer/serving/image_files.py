@@ -66,9 +66,8 @@ def list_image_files(inputs: Sequence[str], images_root: str | None = None) -> l
                     f"{given} is a data set, not a folder of images; `cxr evaluate --data {given}` reads it"
                 )
             below = sorted(path for path, _, _ in walk_files(given))
-            images = [path for path in below if not is_document(path)]
-            documents += len(below) - len(images)
-            names = [str(Path(given, path)) for path in images]
+            names = [str(Path(given, path)) for path in below if not is_document(path)]
+            documents += len(below) - len(names)
             found += [ImageFile(name, name) for name in names]
         else:
             found.append(ImageFile(given, given))
@@ -110,12 +109,7 @@ class FileLoader:
         return smallest_sufficient(self.facts.rungs, self.config.size)
 
     def read(self, file: ImageFile) -> np.ndarray:
-        """Pixels of a file, see `decode`.
-
-        Raises:
-          InputError: it cannot be read.
-          CxrError: as `decode`.
-        """
+        """Pixels of a file, see `decode`; raises InputError where it cannot be read."""
         try:
             data = Path(file.path).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -152,11 +146,7 @@ def read_ahead(
 ) -> Generator[tuple[ImageFile, np.ndarray | str]]:
     """Yields each file, in order, with what `load` makes of it in threads, or what is wrong with it.
 
-    Args:
-      files: to load.
-      load: called in the threads.
-      threads: their number.
-      ahead: results to hold ready at most, which bounds the memory.
+    At most `ahead` results are held ready, which bounds the memory.
     """
 
     def attempt(file: ImageFile) -> np.ndarray | str:
