@@ -17,17 +17,7 @@ import numpy as np
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions, one_hot
 
-METRICS = (
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "roc_auc",
-    "pr_auc",
-    "brier",
-    "calibration_error",
-)
+METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "roc_auc", "pr_auc", "brier", "calibration_error")
 ERROR_METRICS = ("brier", "calibration_error")
 """Those of METRICS that are better the lower they are."""
 CALIBRATION_BINS = 15
@@ -39,10 +29,7 @@ _CHUNK_WEIGHTS = 1 << 17  # 1 MB for each float64 array [replicates, images]: th
 
 
 def evaluate_predictions(
-    predictions: Predictions,
-    operating_point: OperatingPoint,
-    positive: str | None = None,
-    bootstrap: int = 1000,
+    predictions: Predictions, operating_point: OperatingPoint, positive: str | None = None, bootstrap: int = 1000
 ) -> dict[str, Any]:
     """All metrics of one split with intervals.
 
@@ -87,27 +74,20 @@ def evaluate_predictions(
         overall = [_over_labels(part, ~np.isnan(values[0]), predictions.multi_label) for part in (values, replicates)]
     labels = list(predictions.labels)
     return {
-        "task": predictions.task,
-        "labels": labels,
+        "task": predictions.task, "labels": labels,
         "positive": labels[column] if predictions.task == "binary" else None,
-        "images": len(predictions),
-        "patients": count,
-        "operating_point": operating_point.to_json(),
-        "level": LEVEL,
-        "bootstrap": bootstrap,
-        "seed": SEED,
+        "images": len(predictions), "patients": count, "operating_point": operating_point.to_json(),
+        "level": LEVEL, "bootstrap": bootstrap, "seed": SEED,
         "metrics": _summary(*overall),
         "per_label": {label: _summary(values[:, at], replicates[:, at]) for at, label in enumerate(labels)},
         "confusion": _confusion(predictions, predicted),
-    }
+    }  # fmt: skip
 
 
 def quick_metrics(predictions: Predictions, positive: str | None = None) -> dict[str, float]:
     """A few metrics without decisions or intervals, for after each epoch.
 
-    Args:
-      predictions: of the validation split.
-      positive: label that `pr_auc` of a binary task is of; None is the second.
+    `positive` is the label that `pr_auc` of a binary task is of; None is the second.
 
     Returns:
       `loss`: mean log loss, of all labels where multi-label, with probabilities clipped at 1e-7. `accuracy`: of the
@@ -169,10 +149,6 @@ def calibration_curve(predictions: Predictions, label: str) -> dict[str, np.ndar
     """Mean `predicted` probability, `observed` frequency and number of `images` of each bin that has images.
 
     The bins are those of `calibration_error`, which is the mean distance of the two, weighed by `images`.
-
-    Args:
-      predictions: of any task.
-      label: the one to tell from the rest.
     """
     truth, scores = predictions.against_rest(label)
     bins = _bins(scores)
@@ -207,8 +183,9 @@ class _Measure:
         image_weights = weights[:, self._patients]
         return np.stack([self._label(*column, weights, image_weights) for column in self._columns], axis=1)
 
+    @staticmethod
     def _label(
-        self, truth: np.ndarray, scores: np.ndarray, sums: np.ndarray, weights: np.ndarray, image_weights: np.ndarray
+        truth: np.ndarray, scores: np.ndarray, sums: np.ndarray, weights: np.ndarray, image_weights: np.ndarray
     ) -> np.ndarray:
         totals = weights @ sums
         tp, fp, fn, tn, squares = totals[:, :5].T
@@ -270,12 +247,9 @@ def _bins(scores: np.ndarray) -> np.ndarray:
 
 def _confusion(predictions: Predictions, predicted: np.ndarray) -> Any:
     """Counts as lists: rows true, columns predicted; by label [[tn, fp], [fn, tp]] where multi-label."""
+    from sklearn.metrics import confusion_matrix  # here, as training needs none
+
     if predictions.multi_label:
         columns = zip(predictions.labels, predictions.truth.T, predicted.T, strict=True)
-        return {label: _table(truth, decided, 2) for label, truth, decided in columns}
-    return _table(predictions.truth, predicted, len(predictions.labels))
-
-
-def _table(truth: np.ndarray, predicted: np.ndarray, size: int) -> list[list[int]]:
-    cells = truth.astype(int) * size + predicted
-    return np.bincount(cells, minlength=size * size).reshape(size, size).tolist()
+        return {label: confusion_matrix(*column, labels=[0, 1]).tolist() for label, *column in columns}
+    return confusion_matrix(predictions.truth, predicted, labels=range(len(predictions.labels))).tolist()

@@ -90,12 +90,9 @@ class OperatingPoint:
 
     @classmethod
     def choose(cls, predictions: Predictions, rule: str = "auto", positive: str | None = None) -> OperatingPoint:
-        """Thresholds by a rule, see `parse_rule`.
+        """Thresholds by a rule, see `parse_rule`, on the validation split, not on the one to report on.
 
-        Args:
-          predictions: of validation, not of the split to report on.
-          rule: see `parse_rule`.
-          positive: label that a binary threshold is on; None is the second.
+        `positive` is the label that a binary threshold is on; None is the second.
 
         Raises:
           InputError: no such rule, or not one for this task; the split lacks the images that the rule counts.
@@ -118,11 +115,7 @@ class OperatingPoint:
     def given(cls, rule: str, labels: Sequence[str], multi_label: bool, positive: str | None) -> OperatingPoint | None:
         """The point of a rule that needs no split to choose on, `threshold=T` or `argmax`; None for other rules.
 
-        Args:
-          rule: see `parse_rule`.
-          labels: of the task.
-          multi_label: whether each of them has a threshold.
-          positive: label that a binary threshold is on; None is the last.
+        `positive` is the label that a binary threshold is on; None is the last.
 
         Raises:
           InputError: no such rule, or not one for this task.
@@ -137,8 +130,7 @@ class OperatingPoint:
     def apply(self, predictions: Predictions) -> np.ndarray:
         """Decisions: int32 [images], indices into labels; uint8 [images, labels] where multi-label.
 
-        Raises:
-          InputError: the thresholds are not for these labels.
+        Raises InputError where the thresholds are not for these labels.
         """
         named, known = set(self.thresholds), set(predictions.labels)
         one_of_two = len(named) == 1 and len(known) == 2 and named <= known
@@ -167,11 +159,7 @@ def write_operating_point(path: Path, point: OperatingPoint, weights: str) -> No
 
 
 def read_operating_point(path: Path, weights: str) -> OperatingPoint | None:
-    """What was chosen for these weights, or None.
-
-    Raises:
-      DatasetError: the file is damaged.
-    """
+    """What was chosen for these weights, or None; raises DatasetError where the file is damaged."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         chosen_for = fields.pop("weights", None)

@@ -78,11 +78,7 @@ class Predictions:
         return self.truth if self.multi_label else one_hot(self.truth, len(self.labels))
 
     def label_index(self, label: str | None) -> int:
-        """Column of a label; of the last label for None, which is the positive one of a binary task.
-
-        Raises:
-          InputError: there is no such label.
-        """
+        """Column of a label, by default the last, the positive one of two; raises InputError where there is none."""
         if label is None:
             return len(self.labels) - 1
         if label not in self.labels:
@@ -95,11 +91,7 @@ class Predictions:
         return self.truth_matrix[:, column].astype(np.int64), self.probabilities[:, column].astype(np.float64)
 
     def chosen_labels(self, chosen: np.ndarray) -> list[tuple[str, ...]]:
-        """Names of the labels chosen for each image.
-
-        Args:
-          chosen: of the type and shape of `truth`, as `OperatingPoint.apply` gives it.
-        """
+        """Names of the labels chosen for each image, of the type and shape of `truth`."""
         rows = chosen if self.multi_label else one_hot(chosen, len(self.labels))
         return [tuple(itertools.compress(self.labels, row)) for row in rows]
 
@@ -119,10 +111,7 @@ class Predictions:
 
         Columns: row, path, patient, cause, `label` (`labels`, joined by |, where multi-label), predicted, correct
         (1 or 0; all labels right where multi-label), and `p:LABEL` for each label with all digits of a float32.
-
-        Args:
-          path: file to write; its folder exists.
-          predicted: as `OperatingPoint.apply` gives it.
+        `predicted` is as `OperatingPoint.apply` gives it.
 
         Raises:
           OutputError: the file cannot be written.

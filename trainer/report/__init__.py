@@ -41,26 +41,13 @@ PLOTS_NAME = "plots"
 
 
 def write_report(
-    folder: Path,
-    run: Run,
-    data: XrayDataset,
-    model: keras.Model,
-    predictions: Predictions,
-    point: OperatingPoint,
+    folder: Path, run: Run, data: XrayDataset, model: keras.Model, predictions: Predictions, point: OperatingPoint,
     metrics: Mapping[str, Any],
-) -> None:
+) -> None:  # fmt: skip
     """Writes `report.html` and `plots/*.png` into a folder, and an event file into the run's TensorBoard folder.
 
-    The page needs no other file and no network. Files of an earlier evaluation of the split are replaced.
-
-    Args:
-      folder: exists.
-      run: that was evaluated.
-      data: that it was evaluated on.
-      model: of the run.
-      predictions: of the split.
-      point: what decides.
-      metrics: as `trainer.evaluate.evaluate` gives them; see there.
+    The page needs no other file and no network. Files of an earlier evaluation of the split are replaced. The metrics
+    are as `trainer.evaluate.evaluate` gives them.
 
     Raises:
       DatasetError: an image to be shown is damaged.
@@ -72,10 +59,8 @@ def write_report(
     slides = {name: to_pixels(figure) for name, figure in figures.items()}
     groups = choose_examples(predictions, point, metrics["positive"])
     why_no_heat = read_pictures(groups, predictions, data, metrics["split"], model, run.config)
-    for name, mistakes in (("mistakes", True), ("gradcam", False)):
-        sheet = contact_sheet(groups, predictions, mistakes)
-        if sheet is not None:
-            slides[name] = sheet
+    sheets = {name: contact_sheet(groups, predictions, name == "mistakes") for name in ("mistakes", "gradcam")}
+    slides.update({name: sheet for name, sheet in sheets.items() if sheet is not None})
     report = classification_report(
         predictions.truth, point.apply(predictions), labels=range(len(predictions.labels)),
         target_names=predictions.labels, digits=3, zero_division=0,
@@ -103,12 +88,9 @@ def write_report(
 
 
 def draw(
-    predictions: Predictions,
-    point: OperatingPoint,
-    metrics: Mapping[str, Any],
-    history: list[dict[str, float]],
+    predictions: Predictions, point: OperatingPoint, metrics: Mapping[str, Any], history: list[dict[str, float]],
     best_epoch: int | None,
-) -> dict[str, Figure]:
+) -> dict[str, Figure]:  # fmt: skip
     """All figures by name; `history` and `shifts` only where there are any."""
     figures = {
         "roc": plots.roc_figure(predictions, metrics),

@@ -22,10 +22,9 @@ def write_board(
     folder: Path, predictions: Predictions, metrics: Mapping[str, Any], report: str, pictures: Mapping[str, np.ndarray],
     step: int,
 ) -> None:  # fmt: skip
-    """Writes one event file, which replaces those of earlier evaluations.
+    """Writes one event file into the folder of a split, which replaces those of earlier evaluations.
 
     Args:
-      folder: of this split.
       predictions: for the curves.
       metrics: as `metrics.json` has them.
       report: classification report.

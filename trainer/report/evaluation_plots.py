@@ -75,15 +75,11 @@ def pr_figure(predictions: Predictions, metrics: Mapping[str, Any]) -> Figure:
 
 
 def _draw_curves(
-    metrics: Mapping[str, Any],
-    area: str,
-    curve: Callable[[str], Any],
-    operated: Callable[[Mapping[str, Any]], Any],
+    metrics: Mapping[str, Any], area: str, curve: Callable[[str], Any], operated: Callable[[Mapping[str, Any]], Any]
 ) -> tuple[Figure, Axes]:
     """A plot with a curve for each label that has one, and a dot where the label is operated.
 
     Args:
-      metrics: of the evaluation.
       area: metric that is the area under a curve, undefined where there is no curve.
       curve: from a label to the horizontal and vertical values of its curve.
       operated: from a label's metrics to the place of its dot.
@@ -228,12 +224,9 @@ def _draw_confusion(axes: Axes, panel: Confusion) -> None:
 def history_figure(
     history: Sequence[Mapping[str, float]], best_epoch: int | None, panels: Sequence[str] = ("loss", "auc")
 ) -> Figure:
-    """Loss, or AUC with accuracy beside it, by epoch, of training and validation; the best epoch is marked.
+    """Loss, or AUC with accuracy beside it, by epoch, of training and validation, in panels beside each other.
 
-    Args:
-      history: as `Run.read_history` gives it.
-      best_epoch: from 1; None marks none.
-      panels: `loss` and `auc`, beside each other.
+    The best epoch, from 1, is marked; None marks none.
     """
     figure = new_figure(3.5, WIDTH * len(panels))
     epochs = [row["epoch"] for row in history]
@@ -241,9 +234,8 @@ def history_figure(
         for name, label, number, line in _HISTORY[panel]:
             values = [row.get(name, np.nan) for row in history]
             if not np.isnan(values).all():
-                axes.plot(
-                    epochs, values, line, marker=MARKERS[number], markersize=4, color=COLOURS[number], label=label
-                )
+                style = {"marker": MARKERS[number], "markersize": 4, "color": COLOURS[number]}
+                axes.plot(epochs, values, line, label=label, **style)
         if best_epoch:
             axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle="--", label=f"best epoch, {best_epoch}")
         axes.set_title("Loss" if panel == "loss" else "AUC and accuracy")

@@ -163,9 +163,7 @@ def shift_sentence(metrics: Mapping[str, Any]) -> tuple[str, bool]:
 def split_cautions(metrics: Mapping[str, Any], same_data: bool) -> list[str]:
     """Why the figures of this split may be better than what is to be expected elsewhere.
 
-    Args:
-      metrics: of the evaluation.
-      same_data: evaluated on the data set that the run was trained on.
+    `same_data`: it was evaluated on the data set that the run was trained on.
     """
     split, point = metrics["split"], metrics["operating_point"]
     cautions = []

@@ -74,10 +74,7 @@ class Group:
 def choose_examples(predictions: Predictions, point: OperatingPoint, positive: str | None) -> list[Group]:
     """The most confident mistakes and the most confident right answers, in groups; empty groups are left out.
 
-    Args:
-      predictions: of the split.
-      point: operating point.
-      positive: label of a binary task.
+    `positive` is the label of a binary task.
     """
     decided = point.apply(predictions)
     if predictions.task == "multi-class":
@@ -127,12 +124,13 @@ def _of_classes(predictions: Predictions, decided: np.ndarray) -> list[Group]:
         of_label = decided[right] == label
         rank[of_label] = np.arange(of_label.sum())
     right = right[np.lexsort((decided[right], rank))]  # the most confident of each label in turn
+
+    def examples(images: np.ndarray) -> list[Example]:
+        return [_example(predictions, image, decided[image]) for image in images]
+
     return [
-        Group(title, mistakes, len(images), [_example(predictions, image, decided[image]) for image in images[:most]])
-        for title, mistakes, images, most in (
-            ("Wrong labels", True, wrong, 2 * MISTAKES),
-            ("Right labels", False, right, 2 * RIGHT),
-        )
+        Group("Wrong labels", True, len(wrong), examples(wrong[: 2 * MISTAKES])),
+        Group("Right labels", False, len(right), examples(right[: 2 * RIGHT])),
     ]
 
 
@@ -146,13 +144,9 @@ def _example(predictions: Predictions, image: int, column: int) -> Example:
 
 
 def read_pictures(
-    groups: Sequence[Group],
-    predictions: Predictions,
-    data: XrayDataset,
-    split: str,
-    model: keras.Model,
+    groups: Sequence[Group], predictions: Predictions, data: XrayDataset, split: str, model: keras.Model,
     config: TrainConfig,
-) -> str:
+) -> str:  # fmt: skip
     """Adds the pictures to all examples; returns why there are no heat maps, or "".
 
     Reads only the records shown: for the page from the smallest rung that is large enough, and for the model at its
@@ -242,13 +236,7 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
 def contact_sheet(groups: Sequence[Group], predictions: Predictions, mistakes: bool) -> np.ndarray | None:
     """The mistakes, or the right answers, on one sheet, each beside its heat map.
 
-    Args:
-      groups: with their pictures.
-      predictions: with the paths.
-      mistakes: draw mistakes, or right answers.
-
-    Returns:
-      uint8 [height, width, 3]; None if there is nothing to draw.
+    uint8 [height, width, 3]; None if there is nothing to draw.
     """
     chosen = [(group.title, example) for group in groups if group.mistakes == mistakes for example in group.examples]
     if not chosen:
@@ -271,9 +259,6 @@ def contact_sheet(groups: Sequence[Group], predictions: Predictions, mistakes: b
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, cut at the front to fit into `width` pixels."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength("\u2026" + text) > width:
-        text = text[1:]
-    return "\u2026" + text
+    whole = " ".join(text.split())
+    shorter = ("\u2026" + whole[start:] for start in range(len(whole) + 1))
+    return next(shown for shown in (whole, *shorter) if font.getlength(shown) <= width)

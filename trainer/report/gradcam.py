@@ -24,13 +24,9 @@ GRADIENT_SCALE = 1024.0
 BATCH = 32
 """Images at a time."""
 _NOT_FEATURES = (
-    layers.InputLayer,
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    MaskedPooling,
-    layers.Dropout,
+    layers.InputLayer, layers.MaxPooling2D, layers.AveragePooling2D, MaskedPooling, layers.Dropout,
     layers.ZeroPadding2D,
-)
+)  # fmt: skip
 """Layers behind which no map is taken: behind the last pooling it has half the resolution, at the input no features."""
 
 
@@ -129,11 +125,7 @@ def _take_apart(model: keras.Model) -> tuple[Callable[..., Any], Callable[..., A
 
 
 def _gradient(function: Callable[[Any], Any], at: Any) -> Any:
-    """Of a scalar function with respect to its argument, a tensor of the backend.
-
-    Raises:
-      InputError: a backend that this does not know.
-    """
+    """Of a scalar function with respect to its argument, a tensor of the backend, which is TensorFlow or JAX."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
