@@ -84,15 +84,9 @@ def describe(found: Sequence[Logged], root: Path) -> str:
 
 
 def serve(root: Path, host: str, port: int | None) -> str:
-    """Starts TensorBoard in a thread of this process, which it ends with.
+    """Starts TensorBoard in a thread of this process, which it ends with; returns its URL.
 
-    Args:
-      root: folder to look through, again every few seconds.
-      host: address to listen at.
-      port: or None for the first free one from 6006 on.
-
-    Returns:
-      Its URL.
+    It looks through `root` again every few seconds. A port of None is the first free one from 6006 on.
 
     Raises:
       InputError: the port is taken or not allowed, or the host is not one of this machine.

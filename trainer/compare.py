@@ -95,13 +95,8 @@ def compare_runs(
 ) -> tuple[list[ComparedRun], list[str]]:
     """The runs that were evaluated on a split, best first; and notes on the other runs and on what is not comparable.
 
-    Args:
-      folders: runs, or folders that hold some; a run named twice counts once.
-      split: name.
-      sort: one of `METRICS`, best first and unknown last; or `run`, by name.
-
-    Raises:
-      InputError: a folder does not exist or holds no run.
+    Folders are runs, or hold some; a run named twice counts once. `sort` is one of `METRICS`, best first and unknown
+    last; or `run`, by name. Raises InputError where a folder does not exist or holds no run.
     """
     from trainer.run import find_runs
 

@@ -83,9 +83,7 @@ def run(given: Given) -> int:
 def check_evaluation(run: Run, data: XrayDataset, split: str) -> None:
     """Checks what can be checked before TensorFlow is loaded.
 
-    Raises:
-      InputError: no such split, or data that do not fit the run.
-      DatasetError: the run has no weights.
+    Raises InputError for no such split or data that do not fit the run, DatasetError for a run without weights.
     """
     run.facts.check_same_kind(data)
     check_split(data.manifest, split)
@@ -102,13 +100,11 @@ def evaluate(
     Args:
       run: with a finished epoch.
       data: of the run's labels; need not be what it was trained on.
-      split: name.
       rule: of the operating point, see `trainer.evaluation.operating_point`; None is the run's own, or the task's
         usual one.
       shifts: evaluate under every shift of `trainer.evaluation.shifts` too.
       bootstrap: replicates of the intervals.
       output: folder; None is the run's own for the split.
-      quiet: no progress bar.
 
     Returns:
       What `metrics.json` holds, see `trainer.evaluation.metrics.evaluate_predictions`; besides `run`, `split`, `data`,

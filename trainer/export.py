@@ -100,11 +100,7 @@ class ExportCheck:
 def export_run(run: Run, output: str | Path, overwrite: bool = False, check: int = 16) -> ExportCheck | None:
     """Writes the SavedModel of a run; an older one is replaced only by one that has passed the check.
 
-    Args:
-      run: with a finished epoch.
-      output: directory to make.
-      overwrite: replace an export that is there.
-      check: images to compare on; 0 leaves the check out.
+    `check` is the number of images to compare on; 0 leaves the check out.
 
     Raises:
       InputError: Keras runs on another backend than TensorFlow.

@@ -138,14 +138,8 @@ def predict_files(
 ) -> Generator[FilePrediction]:  # fmt: skip
     """Yields what the model says of each file, in order. Memory does not grow with their number.
 
-    Args:
-      model, loader: of one run.
-      files: see `list_image_files`.
-      point: what decides.
-      threads: files decoded at the same time, ahead of the model; None is one for each usable core.
-
-    Raises:
-      InputError: the model's probabilities are not finite.
+    So many files as there are threads are decoded at the same time, ahead of the model; None is one for each usable
+    core. Raises InputError where the model's probabilities are not finite.
     """
     from trainer.serving.image_files import read_ahead
     from trainer.training.validation import PREDICT_BATCH, predict_arrays
@@ -209,16 +203,10 @@ def operating_point_of(
 
 
 def write_predictions(found: Iterable[FilePrediction], facts: DataFacts, out: IO[str], kind: str = "csv") -> int:
-    """Writes predictions as they come.
+    """Writes predictions as they come; returns how many images could not be used.
 
-    Args:
-      found: of `predict_files`.
-      facts, out: of the run; to write to.
-      kind: `csv`, with the columns of the command's help; or `jsonl`, an object an image with `path`, `predicted`
-        (a label, or a list of labels where an image may have several), `probabilities` by label, and `error`.
-
-    Returns:
-      how many images could not be used.
+    `kind` is `csv`, with the columns of the command's help; or `jsonl`, an object an image with `path`, `predicted` (a
+    label, or a list of labels where an image may have several), `probabilities` by label, and `error`.
     """
     failed = 0
     table = csv.writer(out, lineterminator="\n")

@@ -80,9 +80,8 @@ def inverse_affine(size: tuple[Any, Any], angle: Any, scale: Any, right: Any, do
 def resample(images: Any, transforms: Any) -> Any:
     """Bilinear interpolation at transformed positions; those beyond the border are moved onto it.
 
-    Args:
-      images: float32 `[count, height, width, channels]`, at least 2 pixels high and wide.
-      transforms: as `inverse_affine` gives them.
+    Images are float32 `[count, height, width, channels]`, at least 2 pixels high and wide; transforms as of
+    `inverse_affine`.
     """
     if keras.backend.backend() == "tensorflow" and not _traced_for_xla():
         rest = ops.zeros_like(transforms[:, :2])

@@ -41,8 +41,6 @@ def evaluate_predictions(
     above its value.
 
     Args:
-      predictions: of the split to report on.
-      operating_point: what decides.
       positive: label that the metrics of a binary task are of; None is the one with the threshold, or the second.
       bootstrap: replicates, at least 0; 0 leaves the intervals out.
 

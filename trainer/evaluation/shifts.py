@@ -38,15 +38,11 @@ class Shift:
 
 
 def apply_shift(name: str, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The images of a batch under one shift, each a function of its pixels and its row alone.
+    """The images of a batch under one of SHIFTS, each a function of its pixels and its row alone.
 
     Args:
-      name: one of SHIFTS.
-      images: uint8 or uint16 [images, height, width, 1 or 3]; left as they are.
+      images: uint8 or uint16 [images, height, width, 1 or 3]; left as they are. The result has their shape and dtype.
       rows: int64 [images], from 0; places in the stored order of the split, which seed the noise.
-
-    Returns:
-      The same shape and dtype.
     """
     images = np.ascontiguousarray(images)
     shifted = np.empty_like(images)
@@ -78,10 +74,6 @@ def suite_summary(baseline: Mapping[str, Any], shifted: Mapping[str, Mapping[str
     return worst
 
 
-def _full_scale(pixels: np.ndarray) -> int:
-    return np.iinfo(pixels.dtype).max
-
-
 def _jpeg(pixels: np.ndarray, row: int, quality: int) -> np.ndarray:
     if pixels.dtype == np.uint16:  # a JPEG has 8 bits: as an export would, map the image's own range to them, and back
         low, high = int(pixels.min()), int(pixels.max())
@@ -105,9 +97,8 @@ def _rescale(pixels: np.ndarray, row: int) -> np.ndarray:
 
 def _add_noise(pixels: np.ndarray, row: int) -> np.ndarray:
     height, width, _ = pixels.shape
-    scale = _full_scale(pixels)
-    random = np.random.default_rng([_NOISE_SEED, row])
-    noise = random.standard_normal((height, width, 1), np.float32)
+    scale = np.iinfo(pixels.dtype).max
+    noise = np.random.default_rng([_NOISE_SEED, row]).standard_normal((height, width, 1), np.float32)
     noise *= 10 / 255 * scale
     noisy = pixels + noise  # the same for all channels: grey stays grey
     return np.rint(noisy, out=noisy).clip(0, scale, out=noisy).astype(pixels.dtype)
@@ -115,7 +106,7 @@ def _add_noise(pixels: np.ndarray, row: int) -> np.ndarray:
 
 def _flatten(pixels: np.ndarray, row: int) -> np.ndarray:
     mean = float(pixels.mean())
-    levels = np.arange(_full_scale(pixels) + 1)
+    levels = np.arange(np.iinfo(pixels.dtype).max + 1)
     return cv2.LUT(pixels, np.rint(mean + 0.6 * (levels - mean)).astype(pixels.dtype))
 
 
@@ -132,12 +123,9 @@ def _tone_table(dtype: np.dtype, factor: float, exponent: float) -> np.ndarray:
 
 
 SHIFTS: dict[str, Shift] = {
-    **{
-        f"jpeg-{quality}": Shift(
-            f"compressed again as JPEG of quality {quality}", functools.partial(_jpeg, quality=quality)
-        )
-        for quality in (95, 60, 30)
-    },
+    "jpeg-95": Shift("compressed again as JPEG of quality 95", functools.partial(_jpeg, quality=95)),
+    "jpeg-60": Shift("compressed again as JPEG of quality 60", functools.partial(_jpeg, quality=60)),
+    "jpeg-30": Shift("compressed again as JPEG of quality 30", functools.partial(_jpeg, quality=30)),
     "blurred": Shift("Gaussian blur, sigma 1/150 of the short side", _blur),
     "rescaled": Shift("brought to half the size and back", _rescale),
     "darkened": Shift("all levels times 0.7", functools.partial(_tone, factor=0.7)),

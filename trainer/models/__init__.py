@@ -111,12 +111,8 @@ def check_native(name: str, options: Mapping[str, Any] | None = None) -> None:
 def check_weights(name: str, weights: str) -> None:
     """Makes sure that a model can be given these weights: loads them, from ImageNet's download too.
 
-    Args:
-      name: of the model.
-      weights: `none`, `imagenet`, or the path of a Keras weights file.
-
-    Raises:
-      InputError: the model takes none; the file is missing, damaged or of another model; or there is no network.
+    Weights are `none`, `imagenet`, or the path of a Keras weights file. Raises InputError where the model takes none;
+    the file is missing, damaged or of another model; or there is no network.
     """
     model_options(name)
     if weights == "none":

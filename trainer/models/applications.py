@@ -64,7 +64,7 @@ APPLICATIONS = {
 def build_application(
     name: str, inputs: KerasTensor, options: ApplicationOptions, weights: str, pixels: str
 ) -> KerasTensor:
-    """An architecture from pixels to features.
+    """An architecture from pixels to features [batch, features].
 
     With pretrained weights the pixels are first brought to what these were trained on: three channels, and the
     normalisation of `keras.applications.*.preprocess_input`, in float32.
@@ -73,9 +73,6 @@ def build_application(
       inputs: [batch, height, width, 1 or 3]; in [0, 1] with pretrained weights, normalised without.
       weights: `none`, `imagenet` or a path.
       pixels: name for the layer in front of the nested model.
-
-    Returns:
-      Features [batch, features].
 
     Raises:
       InputError: images below 32 pixels, or weights that do not fit.
@@ -97,15 +94,10 @@ def build_application(
 
 
 def load_application(name: str, shape: tuple[int | None, ...], final: str, weights: str) -> keras.Model:
-    """The architecture without its classifier, with `none`, `imagenet`'s or a file's weights.
+    """The architecture without its classifier, with weights: `none`, `imagenet`, a path, or `LATER`.
 
-    Args:
-      shape: (height, width, channels) of the images, sides None where they vary.
-      final: `average` or `max` pooling.
-      weights: `none`, `imagenet`, a path, or `LATER`.
-
-    Raises:
-      InputError: the weights cannot be had, or do not fit.
+    The shape of the images is (height, width, channels), sides None where they vary; `final` is `average` or `max`
+    pooling. Raises InputError where the weights cannot be had, or do not fit.
     """
     application = APPLICATIONS[name]
     arguments = {"include_top": False, "input_shape": shape, "pooling": "avg" if final == "average" else "max"}

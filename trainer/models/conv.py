@@ -14,14 +14,8 @@ def build_conv(x: KerasTensor, options: ConvOptions, sizes: KerasTensor | None =
 
     A block is `plain`, `separable` (depthwise, then pointwise; Chollet 2017) or `residual` (its input is added to its
     output; He et al. 2015); the resolution is halved by max or average pooling, or by the stride of its first
-    convolution.
-
-    Args:
-      x: normalised pixels [batch, height, width, channels].
-      sizes: of the images, see `trainer.models.native`; None where they fill `x`.
-
-    Returns:
-      Features [batch, features].
+    convolution. Normalised pixels [batch, height, width, channels] become features [batch, features]; `sizes` are those
+    of the images, see `trainer.models.native`, None where they fill `x`.
     """
     for filters, kind, convolutions in options.blocks:
         stride = 2 if options.pool == "stride" else 1
@@ -44,13 +38,8 @@ def build_conv(x: KerasTensor, options: ConvOptions, sizes: KerasTensor | None =
 def build_xception(x: KerasTensor, options: XceptionOptions, sizes: KerasTensor | None = None) -> KerasTensor:
     """A small Xception (Chollet 2017): its entry flow with few channels, then one wider separable convolution.
 
-    Args:
-      x: normalised pixels [batch, height, width, channels].
-      options: a block of it activates and convolves `convolutions` times, pools, and adds its projected input.
-      sizes: of the images, see `trainer.models.native`; None where they fill `x`.
-
-    Returns:
-      Features [batch, features].
+    A block activates and convolves `convolutions` times, pools, and adds its projected input. Input, `sizes` and result
+    are as those of `build_conv`.
     """
     for filters, stride in ((32, 2), (64, 1)):
         sizes = halve(sizes, stride)

@@ -45,13 +45,9 @@ def image_mean(images: Any, sizes: Any = None) -> Any:
 
 @keras.saving.register_keras_serializable("cxr")
 class Scale(PixelLayer):
-    """Raw pixels, uint8 or uint16, to float32 in [0, 1].
+    """Raw pixels, uint8 or uint16, to float32 in [0, 1]; full scale is 255 or 65535.
 
-    Args:
-      bit_depth: 8 or 16; full scale is 255 or 65535.
-
-    Raises:
-      InputError: another bit depth.
+    Raises InputError for a bit depth other than 8 or 16.
     """
 
     def __init__(self, bit_depth: int = 8, **options: Any):

@@ -12,13 +12,8 @@ from trainer.models.native import halve
 def build_resnet(x: KerasTensor, options: ResNetOptions, sizes: KerasTensor | None = None) -> KerasTensor:
     """ResNet of basic blocks (He et al. 2015, table 1): depths=2,2,2,2 is ResNet-18, depths=3,4,6,3 is ResNet-34.
 
-    Args:
-      x: normalised pixels [batch, height, width, channels].
-      options: the first block of each stage but the first halves the resolution and doubles the channels.
-      sizes: of the images, see `trainer.models.native`; None where they fill `x`.
-
-    Returns:
-      Features [batch, features].
+    The first block of each stage but the first halves the resolution and doubles the channels. Input, `sizes` and
+    result are as those of `trainer.models.conv.build_conv`.
     """
     sizes = halve(sizes)
     x = _convolve(x, options.filters, 7, 2, options, sizes)

@@ -20,15 +20,10 @@ Shapes = dict[str, list[tuple[int, ...]]]
 
 
 def load_weights(name: str, model: keras.Model, path: Path) -> None:
-    """Loads a file that Keras saved (`.weights.h5`, `.keras`, or the older `.h5`) into a model.
+    """Loads a file of Keras (`.weights.h5`, `.keras`, or the older `.h5`) into a model without its classifier.
 
-    Args:
-      name: of the model, for messages.
-      model: without its classifier.
-      path: the file.
-
-    Raises:
-      InputError: there is no such file, it is damaged or not of Keras, or it is of another model.
+    Raises InputError, with the name of the model, where there is no such file, it is damaged or not of Keras, or it is
+    of another model.
     """
     if not path.is_file():
         raise InputError(f"weights '{path}': there is no such file. Expected 'none', 'imagenet' or the path of one")

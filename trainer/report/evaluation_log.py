@@ -24,12 +24,7 @@ def write_board(
 ) -> None:  # fmt: skip
     """Writes one event file into the folder of a split, which replaces those of earlier evaluations.
 
-    Args:
-      predictions: for the curves.
-      metrics: as `metrics.json` has them.
-      report: classification report.
-      pictures: uint8 [height, width, 3] by name.
-      step: of the evaluation; the best epoch.
+    Metrics are as `metrics.json` has them, pictures uint8 [height, width, 3] by name; the step is the best epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old = [path for path in folder.iterdir() if is_event_file(path.name)]

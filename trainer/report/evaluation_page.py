@@ -16,19 +16,7 @@ from trainer.evaluation.metrics import ERROR_METRICS, METRICS, evaluate_predicti
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.shifts import SHIFTS
-from trainer.report.evaluation_words import (
-    DROP_TO_WARN_OF,
-    EXPLANATIONS,
-    LEVEL_TEXT,
-    SHIFT_COLUMNS,
-    headline,
-    interval,
-    metric_name,
-    prevalence,
-    rule_text,
-    shift_sentence,
-    split_cautions,
-)
+from trainer.report import evaluation_words as words
 from trainer.report.gallery import Example, Group
 from trainer.run import Run
 
@@ -41,12 +29,12 @@ def page_data(
     return {
         "subject": _subject(run, metrics, same),
         "audit_warnings": audit_warnings(data),
-        "headline": headline(metrics),
-        "cautions": split_cautions(metrics, same),
+        "headline": words.headline(metrics),
+        "cautions": words.split_cautions(metrics, same),
         "positive": metrics["positive"],
-        "level": LEVEL_TEXT,
+        "level": words.LEVEL_TEXT,
         "metric_rows": [
-            [metric_name(name), number(one["value"]), interval(one), EXPLANATIONS[name]]
+            [words.metric_name(name), number(one["value"]), words.interval(one), words.EXPLANATIONS[name]]
             for name, one in metrics["metrics"].items()
         ],
         "by_label": None if metrics["positive"] else _by_label(metrics),
@@ -91,7 +79,7 @@ def audit_warnings(data: XrayDataset) -> list[str]:
 
 
 def _subject(run: Run, metrics: Mapping[str, Any], same: bool) -> list[list[Any]]:
-    images, shares = metrics["images"], prevalence(metrics)
+    images, shares = metrics["images"], words.prevalence(metrics)
     weights = f", pretrained weights: {run.config.weights}" if run.config.weights != "none" else ""
     return [
         ["run", run.name],
@@ -107,14 +95,14 @@ def _subject(run: Run, metrics: Mapping[str, Any], same: bool) -> list[list[Any]
 
 
 def _with_interval(values: Mapping[str, float | None], digits: int = 2) -> Cell:
-    return Cell(number(values["value"]), interval(values, digits))
+    return Cell(number(values["value"]), words.interval(values, digits))
 
 
 def _by_label(metrics: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in METRICS if name not in ERROR_METRICS]
-    shares = prevalence(metrics)
+    shares = words.prevalence(metrics)
     return {
-        "head": ["label", "images", *map(metric_name, names)],
+        "head": ["label", "images", *map(words.metric_name, names)],
         "rows": [
             [label, round(shares[label] * metrics["images"]), *(_with_interval(values[name]) for name in names)]
             for label, values in metrics["per_label"].items()
@@ -124,17 +112,17 @@ def _by_label(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shifts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """How each shift changes the metrics."""
-    sentence, warn = shift_sentence(metrics)
-    unchanged = (number(metrics["metrics"][name]["value"]) for name in SHIFT_COLUMNS)
+    sentence, warn = words.shift_sentence(metrics)
+    unchanged = (number(metrics["metrics"][name]["value"]) for name in words.SHIFT_COLUMNS)
     rows = [[Cell("(unchanged)", "the images as they are stored"), *unchanged]]
     for shift, found in metrics["shifts"].items():
-        cells = (_shifted(metrics, shift, name, found["metrics"][name]["value"]) for name in SHIFT_COLUMNS)
+        cells = (_shifted(metrics, shift, name, found["metrics"][name]["value"]) for name in words.SHIFT_COLUMNS)
         rows.append([Cell(shift, SHIFTS[shift].description), *cells])
     return {
         "sentence": sentence,
         "warn": warn,
-        "points": f"{100 * DROP_TO_WARN_OF:.0f}",
-        "head": ["shift", *map(metric_name, SHIFT_COLUMNS)],
+        "points": f"{100 * words.DROP_TO_WARN_OF:.0f}",
+        "head": ["shift", *map(words.metric_name, words.SHIFT_COLUMNS)],
         "rows": rows,
     }
 
@@ -145,7 +133,7 @@ def _shifted(metrics: Mapping[str, Any], shift: str, name: str, value: float | N
         return number(value)
     worse = (value - before) if name in ERROR_METRICS else (before - value)
     worst = metrics["worst"][name]["shift"] == shift and worse > 0
-    return Cell(number(value), kind=" ".join(["bad"] * (worse > DROP_TO_WARN_OF) + ["worst"] * worst))
+    return Cell(number(value), kind=" ".join(["bad"] * (worse > words.DROP_TO_WARN_OF) + ["worst"] * worst))
 
 
 def _causes(predictions: Predictions, point: OperatingPoint, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -183,7 +171,7 @@ def _origin(run: Run, data: XrayDataset, metrics: Mapping[str, Any]) -> list[lis
     point, made = metrics["operating_point"], run.made
     intervals = f"{metrics['bootstrap']} bootstrap replicates by patient, seed {metrics['seed']}"
     return [
-        ["operating point", f"rule {point['rule']}. {rule_text(metrics)}"],
+        ["operating point", f"rule {point['rule']}. {words.rule_text(metrics)}"],
         ["chosen on", f"split '{point['chosen_on']}' of the run's training data"],
         ["intervals", intervals if metrics["bootstrap"] else "none"],
         ["data set", f"{metrics['data']}, fingerprint {data.manifest.digest}"],

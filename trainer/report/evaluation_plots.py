@@ -79,10 +79,8 @@ def _draw_curves(
 ) -> tuple[Figure, Axes]:
     """A plot with a curve for each label that has one, and a dot where the label is operated.
 
-    Args:
-      area: metric that is the area under a curve, undefined where there is no curve.
-      curve: from a label to the horizontal and vertical values of its curve.
-      operated: from a label's metrics to the place of its dot.
+    `area` is the metric that is the area under a curve, undefined where there is none; `curve` gives a label's
+    horizontal and vertical values, `operated` the place of the dot by the label's metrics.
     """
     labels = curve_labels(metrics)
     figure = new_figure(3.7 + _legend_height(labels))

@@ -18,19 +18,11 @@ _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15  # as OpenCV computes it
 
 
 def decode_and_fit(file: tf.Tensor, size: tuple[int, int] | None, channels: int, bit_depth: int, how: Fit) -> tf.Tensor:
-    """Pixels of an encoded JPEG or PNG file, fitted. A damaged one is an `InvalidArgumentError` of TensorFlow.
+    """Pixels of an encoded JPEG or PNG file, a string scalar, fitted: uint8 or uint16 [height, width, channels].
 
-    EXIF orientation is not looked at.
-
-    Args:
-      file: string scalar, the bytes.
-      size: (height, width) wanted; None leaves the image as it is.
-      channels: 1 or 3, wanted.
-      bit_depth: 8 or 16, wanted.
-      how: see `tfrecords.images.fit.Fit`.
-
-    Returns:
-      uint8 or uint16 [height, width, channels].
+    EXIF orientation is not looked at. A damaged file is an `InvalidArgumentError` of TensorFlow. The size, (height,
+    width), the channels, 1 or 3, and the bit depth, 8 or 16, are those wanted; a size of None leaves the image as it
+    is.
     """
     with tf.device("CPU:0"):  # a GPU may multiply matrices with 10 bits of mantissa
         pixels = _to_channels(_to_depth(_decode(file), bit_depth), channels)

@@ -16,14 +16,9 @@ def device_scope(devices: int | None = None) -> Iterator[int]:
     """Inside, models are built and trained on all GPUs of this host; yields their number, at least 1.
 
     TensorFlow copies the model to each (MirroredStrategy) and JAX shards the batch (DataParallel); gradients are
-    averaged over them in each step. With one device nothing is done.
-
-    Args:
-      devices: use the first so many of the host's GPUs, or where it has none of what the backend makes of its
-        CPU; None is all GPUs.
-
-    Raises:
-      InputError: there are not so many.
+    averaged over them in each step. With one device nothing is done. `devices` is to use the first so many of the
+    host's GPUs, or where it has none of what the backend makes of its CPU; InputError is raised where there are not so
+    many.
     """
     if keras.backend.backend() == "jax":
         import jax

@@ -53,17 +53,11 @@ class Position:
 class Keeper(keras.callbacks.Callback):
     """The last of the callbacks: saves, chooses the best epoch, and ends training.
 
-    It writes a checkpoint at the end of each epoch and every so many seconds, never one of a model whose loss was not
-    finite; when a stop is requested it writes one and raises `Stopped`.
-
-    Args:
-      run: to write to.
-      position: where training stands; kept up to date.
-      steps: an epoch.
-      stop: looked at after each step.
-      checkpoint_seconds: between two checkpoints.
+    It writes a checkpoint at the end of each epoch and every `checkpoint_seconds`, never one of a model whose loss was
+    not finite; when a stop is requested, for which it looks after each step, it writes one and raises `Stopped`.
 
     Attributes:
+      position: where training stands.
       to_restore: whether the model is still to be given the variables of the last checkpoint.
       phase_begin: first epoch of the phase at hand, whose optimizer begins anew.
       last_phase: whether it is the last; only that one is ended early.

@@ -73,14 +73,12 @@ def train(
     """Trains the model of a run, or resumes its training.
 
     Args:
-      run: opened or just created.
       data: with splits `train` and `val`.
       resume: go on from the run's last checkpoint; from the beginning where it has none yet.
       callbacks: more of them; their `logs` hold training and validation metrics of an epoch.
       stop: asked after each step; training is left as soon as it is requested, with everything saved.
       checkpoint_seconds: between two checkpoints; one is written at each epoch's end in any case.
       devices: train on the first so many of this host; None is all its GPUs.
-      quiet: no progress bar.
       stream: options of the stream that change its speed and nothing else, such as `cache` and `threads`.
 
     Returns:

@@ -67,8 +67,6 @@ def predict_split(
     """Probabilities for every image of a split, in stored order.
 
     Args:
-      model: takes what the stream yields.
-      data, split: to predict.
       config: says how images are fitted.
       change: done to the images first, see `trainer.evaluation.shifts`.
       between: called after each batch.
