@@ -92,7 +92,7 @@ def test_batch_statistics_are_of_the_images_only():
     for shape, fill in (((40, 40), 0), ((64, 48), 9)):
         keras.utils.set_random_seed(2)
         model = native_model("cnn-separable", CONV)
-        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=keras.backend.backend() == "tensorflow")
         model.train_on_batch(padded(noise(40, 40), *shape, fill), np.array([0, 1]))
         averages.append([keras.ops.convert_to_numpy(v) for v in model.non_trainable_variables if "moving" in v.path])
     assert len(averages[0]) >= 4
@@ -111,34 +111,28 @@ def test_pixels_are_brought_to_the_same_values(layer, channels):
         np.testing.assert_allclose(found, keras.ops.convert_to_numpy(layer(image)), atol=2e-5)
 
 
-EXACT = {
-    "affine": {"shift": 0.2, "rotation_degrees": 20, "zoom": 0.2},
-    "flip": {"flip": True},
-    "tone": {"brightness": 0.3, "contrast": 0.5, "gamma": 0.3},
-    "erasing": {"erasing_area": 0.3},
-}
-NEAR = {
-    "blur": {"blur_sigma": 5},
-    "rescale": {"rescale_factor": 3},
-    "noise": {"noise_sigma": 0.02},
-    "jpeg": {"jpeg_quality": 60},
-}
-
-
-@pytest.mark.parametrize("kind", [*EXACT, *NEAR])
-def test_augmentation_of_a_padded_image_is_that_of_the_image(kind):
+@pytest.mark.parametrize(("options", "exact"), [
+    ({"shift": 0.2, "rotation_degrees": 20, "zoom": 0.2}, True),
+    ({"flip": True}, True),
+    ({"brightness": 0.3, "contrast": 0.5, "gamma": 0.3}, True),
+    ({"erasing_area": 0.3}, True),
+    ({"blur_sigma": 5}, False),
+    ({"rescale_factor": 3}, False),
+    ({"noise_sigma": 0.02}, False),
+    ({"jpeg_quality": 60}, False),
+])  # fmt: skip
+def test_augmentation_of_a_padded_image_is_that_of_the_image(options, exact):
     """Geometry, tone and covering act on the image as if there were no padding; the others see none of its black."""
     image = 0.4 + 0.2 * noise(40, 56)
     sizes, batch = np.array([[40, 56]] * 2, np.int32), padded(image, 64, 64)["image"]
     extended = ExtendBorders()(batch, sizes, training=True)
-    (layer,) = Augmentation(**(EXACT | NEAR)[kind]).layers(seed=3)
-    (other,) = Augmentation(**(EXACT | NEAR)[kind]).layers(seed=3)
+    (layer,), (other,) = (Augmentation(**options).layers(seed=3) for _ in range(2))
     changed = False
     for _ in range(3):
         expected = keras.ops.convert_to_numpy(layer(image, training=True))
         found = keras.ops.convert_to_numpy(other(extended, sizes, training=True))[:, :40, :56]
         changed |= not np.array_equal(found, image)
-        if kind in EXACT:
+        if exact:
             np.testing.assert_allclose(found, expected, atol=1e-3)
         else:
             assert found.min() > 0.25 and found.max() < 0.75

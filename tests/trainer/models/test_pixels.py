@@ -9,6 +9,7 @@ import pytest
 
 from cxr.errors import InputError
 from trainer.models.pixels import Equalize, Normalize, Scale
+from trainer.training.precision import policy
 
 SHAPE = (20, 28, 1)
 
@@ -33,13 +34,10 @@ def compiled(*layers, shape=SHAPE, dtype="uint8", jit=True):
 
 
 @pytest.mark.parametrize(("bit_depth", "dtype"), [(8, "uint8"), (16, "uint16")])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-def test_scale_maps_full_scale_to_one_in_float32(bit_depth, dtype, policy):
-    keras.config.set_dtype_policy(policy)
-    try:
+@pytest.mark.parametrize("compute", ["float32", "float16", "bfloat16"])
+def test_scale_maps_full_scale_to_one_in_float32(bit_depth, dtype, compute):
+    with policy(compute):
         model = compiled(Scale(bit_depth), dtype=dtype)
-    finally:
-        keras.config.set_dtype_policy("float32")
     full = np.iinfo(dtype).max
     pixels = np.random.default_rng(0).integers(0, full, (2, *SHAPE), dtype, endpoint=True)
     pixels[0, 0, 0], pixels[0, 0, 1] = 0, full
@@ -129,15 +127,12 @@ def test_layers_survive_saving(tmp_path):
     np.testing.assert_array_equal(model.predict(images, verbose=0), again.predict(images, verbose=0))
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Scale(12), "bit_depth must be 8 or 16; received 12"),
-        (lambda: Normalize("batch"), "no normalisation 'batch'; expected dataset, image, none"),
-        (lambda: Normalize(std=0), "std must be above 0"),
-        (lambda: Normalize(std=float("nan")), "std must be above 0"),
-    ],
-)
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Scale(12), "bit_depth must be 8 or 16; received 12"),
+    (lambda: Normalize("batch"), "no normalisation 'batch'; expected dataset, image, none"),
+    (lambda: Normalize(std=0), "std must be above 0"),
+    (lambda: Normalize(std=float("nan")), "std must be above 0"),
+])  # fmt: skip
 def test_impossible_options_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()

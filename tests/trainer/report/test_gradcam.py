@@ -8,8 +8,10 @@ import pytest
 
 from trainer.models import build_model
 from trainer.report.gradcam import gradcam, has_feature_map, overlay
+from trainer.training.precision import policy
 
 SIDE = 32
+SMALL = {"filters": (8, 16), "block": "plain", "convolutions": 1, "dropout": 0}
 
 
 def classifier(name: str, labels: int = 2, channels: int = 1, options=None, weights: str = "none") -> keras.Model:
@@ -35,7 +37,7 @@ def squares(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def trained() -> keras.Model:
     """Tells whether there is a square."""
     keras.utils.set_random_seed(1)
-    model = classifier("cnn-separable", options={"filters": (8, 16), "block": "plain", "convolutions": 1, "dropout": 0})
+    model = classifier("cnn-separable", options=SMALL)
     images, labels, _ = squares(0, 256)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(images, labels, batch_size=32, epochs=8, verbose=0)
@@ -106,16 +108,10 @@ def test_large_models(name):
     test_other_models(name)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(policy, trained):
-    before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_dtype_policy(policy)
-    try:
-        model = classifier(
-            "cnn-separable", options={"filters": (8, 16), "block": "plain", "convolutions": 1, "dropout": 0}
-        )
-    finally:
-        keras.mixed_precision.set_dtype_policy(before)
+@pytest.mark.parametrize("compute", ["bfloat16", "float16"])
+def test_mixed_precision(compute, trained):
+    with policy(compute):
+        model = classifier("cnn-separable", options=SMALL)
     model.set_weights(trained.get_weights())
     images, labels, _ = squares(7, 8)
     images = images[labels == 1]
