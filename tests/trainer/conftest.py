@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,39 +16,34 @@ from beam_jobs.job import preprocess
 from beam_jobs.preprocess_config import PreprocessConfig
 from tfrecords.dataset import XrayDataset, open_dataset
 from trainer.facts import DataFacts
-from trainer.run import Run, create_run
+from trainer.run import Run, create_run, open_run
 from trainer.train_config import TrainConfig
 from trainer.training.loop import train
 
 ONE_WORKER = ["--direct_num_workers=1", "--direct_running_mode=in_memory"]
 SMALL = {
-    "model": "cnn3",
-    "model_options": {"filters": [4, 8], "dense": [8]},
-    "image_size": 32,
-    "batch_size": 8,
-    "epochs": 2,
-    "learning_rate": 0.01,
-}
+    "model": "cnn3", "model_options": {"filters": [4, 8], "dense": [8]}, "image_size": 32, "batch_size": 8,
+    "epochs": 2, "learning_rate": 0.01,
+}  # fmt: skip
 """A model that is quick to build, to compile and to train."""
+
+
+def prepare(folder: Path, **options) -> XrayDataset:
+    """The data set of some images, with a rung of 64 pixels."""
+    preprocess(PreprocessConfig(output=str(folder / "data"), sizes=(64,), **options), ONE_WORKER, True)
+    return open_dataset(folder / "data")
 
 
 @pytest.fixture(scope="session")
 def data(phantoms, tmp_path_factory) -> XrayDataset:
-    """About 110 phantoms of two classes in train, val and test, with a rung of 64 pixels."""
-    output = tmp_path_factory.mktemp("binary") / "data"
-    preprocess(
-        PreprocessConfig(input=str(phantoms), output=str(output), sizes=(64,), val_fraction=0.3), ONE_WORKER, True
-    )
-    return open_dataset(output)
+    """About 110 phantoms of two classes in train, val and test."""
+    return prepare(tmp_path_factory.mktemp("binary"), input=str(phantoms), val_fraction=0.3)
 
 
 @pytest.fixture(scope="session")
 def cause_data(phantoms, tmp_path_factory) -> XrayDataset:
     """The same of three classes."""
-    output = tmp_path_factory.mktemp("cause") / "data"
-    config = PreprocessConfig(input=str(phantoms), output=str(output), labels="cause", sizes=(64,), val_fraction=0.3)
-    preprocess(config, ONE_WORKER, True)
-    return open_dataset(output)
+    return prepare(tmp_path_factory.mktemp("cause"), input=str(phantoms), labels="cause", val_fraction=0.3)
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +58,7 @@ def multi_label_data(phantoms, tmp_path_factory) -> XrayDataset:
             labels = ["opacity"] * ("PNEUMONIA" in str(path)) + ["left"] * (number % 3 == 0) + ["odd"] * (number % 2)
             split = "val" if number % 4 == 0 else "train"
             writer.writerow([path.relative_to(phantoms), "|".join(labels), f"p{number}", split])
-    preprocess(
-        PreprocessConfig(
-            input=str(folder / "table.csv"), images_root=str(phantoms), output=str(folder / "data"), sizes=(64,)
-        ),
-        ONE_WORKER,
-        True,
-    )
-    return open_dataset(folder / "data")
+    return prepare(folder, input=str(folder / "table.csv"), images_root=str(phantoms))
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +83,9 @@ def trained(data, start, tmp_path_factory) -> Run:
     run = start(tmp_path_factory.mktemp("runs") / "small", data)
     train(run, data, quiet=True)
     return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Run:
+    """A copy of the trained run, to write to."""
+    return open_run(shutil.copytree(trained.root, tmp_path / "run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -75,19 +76,12 @@ def wait_for_runs(url: str, expected: set[str]) -> None:
 
 
 def test_what_is_below_a_folder(logs):
-    assert find_logs(logs) == [
-        Logged("data set", "data"),
-        Logged("run", "loose"),
-        Logged("run", "runs/a"),
-        Logged("search", "search"),
-    ]
+    found = [("data set", "data"), ("run", "loose"), ("run", "runs/a"), ("search", "search")]
+    assert find_logs(logs) == [Logged(*kind_and_name) for kind_and_name in found]
     assert find_logs(logs / "data") == [Logged("data set", ".")]
     assert find_logs(logs / "runs" / "a" / "tensorboard") == [Logged("run", "evaluation/val"), Logged("run", "train")]
     assert describe(find_logs(logs), logs) == "1 data set: data\n2 runs: loose, runs/a\n1 search: search"
-
-
-def test_an_unfinished_job_is_a_data_set(logs):
-    (logs / "data" / "manifest.json").unlink()
+    (logs / "data" / "manifest.json").unlink()  # a job that is not finished
     (logs / "data" / ".work").mkdir()
     assert find_logs(logs)[0] == Logged("data set", "data")
 
@@ -129,11 +123,14 @@ def test_runs_may_begin_later(tmp_path, board):
 
 
 def test_a_busy_port_is_an_error_only_where_it_was_asked_for(logs, board):
-    _, first, _ = board(logs)
-    _, second, _ = board(logs)
-    assert first != second
-    port = int(first.split(":")[-1].strip("/"))
-    assert fail(logs, "--port", port).startswith(f"error: --port {port}: another program listens there. Leave --port ")
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # another program has it already
+            taken.bind(("127.0.0.1", 6006))
+            taken.listen()
+        _, url, _ = board(logs)
+        assert url != "http://127.0.0.1:6006/"
+        said = fail(logs, "--port", 6006)
+    assert said.startswith("error: --port 6006: another program listens there. Leave --port ")
 
 
 def test_a_port_of_ones_own_and_a_warning_to_who_listens_to_others(logs, board):

@@ -84,16 +84,13 @@ def test_what_has_not_been_evaluated_is_named_with_the_command(tmp_path, capsys)
         main([str(tmp_path), "--split", "extra"])
 
 
-@pytest.mark.parametrize(
-    ("change", "note"),
-    [
-        ({"digest": "e" * 64}, "trained on different data sets: a: /data/d; b: /data/e"),
-        ({"paths": ("val/a.png", "val/c.png")}, "val has different images: a: 2 images"),
-        ({"rule": "recall=0.95"}, "thresholds chosen by different rules: a: youden; b: recall=0.95"),
-        ({"paths": PATHS[::-1]}, None),
-        ({"model": "mlp"}, None),
-    ],
-)
+@pytest.mark.parametrize(("change", "note"), [
+    ({"digest": "e" * 64}, "trained on different data sets: a: /data/d; b: /data/e"),
+    ({"paths": ("val/a.png", "val/c.png")}, "val has different images: a: 2 images"),
+    ({"rule": "recall=0.95"}, "thresholds chosen by different rules: a: youden; b: recall=0.95"),
+    ({"paths": PATHS[::-1]}, None),
+    ({"model": "mlp"}, None),
+])  # fmt: skip
 def test_what_cannot_be_compared_is_said(tmp_path, change, note):
     make_run(tmp_path, "a", 0.9)
     make_run(tmp_path, "b", 0.8, **change)

@@ -16,16 +16,8 @@ from tfrecords.dataset import open_dataset
 from trainer.evaluate import choose_operating_point, evaluate, main, shift_suite
 from trainer.evaluation.operating_point import OperatingPoint, read_operating_point
 from trainer.evaluation.shifts import SHIFTS
-from trainer.run import Run, open_run
 from trainer.training.trained import load_model
 from trainer.training.validation import predict_split, predict_validation
-
-
-@pytest.fixture
-def run(trained, tmp_path) -> Run:
-    """A copy of the trained run, to write to."""
-    shutil.copytree(trained.root, tmp_path / "run")
-    return open_run(tmp_path / "run")
 
 
 def test_the_threshold_is_chosen_on_validation_and_applied_elsewhere(run, data):
@@ -72,8 +64,7 @@ def test_a_data_set_that_moved_is_the_same(run, data):
 
 
 def test_another_data_set_at_the_same_place_is_not(run, data, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(data.root, other)
+    other = shutil.copytree(data.root, tmp_path / "other")
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["source"]["note"] = "changed"
     (other / "manifest.json").write_text(json.dumps(manifest))
@@ -96,15 +87,12 @@ def test_the_shift_suite(run, data):
     assert len(set(values.values())) > 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--split", "holdout"], "no split 'holdout'; the data set has train, val, test"),
-        (["--data", "nowhere"], "nowhere"),
-        (["--operating-point", "recall=2"], "recall=2"),
-        (["--output", "/proc/foo"], "/proc/foo cannot be made"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--split", "holdout"], "no split 'holdout'; the data set has train, val, test"),
+    (["--data", "nowhere"], "nowhere"),
+    (["--operating-point", "recall=2"], "recall=2"),
+    (["--output", "/proc/foo"], "/proc/foo cannot be made"),
+])  # fmt: skip
 def test_what_is_refused(run, capsys, arguments, message):
     assert run_command(main, ["--run", str(run.root), "--no-shifts", "--quiet", *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -22,7 +22,6 @@ from tfrecords.images import codec
 from trainer.evaluation.operating_point import OperatingPoint, write_operating_point
 from trainer.facts import DataFacts
 from trainer.predict import main, operating_point_of, predict_files, write_predictions
-from trainer.run import Run
 from trainer.serving.image_files import FileLoader, ImageFile, list_image_files, read_ahead
 from trainer.training.classifier import build_classifier
 from trainer.training.trained import load_model
@@ -34,16 +33,6 @@ ARGMAX = OperatingPoint("argmax", {})
 @pytest.fixture(scope="module")
 def model(trained):
     return load_model(trained)
-
-
-@pytest.fixture
-def editable(trained, tmp_path) -> Run:
-    """The trained run, in a directory that a test may write to."""
-    root = tmp_path / "run"
-    root.mkdir()
-    (root / "checkpoints").symlink_to(trained.root.resolve() / "checkpoints")
-    (root / "run.json").write_text((trained.root / "run.json").read_text())
-    return dataclasses.replace(trained, root=root)
 
 
 def picture(height: int, width: int, channels: int = 1, bit_depth: int = 8, seed: int = 0) -> np.ndarray:
@@ -137,15 +126,12 @@ def test_depths_and_channels_that_the_data_set_has_not(trained, tmp_path):
     assert expected.shape == (32, 32, 1) and expected.dtype == np.uint8
     deep = codec.encode_png(grey.astype(np.uint16) * 257)
     np.testing.assert_array_equal(loader.decode(deep), expected)
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    np.testing.assert_array_equal(codec.lower_depth(every), np.rint(every / 257).astype(np.uint8), strict=True)
 
     colour = picture(50, 60, 3)
     luma = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)[..., None]
     np.testing.assert_array_equal(loader.decode(codec.encode_png(colour)), loader.decode(codec.encode_png(luma)))
-
-
-def test_sixteen_bits_are_rounded_to_the_nearest_of_eight():
-    every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    np.testing.assert_array_equal(codec.lower_depth(every), np.rint(every / 257).astype(np.uint8), strict=True)
 
 
 # Which files
@@ -171,17 +157,14 @@ def test_tables_name_files_relative_to_themselves_or_to_a_root(tmp_path):
     assert json_file == ImageFile("three.png", "/elsewhere/three.png")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "given", "message"),
-    [
-        ("", "", "absent.png", "does not exist"),
-        ("", "", "", "no image in"),
-        ("a.txt", "x", "", "1 documents"),
-        ("t.csv", "image\nx\n", "t.csv", "column path is"),
-        ("t.csv", "path,n\n,1\n", "t.csv", "line 2: the path"),
-        ("manifest.json", "{}", "", "cxr evaluate"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "given", "message"), [
+    ("", "", "absent.png", "does not exist"),
+    ("", "", "", "no image in"),
+    ("a.txt", "x", "", "1 documents"),
+    ("t.csv", "image\nx\n", "t.csv", "column path is"),
+    ("t.csv", "path,n\n,1\n", "t.csv", "line 2: the path"),
+    ("manifest.json", "{}", "", "cxr evaluate"),
+])  # fmt: skip
 def test_inputs_that_name_nothing_are_refused(tmp_path, name, content, given, message):
     if name:
         (tmp_path / name).write_text(content)
@@ -234,17 +217,17 @@ def test_bad_images_do_not_stop_the_others(trained, tmp_path, capsys):
     assert "3 of 5 images could not be used" in err and "note: no operating point" in err
 
 
-def test_csv_and_json_lines_say_the_same(editable, tmp_path, model, capsys):
+def test_csv_and_json_lines_say_the_same(run, tmp_path, model, capsys):
     point = OperatingPoint("recall=0.9", {"PNEUMONIA": 1e-6})
-    write_operating_point(editable.operating_point, point, editable.weights_digest())
+    write_operating_point(run.operating_point, point, run.weights_digest())
     paths = [str(save(tmp_path / f"{number}.png", picture(40, 50, seed=number))) for number in range(3)]
-    assert main([*paths, "--run", str(editable.root), "--output", str(tmp_path / "out.jsonl")]) == 0
-    assert main([*paths, "--run", str(editable.root)]) == 0
+    assert main([*paths, "--run", str(run.root), "--output", str(tmp_path / "out.jsonl")]) == 0
+    assert main([*paths, "--run", str(run.root)]) == 0
     out, err = capsys.readouterr()
     assert "note" not in err
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     table = rows(out)
-    loader = FileLoader(editable.config, editable.facts)
+    loader = FileLoader(run.config, run.facts)
     expected = predict_images(model, np.stack([loader.decode(Path(path).read_bytes()) for path in paths]))
     for line, row, path, probabilities in zip(lines, table, paths, expected, strict=True):
         assert line["path"] == row["path"] == path and line["error"] is None
@@ -266,31 +249,31 @@ def test_an_output_file_appears_whole_or_not_at_all(trained, tmp_path):
         main([image, "--run", str(trained.root), "--output", str(tmp_path / "absent" / "out.csv")])
 
 
-def test_the_operating_point(editable, model, data):
-    assert operating_point_of(editable, "argmax") == (ARGMAX, None)
-    assert operating_point_of(editable, "threshold=0.2")[0].thresholds == {"PNEUMONIA": 0.2}
-    point, note = operating_point_of(editable)
+def test_the_operating_point(run, model, data):
+    assert operating_point_of(run, "argmax") == (ARGMAX, None)
+    assert operating_point_of(run, "threshold=0.2")[0].thresholds == {"PNEUMONIA": 0.2}
+    point, note = operating_point_of(run)
     assert point.rule == "argmax" and "cxr evaluate" in note
 
-    validation = predict_split(model, data, "val", editable.config)
-    chosen, _ = operating_point_of(editable, "recall=0.9", model)
+    validation = predict_split(model, data, "val", run.config)
+    chosen, _ = operating_point_of(run, "recall=0.9", model)
     assert chosen == OperatingPoint.choose(validation, "recall=0.9", "PNEUMONIA")
-    assert not editable.operating_point.exists()
+    assert not run.operating_point.exists()
 
-    write_operating_point(editable.operating_point, chosen, editable.weights_digest())
-    assert operating_point_of(editable) == operating_point_of(editable, "recall=0.9") == (chosen, None)
-    assert operating_point_of(editable, "threshold=0.2")[0].rule == "threshold=0.2"
-    editable.operating_point.write_text("{")
+    write_operating_point(run.operating_point, chosen, run.weights_digest())
+    assert operating_point_of(run) == operating_point_of(run, "recall=0.9") == (chosen, None)
+    assert operating_point_of(run, "threshold=0.2")[0].rule == "threshold=0.2"
+    run.operating_point.write_text("{")
     with pytest.raises(DatasetError, match=r"operating_point\.json cannot be read"):
-        operating_point_of(editable)
+        operating_point_of(run)
 
 
-def test_a_rule_that_needs_validation_says_where_it_is_missing(editable):
-    gone = dataclasses.replace(editable, facts=dataclasses.replace(editable.facts, path="/absent"))
+def test_a_rule_that_needs_validation_says_where_it_is_missing(run):
+    gone = dataclasses.replace(run, facts=dataclasses.replace(run.facts, path="/absent"))
     with pytest.raises(InputError, match="threshold=T to do without"):
         operating_point_of(gone, "youden")
     with pytest.raises(InputError, match="expected youden"):
-        operating_point_of(editable, "best")
+        operating_point_of(run, "best")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

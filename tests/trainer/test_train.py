@@ -20,12 +20,7 @@ TINY = ["--model", "cnn3", "--model-options", "filters=4,8", "dense=8", "--image
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_configuration(name):
     config, _ = choose_config(name, None, {})
-    assert (
-        config.to_json().items()
-        >= {
-            key: list(value) if isinstance(value, tuple) else value for key, value in PRESETS[name].config.items()
-        }.items()
-    )
+    assert config.to_json().items() >= PRESETS[name].config.items()
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
@@ -53,28 +48,22 @@ def test_options_beside_a_preset_need_not_mind_its_frozen_epochs():
         choose_config("vgg16-frozen", None, {"epochs": 5, "freeze_epochs": 6})
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"epoch": 3}, "has no option 'epoch'; did you mean epochs"),
-        ({"epochs": 0}, "epochs=0: expected a whole number of at least 1"),
-        ({"epochs": 2.5}, "epochs=2.5: expected a whole number"),
-        ({"learning_rate": 0}, "learning_rate=0: expected a number above 0"),
-        ({"learning_rate": float("nan")}, "expected a number"),
-        ({"label_smoothing": 1.0}, "a number from 0 to 0.999"),
-        ({"image_size": 8}, "expected a side of 16 to 16384 pixels, HEIGHTxWIDTH, or .native."),
-        ({"image_size": [64, 64, 64]}, "expected a side"),
-        ({"augment": "wild"}, "augment='wild': expected one of none, light, strong"),
-        ({"augment_options": {"rotate": 5}}, "augmentation has no option 'rotate'"),
-        ({"model": "resnet"}, "did you mean resnet"),
-        ({"model_options": {"width": 5}}, "width"),
-        ({"monitor": "auc"}, "expected one of val_auc"),
-        ({"freeze_epochs": 2}, "without --weights there are none"),
-        ({"epochs": 2, "warmup_epochs": 3}, "longer than epochs"),
-        ({"schedule": "linear"}, "expected one of constant, cosine"),
-        ({"equalize": 1}, "expected true or false"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"epoch": 3}, "has no option 'epoch'; did you mean epochs"),
+    ({"epochs": 0}, "epochs=0: expected a whole number of at least 1"),
+    ({"learning_rate": 0}, "learning_rate=0: expected a number above 0"),
+    ({"label_smoothing": 1.0}, "a number from 0 to 0.999"),
+    ({"image_size": 8}, "expected a side of 16 to 16384 pixels, HEIGHTxWIDTH, or .native."),
+    ({"image_size": [64, 64, 64]}, "expected a side"),
+    ({"augment": "wild"}, "augment='wild': expected one of none, light, strong"),
+    ({"augment_options": {"rotate": 5}}, "augmentation has no option 'rotate'"),
+    ({"model": "resnet"}, "did you mean resnet"),
+    ({"model_options": {"width": 5}}, "width"),
+    ({"monitor": "auc"}, "expected one of val_auc"),
+    ({"freeze_epochs": 2}, "without --weights there are none"),
+    ({"epochs": 2, "warmup_epochs": 3}, "longer than epochs"),
+    ({"schedule": "linear"}, "expected one of constant, cosine"),
+])  # fmt: skip
 def test_bad_values_are_named(fields, message):
     with pytest.raises(InputError, match=message):
         TrainConfig.from_json(fields)
@@ -102,25 +91,22 @@ def test_from_the_command_line(data, tmp_path, capsys):
     assert "is finished; nothing to do" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        ([], 2, "--data is missing"),
-        (["--data", "{data}", "--weights", "nowhere.h5", "--model", "vgg16"], 1, "nowhere.h5"),
-        (["--data", "{data}", "--weights", "imagenet", "--model", "cnn3"], 1, "takes no pretrained weights"),
-        (["--data", "nowhere"], 1, "nowhere"),
-        (["--data", "{data}", "--positive", "COVID"], 1, "no label 'COVID'; the data set has NORMAL, PNEUMONIA"),
-        (["--data", "{data}", "--config", "nowhere.json"], 1, "--config nowhere.json cannot be read"),
-        (["--resume"], 1, "is not a run"),
-        (["--data", "{data}", "--batch-size", "5000"], 1, "fewer than a batch"),
-        (["--data", "{data}", "--model-options", "filters"], 2, "filters: expected values by name, NAME=VALUE"),
-        (["--data", "{data}", "--threads", "0"], 2, "--threads 0: expected a whole number of at least 1"),
-        (["--data", "{data}", "--cache", "memry"], 2, "disk, none; did you mean memory?"),
-        (["--data", "{data}", "--checkpoint-seconds", "-1"], 2, "--checkpoint-seconds -1: expected a number of at"),
-        (["--data", "{data}", "--preset", "robst"], 2, "did you mean robust?"),
-        (["--data", "{data}", "--epoch", "3"], 2, "has no option --epoch; did you mean --epochs?"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "status", "message"), [
+    ([], 2, "--data is missing"),
+    (["--data", "{data}", "--weights", "nowhere.h5", "--model", "vgg16"], 1, "nowhere.h5"),
+    (["--data", "{data}", "--weights", "imagenet", "--model", "cnn3"], 1, "takes no pretrained weights"),
+    (["--data", "nowhere"], 1, "nowhere"),
+    (["--data", "{data}", "--positive", "COVID"], 1, "no label 'COVID'; the data set has NORMAL, PNEUMONIA"),
+    (["--data", "{data}", "--config", "nowhere.json"], 1, "--config nowhere.json cannot be read"),
+    (["--resume"], 1, "is not a run"),
+    (["--data", "{data}", "--batch-size", "5000"], 1, "fewer than a batch"),
+    (["--data", "{data}", "--model-options", "filters"], 2, "filters: expected values by name, NAME=VALUE"),
+    (["--data", "{data}", "--threads", "0"], 2, "--threads 0: expected a whole number of at least 1"),
+    (["--data", "{data}", "--cache", "memry"], 2, "disk, none; did you mean memory?"),
+    (["--data", "{data}", "--checkpoint-seconds", "-1"], 2, "--checkpoint-seconds -1: expected a number of at"),
+    (["--data", "{data}", "--preset", "robst"], 2, "did you mean robust?"),
+    (["--data", "{data}", "--epoch", "3"], 2, "has no option --epoch; did you mean --epochs?"),
+])  # fmt: skip
 def test_what_is_refused_leaves_nothing_behind(data, tmp_path, capsys, arguments, status, message):
     run = tmp_path / "run"
     given = [part.format(data=data.root) for part in arguments]

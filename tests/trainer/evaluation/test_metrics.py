@@ -10,14 +10,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from cxr.errors import InputError
-from trainer.evaluation.metrics import (
-    CALIBRATION_BINS,
-    METRICS,
-    calibration_curve,
-    evaluate_predictions,
-    quick_metrics,
-    rank_metrics,
-)
+from trainer.evaluation.metrics import METRICS, calibration_curve, evaluate_predictions, quick_metrics, rank_metrics
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions
 
@@ -135,26 +128,17 @@ def calibration_error(truth: np.ndarray, scores: np.ndarray) -> float:
 
 def test_by_hand():
     result = evaluate_predictions(binary([0.125, 0.75, 0.25, 1.0, 0.75], [0, 0, 1, 1, 1]), HALF, bootstrap=0)
-    assert values(result["metrics"]) == pytest.approx(
-        {
-            "accuracy": 3 / 5,
-            "precision": 2 / 3,
-            "recall": 2 / 3,
-            "specificity": 1 / 2,
-            "f1": 2 / 3,
-            "roc_auc": (1 + 0 + 1 + 1 + 1 + 0.5) / 6,
-            "pr_auc": (1 + 2 / 3 + 3 / 4) / 3,
-            "brier": (0.125**2 + 0.75**2 + 0.75**2 + 0 + 0.25**2) / 5,
-            "calibration_error": (0.125 + 0.75 + 0 + 0.5) / 5,  # of those at 0.75 one of two is positive
-        }
-    )
-    assert result["confusion"] == [[1, 1], [1, 2]]
-    assert {key: result[key] for key in ("task", "positive", "images", "patients", "level")} == {
-        "task": "binary", "positive": "PNEUMONIA", "images": 5, "patients": 5, "level": 0.95
-    }  # fmt: skip
-    assert result["operating_point"] == {
-        "rule": "threshold=0.5", "thresholds": {"PNEUMONIA": 0.5}, "chosen_on": "val"
-    }  # fmt: skip
+    assert values(result["metrics"]) == pytest.approx({
+        "accuracy": 3 / 5, "precision": 2 / 3, "recall": 2 / 3, "specificity": 1 / 2, "f1": 2 / 3,
+        "roc_auc": (1 + 0 + 1 + 1 + 1 + 0.5) / 6, "pr_auc": (1 + 2 / 3 + 3 / 4) / 3,
+        "brier": (0.125**2 + 0.75**2 + 0.75**2 + 0 + 0.25**2) / 5,
+        "calibration_error": (0.125 + 0.75 + 0 + 0.5) / 5,  # of those at 0.75 one of two is positive
+    })  # fmt: skip
+    assert result.items() >= {
+        "confusion": [[1, 1], [1, 2]], "task": "binary", "positive": "PNEUMONIA", "images": 5, "patients": 5,
+        "level": 0.95,
+        "operating_point": {"rule": "threshold=0.5", "thresholds": {"PNEUMONIA": 0.5}, "chosen_on": "val"},
+    }.items()  # fmt: skip
 
 
 def test_the_positive_label():
@@ -168,17 +152,14 @@ def test_the_positive_label():
         evaluate_predictions(given, HALF, positive="normal")
 
 
-@pytest.mark.parametrize(
-    ("scores", "truth", "undefined"),
-    [
-        ([0.2, 0.8], [1, 1], {"specificity", "roc_auc"}),
-        ([0.2, 0.8], [0, 0], {"recall", "roc_auc", "pr_auc"}),
-        ([0.2, 0.2], [0, 0], {"precision", "recall", "f1", "roc_auc", "pr_auc"}),
-        ([0.8], [1], {"specificity", "roc_auc"}),
-        ([0.3, 0.3, 0.3], [0, 1, 1], {"precision"}),
-        ([1.0, 0.0], [1, 0], set()),
-    ],
-)
+@pytest.mark.parametrize(("scores", "truth", "undefined"), [
+    ([0.2, 0.8], [1, 1], {"specificity", "roc_auc"}),
+    ([0.2, 0.8], [0, 0], {"recall", "roc_auc", "pr_auc"}),
+    ([0.2, 0.2], [0, 0], {"precision", "recall", "f1", "roc_auc", "pr_auc"}),
+    ([0.8], [1], {"specificity", "roc_auc"}),
+    ([0.3, 0.3, 0.3], [0, 1, 1], {"precision"}),
+    ([1.0, 0.0], [1, 0], set()),
+])  # fmt: skip
 def test_what_is_undefined_is_none_and_no_warning(scores, truth, undefined):
     result = evaluate_predictions(binary(scores, truth), HALF, bootstrap=50)
     assert {name for name, entry in result["metrics"].items() if entry["value"] is None} == undefined
@@ -187,16 +168,9 @@ def test_what_is_undefined_is_none_and_no_warning(scores, truth, undefined):
     json.dumps(result, allow_nan=False)
 
 
-def test_scores_that_are_all_the_same():
-    result = evaluate_predictions(binary([0.6] * 10, [0, 1] * 5), HALF, bootstrap=50)
-    assert result["metrics"]["roc_auc"] == {"value": 0.5, "low": 0.5, "high": 0.5}
-    assert result["metrics"]["pr_auc"]["value"] == 0.5
-
-
 def test_a_label_that_the_split_lacks_is_left_out_of_the_mean():
-    given = make(
-        ("a", "b", "c"), [[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]], np.array([0, 1, 1, 1])
-    )
+    scores = [[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]]
+    given = make(("a", "b", "c"), scores, np.array([0, 1, 1, 1]))
     result = evaluate_predictions(given, ARGMAX, bootstrap=20)
     assert result["per_label"]["c"]["recall"]["value"] is None
     assert result["metrics"]["recall"]["value"] == pytest.approx((1 + 2 / 3) / 2)
@@ -242,6 +216,8 @@ def test_images_of_a_patient_count_together():
         width, naive = (part[name]["high"] - part[name]["low"] for part in (clusters, copies))
         assert width > 2 * naive
     assert evaluate_predictions(grouped, point, bootstrap=0)["patients"] == 40
+    entry = evaluate_predictions(binary([0.1, 0.9], [0, 1], ["a", "a"]), HALF)["metrics"]["recall"]
+    assert entry == {"value": 1.0, "low": None, "high": None}
 
 
 def test_intervals_of_the_mean_over_labels():
@@ -264,11 +240,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         entry = evaluate_predictions(binary(scores, truth), HALF, bootstrap=200)["metrics"]["roc_auc"]
         covered += entry["low"] <= true_auc <= entry["high"]
     assert 51 <= covered <= 60  # 57 expected; fewer than 51 by chance once in 200
-
-
-def test_one_patient_has_no_interval():
-    entry = evaluate_predictions(binary([0.1, 0.9], [0, 1], ["a", "a"]), HALF)["metrics"]["recall"]
-    assert entry == {"value": 1.0, "low": None, "high": None}
 
 
 @pytest.mark.parametrize("task", ["binary", "multi-class", "multi-label"])
@@ -305,7 +276,7 @@ def test_quick_metrics_of_the_worst():
 def test_the_calibration_curve_is_that_of_the_error():
     given = drawn("binary", seed=9)
     curve = calibration_curve(given, "b")
-    assert curve["images"].sum() == len(given) and len(curve["images"]) <= CALIBRATION_BINS
+    assert curve["images"].sum() == len(given) and len(curve["images"]) <= 15
     error = (np.abs(curve["predicted"] - curve["observed"]) * curve["images"]).sum() / len(given)
     result = evaluate_predictions(given, OperatingPoint.choose(given), bootstrap=0)
     assert error == pytest.approx(result["metrics"]["calibration_error"]["value"])

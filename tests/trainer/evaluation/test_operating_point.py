@@ -103,15 +103,12 @@ def test_scores_that_tell_nothing_still_give_a_threshold():
     assert sum(rates([0.9, 0.8, 0.2, 0.1], [0, 0, 1, 1], inverted)) == 1
 
 
-@pytest.mark.parametrize(
-    ("truth", "rule", "message"),
-    [
-        ([1, 1], "youden", "'PNEUMONIA' on the validation split: it has no image without the label, so youden"),
-        ([0, 0], "youden", "no image with the label"),
-        ([0, 0], "recall=0.9", "no image with the label, so recall"),
-        ([1, 1], "specificity=0.9", "no image without the label, so specificity"),
-    ],
-)
+@pytest.mark.parametrize(("truth", "rule", "message"), [
+    ([1, 1], "youden", "'PNEUMONIA' on the validation split: it has no image without the label, so youden"),
+    ([0, 0], "youden", "no image with the label"),
+    ([0, 0], "recall=0.9", "no image with the label, so recall"),
+    ([1, 1], "specificity=0.9", "no image without the label, so specificity"),
+])  # fmt: skip
 def test_one_class_alone(truth, rule, message):
     with pytest.raises(InputError, match=message):
         threshold([0.2, 0.8], truth, rule)
@@ -166,15 +163,12 @@ def test_decisions_of_several_labels_an_image():
     assert point.apply(given).dtype == np.uint8
 
 
-@pytest.mark.parametrize(
-    ("labels", "multi_label", "thresholds", "message"),
-    [
-        ("ab", True, {"a": 0.5}, "thresholds for a; the predictions are multi-label, of a, b"),
-        ("ab", True, {}, "thresholds for no label"),
-        ("ab", False, {"mass": 0.5}, "thresholds for mass; the predictions are binary, of a, b"),
-        ("abc", False, {"a": 0.5}, "thresholds for a; the predictions are multi-class, of a, b, c"),
-    ],
-)
+@pytest.mark.parametrize(("labels", "multi_label", "thresholds", "message"), [
+    ("ab", True, {"a": 0.5}, "thresholds for a; the predictions are multi-label, of a, b"),
+    ("ab", True, {}, "thresholds for no label"),
+    ("ab", False, {"mass": 0.5}, "thresholds for mass; the predictions are binary, of a, b"),
+    ("abc", False, {"a": 0.5}, "thresholds for a; the predictions are multi-class, of a, b, c"),
+])  # fmt: skip
 def test_thresholds_of_other_labels(labels, multi_label, thresholds, message):
     probabilities = np.full((1, len(labels)), 1 / len(labels))
     given = Predictions(tuple(labels), multi_label, probabilities, probabilities if multi_label else [0])

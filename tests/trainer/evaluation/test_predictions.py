@@ -13,29 +13,21 @@ from trainer.evaluation.predictions import Predictions
 
 def single(**changes) -> Predictions:
     fields = {
-        "labels": ("NORMAL", "PNEUMONIA"),
-        "multi_label": False,
-        "probabilities": np.array([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]], np.float32),
-        "truth": np.array([0, 1, 1]),
-        "rows": np.array([4, 0, 7]),
-        "patients": np.array(["a", "b", "b"]),
+        "labels": ("NORMAL", "PNEUMONIA"), "multi_label": False,
+        "probabilities": np.array([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]], np.float32), "truth": np.array([0, 1, 1]),
+        "rows": np.array([4, 0, 7]), "patients": np.array(["a", "b", "b"]),
         "paths": np.array(["x.png", "y.png", "z.png"]),
-    }
+    }  # fmt: skip
     return Predictions(**{**fields, **changes})
 
 
-def several(**changes) -> Predictions:
-    fields = {
-        "labels": ("mass", "effusion", "hernia"),
-        "multi_label": True,
-        "probabilities": np.array([[0.9, 0.1, 0.3], [0.2, 0.75, 1.0]], np.float32),
-        "truth": np.array([[1, 1, 0], [0, 0, 0]], np.float32),
-        "rows": [0, 1],
-        "patients": ["a", "b"],
-        "paths": ["x.png", "y.png"],
-        "causes": [b"virus", b"gr\xc3\xbcn"],
-    }
-    return Predictions(**{**fields, **changes})
+def several() -> Predictions:
+    return Predictions(
+        labels=("mass", "effusion", "hernia"), multi_label=True,
+        probabilities=np.array([[0.9, 0.1, 0.3], [0.2, 0.75, 1.0]], np.float32),
+        truth=np.array([[1, 1, 0], [0, 0, 0]], np.float32), rows=[0, 1], patients=["a", "b"], paths=["x.png", "y.png"],
+        causes=[b"virus", b"gr\xc3\xbcn"],
+    )  # fmt: skip
 
 
 def test_types_and_what_follows_from_them():
@@ -63,19 +55,13 @@ def test_unknown_patients_are_one_each():
     assert groups[0] == groups[2] != groups[1]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"probabilities": np.full((3, 3), 1 / 3)}, r"the shape \[3, 3\]; expected \[3, 2\]"),
-        (
-            {"probabilities": [[0.9, 0.1], [np.nan, 0.5], [0.5, 0.5]]},
-            "1 of 3 images are not finite, the first at index 1",
-        ),
-        ({"truth": [0, 1]}, r"truth have the shape \[2\]; expected \[3\]"),
-        ({"rows": [0, 1]}, r"rows have the shape \[2\]"),
-        ({"patients": ["a"]}, r"patients have the shape \[1\]"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"probabilities": np.full((3, 3), 1 / 3)}, r"the shape \[3, 3\]; expected \[3, 2\]"),
+    ({"probabilities": [[0.9, 0.1], [np.nan, 0.5], [0.5, 0.5]]}, "1 of 3 images are not finite, the first at index 1"),
+    ({"truth": [0, 1]}, r"truth have the shape \[2\]; expected \[3\]"),
+    ({"rows": [0, 1]}, r"rows have the shape \[2\]"),
+    ({"patients": ["a"]}, r"patients have the shape \[1\]"),
+])  # fmt: skip
 def test_refuses(changes, message):
     with pytest.raises(InputError, match=message):
         single(**changes)
@@ -107,16 +93,9 @@ def test_what_a_table_says(tmp_path):
     with open(tmp_path / "single.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert table[2] == {
-        "row": "7",
-        "path": "z.png",
-        "patient": "b",
-        "cause": "",
-        "label": "PNEUMONIA",
-        "predicted": "NORMAL",
-        "correct": "0",
-        "p:NORMAL": "0.6",
-        "p:PNEUMONIA": "0.4",
-    }
+        "row": "7", "path": "z.png", "patient": "b", "cause": "", "label": "PNEUMONIA", "predicted": "NORMAL",
+        "correct": "0", "p:NORMAL": "0.6", "p:PNEUMONIA": "0.4",
+    }  # fmt: skip
     assert [record["correct"] for record in table] == ["1", "1", "0"]
     several().save_csv(tmp_path / "several.csv", np.array([[1, 1, 0], [0, 1, 1]]))
     with open(tmp_path / "several.csv", newline="") as file:

@@ -132,22 +132,13 @@ def test_rescaled_by_area_and_back_linearly():
 @pytest.mark.parametrize(("dtype", "channels"), KINDS)
 def test_tones(dtype, channels):
     images = pictures(dtype, channels)
+    images[0, 0, 0] = np.iinfo(dtype).max  # does not wrap
     part = levels(images) / 255
     expected = {
-        "darkened": 0.7 * part,
-        "brightened": np.minimum(1.3 * part, 1),
-        "gamma-0.7": part**0.7,
-        "gamma-1.4": part**1.4,
-    }
+        "darkened": 0.7 * part, "brightened": np.minimum(1.3 * part, 1), "gamma-0.7": part**0.7, "gamma-1.4": part**1.4,
+    }  # fmt: skip
     for name, wanted in expected.items():
         assert np.abs(levels(shift(name, images)) - 255 * wanted).max() <= 0.5001
-    assert levels(shift("darkened", images)).mean() / levels(images).mean() == pytest.approx(0.7, abs=0.005)
-
-
-def test_brightened_is_cut_off_at_white_and_does_not_wrap():
-    for dtype in (np.uint8, np.uint16):
-        top = np.iinfo(dtype).max
-        assert (shift("brightened", np.full((1, 4, 4, 1), top - 5, dtype)) == top).all()
 
 
 @pytest.mark.parametrize(("dtype", "channels"), KINDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +13,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from cxr.page.figures import to_pixels, to_svg
-from tfrecords.dataset import XrayDataset
 from tfrecords.images.fit import fit
 from trainer.evaluation.metrics import evaluate_predictions
 from trainer.evaluation.operating_point import OperatingPoint
 from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.shifts import suite_summary
-from trainer.facts import DataFacts
+from trainer.report import evaluation_words as words
 from trainer.report import write_report
 from trainer.report.evaluation_plots import roc_figure
-from trainer.report.evaluation_words import (
-    headline,
-    of_hundred,
-    predictive_value,
-    rule_text,
-    shift_sentence,
-    split_cautions,
-)
 from trainer.report.gallery import MISTAKES, choose_examples, place_heat
-from trainer.run import Run, open_run
+from trainer.run import Run
 from trainer.training.classifier import build_classifier
 from trainer.training.trained import load_model
 from trainer.training.validation import predict_split
@@ -53,13 +43,6 @@ def evaluated(predictions: Predictions, point: OperatingPoint, split: str = "val
         metrics["shifts"] = {shift: {"metrics": by_name} for shift, by_name in found.items()}
         metrics["worst"] = suite_summary(metrics["metrics"], found)
     return metrics
-
-
-@pytest.fixture
-def run(trained, tmp_path) -> Run:
-    """The trained run with a TensorBoard folder of this test's own."""
-    shutil.copytree(trained.root, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    return open_run(tmp_path / "run")
 
 
 @pytest.fixture
@@ -84,17 +67,13 @@ def mixed(labels: tuple[str, ...], images: int, multi_label: bool = False, **tex
     return Predictions(labels, multi_label, probabilities, truth, **{**names, **texts})
 
 
-def model_for(run: Run, data: XrayDataset, predictions: Predictions):
-    facts = dataclasses.replace(
-        DataFacts.of(data), labels=predictions.labels, multi_label=predictions.multi_label, positive=None
-    )
-    return build_classifier(run.config, facts)
+def model_for(run: Run, predictions: Predictions):
+    labels, multi_label = predictions.labels, predictions.multi_label
+    return build_classifier(run.config, dataclasses.replace(run.facts, labels=labels, multi_label=multi_label))
 
 
 def scalars(run: Run, split: str = "val") -> EventAccumulator:
-    board = EventAccumulator(str(run.tensorboard / "evaluation" / split))
-    board.Reload()
-    return board
+    return EventAccumulator(str(run.tensorboard / "evaluation" / split)).Reload()
 
 
 HALF = OperatingPoint("threshold=0.5", {"PNEUMONIA": 0.5})
@@ -109,18 +88,17 @@ def test_page_of_a_trained_run(run, data, folder, read_page):
     page = read_page(folder / "report.html")
     assert "not a medical device" in page.text
     assert f"{metrics['images']} of {metrics['patients']} patients" in page.text
-    assert headline(metrics)[0] in page.text
+    assert words.headline(metrics)[0] in page.text
     assert f"{metrics['metrics']['roc_auc']['value']:.3f}" in page.text
     assert run.config.model in page.text and data.manifest.digest in page.text and run.made["started"] in page.text
-    assert page.tags.count("img") == 2 * len(
-        [e for group in choose_examples(predicted, HALF, "PNEUMONIA") for e in group.examples]
-    )
+    groups = choose_examples(predicted, HALF, "PNEUMONIA")
+    assert page.tags.count("img") == 2 * sum(len(group.examples) for group in groups)
     by_cause = [name for name in set(predicted.causes[predicted.truth == 1].tolist()) if name]
     assert by_cause and all(name in page.text for name in by_cause)
 
     slides = {path.stem for path in (folder / "plots").iterdir()}
     drawn = {"mistakes": True, "gradcam": False}
-    kinds = {group.mistakes for group in choose_examples(predicted, HALF, "PNEUMONIA")}
+    kinds = {group.mistakes for group in groups}
     assert slides == SLIDES - {name for name, kind in drawn.items() if kind not in kinds}
     for path in (folder / "plots").iterdir():
         assert np.asarray(Image.open(path)).std() > 5
@@ -137,10 +115,10 @@ def test_page_of_a_trained_run(run, data, folder, read_page):
 
 def test_a_second_evaluation_replaces_the_first(run, data, folder):
     predictions = mixed(("NORMAL", "PNEUMONIA"), 12)
-    metrics = evaluated(predictions, HALF)
+    metrics, model = evaluated(predictions, HALF), load_model(run)
     for shifts in (True, False):
         changed = metrics if shifts else {**metrics, "shifts": None, "worst": None}
-        write_report(folder, run, data, load_model(run), predictions, HALF, changed)
+        write_report(folder, run, data, model, predictions, HALF, changed)
         assert len(list((run.tensorboard / "evaluation" / "val").iterdir())) == 1
         assert (folder / "plots" / "shifts.png").exists() == shifts
         assert any(tag.startswith("shifts/") for tag in scalars(run).Tags()["tensors"]) == shifts
@@ -152,7 +130,7 @@ def test_several_labels_an_image(run, data, folder, read_page):
     predictions = mixed(labels, 14, multi_label=True)
     point = OperatingPoint("threshold=0.4", dict.fromkeys(labels, 0.4))
     metrics = evaluated(predictions, point)
-    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
+    write_report(folder, run, data, model_for(run, predictions), predictions, point, metrics)
 
     page = read_page(folder / "report.html")
     assert len([name for name in page.ids if re.fullmatch(r"confusion\d+-figure_1", name)]) == len(labels)
@@ -171,7 +149,7 @@ def test_one_label_of_several_and_text_of_the_data_stays_text(run, data, folder,
     predictions = mixed(labels, 12, paths=evil, patients=evil, causes=causes)
     point = OperatingPoint("argmax", {})
     metrics = {**evaluated(predictions, point), "run": "<u>run</u>", "data": "<s>data</s>"}
-    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
+    write_report(folder, run, data, model_for(run, predictions), predictions, point, metrics)
 
     page = read_page(folder / "report.html")
     assert not {"b", "script", "i", "u", "s"} & set(page.tags)
@@ -189,7 +167,7 @@ def test_images_of_one_class_only(run, data, folder, read_page):
     assert "ROC AUC - -" in page.text
     assert "its rate of false alarms is undefined" in page.text
     other = evaluated(dataclasses.replace(predictions, truth=np.zeros(12)), HALF)
-    assert "its recall is undefined" in headline(other)[0]
+    assert "its recall is undefined" in words.headline(other)[0]
 
 
 def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path, folder, read_page):
@@ -198,7 +176,7 @@ def test_without_history_patients_causes_mistakes_or_heat(start, data, tmp_path,
     predictions = Predictions(("NORMAL", "PNEUMONIA"), False, np.eye(2)[truth] * 0.8 + 0.1, truth)
     point = OperatingPoint("youden", {"PNEUMONIA": 0.5})
     metrics = evaluated(predictions, point, shifts=False)
-    write_report(folder, run, data, model_for(run, data, predictions), predictions, point, metrics)
+    write_report(folder, run, data, model_for(run, predictions), predictions, point, metrics)
 
     page = read_page(folder / "report.html")
     assert "no history" in page.text and "There are none." in page.text and "dense layers" not in page.text
@@ -251,8 +229,7 @@ def test_heat_lies_where_the_model_was_shown_it(how, shape):
 
     assert placed.shape == shape and placed.dtype == np.float32
     inside = image[..., 0] > 0
-    assert placed[inside].mean() > 0.75
-    assert placed[~inside].mean() < 0.03
+    assert placed[inside].mean() > 0.75 and placed[~inside].mean() < 0.03
 
 
 @pytest.mark.parametrize(
@@ -261,7 +238,7 @@ def test_heat_lies_where_the_model_was_shown_it(how, shape):
      (0.0098, "1"), (0.0149, "1.5"), (0.984, "98")],
 )  # fmt: skip
 def test_shares_of_a_hundred_claim_neither_all_nor_none(share, text):
-    assert of_hundred(share) == text
+    assert words.of_hundred(share) == text
 
 
 def binary_metrics(recall: float, specificity: float, precision: float = 0.5) -> dict:
@@ -278,32 +255,32 @@ def binary_metrics(recall: float, specificity: float, precision: float = 0.5) ->
 
 def test_headline_speaks_of_a_hundred_images():
     metrics = binary_metrics(0.9, 0.8, 0.82)
-    first, second = headline(metrics)
+    first, second = words.headline(metrics)
     assert "finds 90 (95 % interval 88 to 91)" in first and "wrongly calls 20 (95 % interval 19 to 22)" in first
     assert "right in 82 of 100 cases here, where 50 of 100 images have it" in second
     assert "right in about 33 of 100" in second
-    assert predictive_value(0.9, 0.8, 0.1) == pytest.approx(0.09 / 0.27)
-    assert predictive_value(0, 1, 0.1) is None
-    assert "TB from 0.25; the highest that still finds 95 of 100, chosen on split 'val'" in rule_text(metrics)
+    assert words.predictive_value(0.9, 0.8, 0.1) == pytest.approx(0.09 / 0.27)
+    assert words.predictive_value(0, 1, 0.1) is None
+    assert "TB from 0.25; the highest that still finds 95 of 100, chosen on split 'val'" in words.rule_text(metrics)
 
 
 def test_warnings_name_what_makes_figures_too_good():
     metrics = binary_metrics(0.9, 0.8)
-    assert split_cautions(metrics, same_data=True) == []
+    assert words.split_cautions(metrics, same_data=True) == []
     metrics["split"] = "val"
-    best_epoch, chosen_here = split_cautions(metrics, same_data=True)
+    best_epoch, chosen_here = words.split_cautions(metrics, same_data=True)
     assert "chose the best epoch" in best_epoch and "are optimistic" in chosen_here
-    assert split_cautions(metrics, same_data=False) == []
+    assert words.split_cautions(metrics, same_data=False) == []
     metrics["operating_point"] = {"rule": "threshold=0.5", "thresholds": {"TB": 0.5}, "chosen_on": "val"}
-    assert len(split_cautions(metrics, same_data=True)) == 1
+    assert len(words.split_cautions(metrics, same_data=True)) == 1
     metrics["confusion"] = [[90, 2], [3, 5]]
-    assert "Fewer than 30 images have the label TB" in split_cautions(metrics, same_data=True)[-1]
+    assert "Fewer than 30 images have the label TB" in words.split_cautions(metrics, same_data=True)[-1]
 
 
 @pytest.mark.parametrize(("drop", "warns"), [(0.049, False), (0.051, True), (-0.2, False)])
 def test_shifts_warn_from_five_points(drop, warns):
     worst = {"recall": {"shift": "noise", "value": 0.9, "drop": drop}}
-    text, warn = shift_sentence({"worst": worst})
+    text, warn = words.shift_sentence({"worst": worst})
     assert warn == warns
     assert ("recall falls by" in text) == (drop > 0)
 

@@ -35,30 +35,20 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def histories(data, small, tmp_path_factory) -> dict:
+def test_two_devices_learn_what_one_learns(data, small, tmp_path):
     options = small(augment="none", optimizer="sgd", model_options={"filters": [4, 8], "dense": [8], "dropout": 0.0})
     environment = {
         **os.environ, "KERAS_BACKEND": keras.backend.backend(), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", _CODE, data.root, tmp_path_factory.mktemp("runs"), json.dumps(options.to_json())],
+        [sys.executable, "-c", _CODE, data.root, tmp_path, json.dumps(options.to_json())],
         cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_two_devices_are_used(histories):
+    histories = json.loads(done.stdout.splitlines()[-1])
     assert histories["replicas"] == 2
-
-
-def test_two_devices_learn_what_one_learns(histories):
     for one, two in zip(histories["1"], histories["2"], strict=True):
         for name in ("loss", "val_loss"):
             assert two[name] == pytest.approx(one[name], rel=2e-2)
     assert histories["1"][0]["loss"] != histories["1"][1]["loss"]
-
-
-def test_a_finished_run_of_two_devices_is_read_again(histories):
-    assert histories["again 2"] == histories["2"]
+    assert histories["again 2"] == histories["2"]  # a finished run is read again

@@ -23,8 +23,7 @@ class SlowStep(keras.callbacks.Callback):
 
     def __init__(self, seconds: float = 0.0, first: float = 0.0):
         super().__init__()
-        self.seconds = seconds
-        self.first = first
+        self.seconds, self.first = seconds, first
 
     def on_train_batch_end(self, batch, logs=None):
         time.sleep(self.seconds + self.first)
@@ -108,13 +107,8 @@ def test_scalars_stand_under_the_training_step_and_continue_in_the_next_fit(tmp_
     network, dataset = model(), batches(12 * BATCH)
     monitor = InputMonitor(EventWriter(tmp_path / "input"), every=5)
     watched = monitor.watch(dataset)
-    fit(
-        network,
-        watched,
-        keras.callbacks.TensorBoard(tmp_path / "keras", update_freq=7, write_graph=False),
-        monitor,
-        epochs=2,
-    )
+    board = keras.callbacks.TensorBoard(tmp_path / "keras", update_freq=7, write_graph=False)
+    fit(network, watched, board, monitor, epochs=2)
     assert list(scalars(monitor, "input/wait_share")) == [5, 10, 12, 17, 22, 24]
     resumed = InputMonitor(EventWriter(tmp_path / "resumed"), every=5)
     fit(network, resumed.watch(dataset), resumed)
@@ -170,17 +164,14 @@ def test_batches_structure_order_cardinality_and_options_are_unchanged(name):
     assert str(received) == str(expected)
 
 
-@pytest.mark.parametrize(
-    ("watched", "fitted", "options", "message"),
-    [
-        (lambda: None, lambda watched: batches(10), {}, "watches no dataset"),
-        (lambda: tf.data.Dataset.range(3), None, {}, "single examples"),
-        (lambda: batches(BATCH), lambda watched: batches(BATCH), {}, "does not read the dataset"),
-        (lambda: batches(40), lambda watched: batches(40), {}, "does not read the dataset"),
-        (lambda: batches(80), lambda watched: watched.prefetch(8), {}, "read ahead of training"),
-        (lambda: batches(80), lambda watched: watched, {"class_weight": {0: 1.0, 1: 2.0}}, "third component"),
-    ],
-)
+@pytest.mark.parametrize(("watched", "fitted", "options", "message"), [
+    (lambda: None, lambda watched: batches(10), {}, "watches no dataset"),
+    (lambda: tf.data.Dataset.range(3), None, {}, "single examples"),
+    (lambda: batches(BATCH), lambda watched: batches(BATCH), {}, "does not read the dataset"),
+    (lambda: batches(40), lambda watched: batches(40), {}, "does not read the dataset"),
+    (lambda: batches(80), lambda watched: watched.prefetch(8), {}, "read ahead of training"),
+    (lambda: batches(80), lambda watched: watched, {"class_weight": {0: 1.0, 1: 2.0}}, "third component"),
+])  # fmt: skip
 def test_training_in_which_no_wait_can_be_measured_is_refused(watched, fitted, options, message):
     monitor, dataset = InputMonitor(), watched()
     with pytest.raises(InputError, match=message):

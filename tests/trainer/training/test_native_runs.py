@@ -25,12 +25,9 @@ from trainer.training.trained import load_model
 from trainer.training.validation import predict_arrays, predict_split
 
 NATIVE = {
-    "image_size": "native",
-    "model": "cnn-separable",
+    "image_size": "native", "model": "cnn-separable", "equalize": True, "normalize": "image",
     "model_options": {"filters": [4, 8], "convolutions": [1], "dense": []},
-    "equalize": True,
-    "normalize": "image",
-}
+}  # fmt: skip
 
 pytestmark = pytest.mark.timeout(1500)
 many_shapes = pytest.mark.skipif(
@@ -126,15 +123,12 @@ def test_shapes_of_a_batch_do_not_mix_images(native_run):
     np.testing.assert_allclose(predict_arrays(model, images), found, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"model": "mlp"}, "image_size=native: model 'mlp' takes images of one size only"),
-        ({"model": "cnn3"}, "model 'cnn3' final=flatten takes images of one size only"),
-        ({"class_weights": "balanced"}, "class_weights='balanced' draws classes equally often"),
-        ({"image_size": "whole"}, "16 to 16384 pixels, HEIGHTxWIDTH, or 'native'"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"model": "mlp"}, "image_size=native: model 'mlp' takes images of one size only"),
+    ({"model": "cnn3"}, "model 'cnn3' final=flatten takes images of one size only"),
+    ({"class_weights": "balanced"}, "class_weights='balanced' draws classes equally often"),
+    ({"image_size": "whole"}, "16 to 16384 pixels, HEIGHTxWIDTH, or 'native'"),
+])  # fmt: skip
 def test_what_native_size_cannot_do_is_said_at_once(fields, message):
     with pytest.raises(InputError, match=message):
         TrainConfig.from_json({"image_size": "native", **fields})

@@ -13,8 +13,7 @@ from trainer.training.run_log import report_every
 
 def read(folder) -> dict[str, list[tuple[int, float]]]:
     """Points (step, value) of every scalar, and the number of images of every picture tag."""
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
-    events.Reload()
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
     found = {}
     for tag in events.Tags()["tensors"]:
         points = events.Tensors(tag)
@@ -28,30 +27,21 @@ def read(folder) -> dict[str, list[tuple[int, float]]]:
 def test_scalars_agree_with_the_history(trained):
     history = trained.read_history()
     training, validation = (read(trained.tensorboard / name) for name in ("train", "validation"))
-    for name, points in (
-        ("loss", training["epoch/loss"]),
-        ("accuracy", training["epoch/accuracy"]),
-        ("val_loss", validation["epoch/loss"]),
-        ("val_auc", validation["epoch/auc"]),
-    ):
+    for name in ("loss", "accuracy", "val_loss", "val_auc"):
+        points = (validation if "val_" in name else training)[f"epoch/{name.removeprefix('val_')}"]
         assert [step for step, _ in points] == [1, 2]
         assert [value for _, value in points] == pytest.approx([row[name] for row in history], rel=1e-5)
 
 
-def test_steps_are_numbered_over_all_epochs(trained):
+def test_the_first_batch_is_shown_and_steps_are_numbered_over_all_epochs(trained):
     training = read(trained.tensorboard / "train")
+    assert training["first_batch/as_stored"] == training["first_batch/as_trained_on"] == [(0, 8)]
     assert [step for step, _ in training["step/loss"]] == [2, 4, 6, 10, 12, 14]  # 8 steps an epoch, which has its own
     rates = [value for _, value in training["step/learning_rate"]]
     schedule = WarmupSchedule(0.01, "cosine", total_steps=16, warmup_steps=4)
     assert rates == pytest.approx([float(schedule(step)) for step in (2, 4, 6, 10, 12, 14)], rel=1e-5)
     assert "step/loss_scale" not in training
     assert all(0 <= value <= 1 for _, value in training["input/wait_share"])
-
-
-def test_the_first_batch_is_shown(trained):
-    training = read(trained.tensorboard / "train")
-    assert training["first_batch/as_stored"] == [(0, 8)]
-    assert training["first_batch/as_trained_on"] == [(0, 8)]
 
 
 def test_loss_scale_and_skipped_steps_of_float16(data, start, tmp_path):
