@@ -173,13 +173,9 @@ def create_run(
 def describe_making(command: Sequence[str]) -> dict[str, Any]:
     """When, by which command and on what something is made; for people who want to make it again."""
     return {
-        "command": list(command),
-        "started": _now(),
-        "git_commit": _git_commit(),
-        "versions": _versions(),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
+        "command": list(command), "started": _now(), "git_commit": _git_commit(), "versions": _versions(),
+        "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}",
+    }  # fmt: skip
 
 
 def open_run(root: str | Path) -> Run:

@@ -71,8 +71,15 @@ def write_report(
         DISCLAIMER,
         **page_data(run, data, predictions, point, metrics),
         svg={name: to_svg(figures[name], name, _DESCRIPTIONS[name]) for name in figures if name not in _IN_PANELS},
-        confusion=_confusion_panels(metrics),
-        history=_history_panels(history, best_epoch),
+        confusion=[  # a figure for each panel, so that the page can place them beside or below each other
+            to_svg(plots.confusion_figure([panel]), f"confusion{number}", f"confusion matrix {panel.title}")
+            for number, panel in enumerate(plots.confusion_panels(metrics))
+        ],
+        history=[
+            to_svg(plots.history_figure(history, best_epoch, [panel]), f"history{panel}", f"{title} by epoch")
+            for panel, title in (("loss", "loss"), ("auc", "AUC and accuracy"))
+            if history
+        ],
         classification_report=report,
         mistakes=gallery_data(groups, predictions, True),
         right_answers=gallery_data(groups, predictions, False),
@@ -104,22 +111,6 @@ def draw(
     if metrics["shifts"]:
         figures["shifts"] = plots.shift_figure(metrics)
     return figures
-
-
-def _confusion_panels(metrics: Mapping[str, Any]) -> list[str]:
-    """A figure for each panel, so that the page can place them beside or below each other."""
-    return [
-        to_svg(plots.confusion_figure([panel]), f"confusion{number}", f"confusion matrix {panel.title}")
-        for number, panel in enumerate(plots.confusion_panels(metrics))
-    ]
-
-
-def _history_panels(history: list[dict[str, float]], best_epoch: int | None) -> list[str]:
-    panels = {"loss": "loss by epoch", "auc": "AUC and accuracy by epoch"} if history else {}
-    return [
-        to_svg(plots.history_figure(history, best_epoch, [panel]), f"history{panel}", description)
-        for panel, description in panels.items()
-    ]
 
 
 def _save_slides(folder: Path, slides: Mapping[str, np.ndarray]) -> None:

@@ -43,7 +43,10 @@ def page_data(
         "outcome": {"best_epoch": None, "epochs": None, **run.read_outcome()},
         "monitor": run.config.monitor,
         "origin": _origin(run, data, metrics),
-        "config": [[name, _plain(value)] for name, value in run.config.to_json().items()],
+        "config": [
+            [name, value if isinstance(value, str) else json.dumps(value)]
+            for name, value in run.config.to_json().items()
+        ],
     }
 
 
@@ -183,7 +186,3 @@ def _origin(run: Run, data: XrayDataset, metrics: Mapping[str, Any]) -> list[lis
         ["versions", ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()) or "-"],
         ["preset", run.preset or "-"],
     ]
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

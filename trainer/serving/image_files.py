@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,8 +58,11 @@ def list_image_files(inputs: Sequence[str], images_root: str | None = None) -> l
         if not Path(given).exists():
             raise InputError(f"{given} does not exist; expected an image file, a folder, or a .csv/.tsv/.jsonl table")
         if is_table[given]:
-            root = Path(images_root) if images_root is not None else Path(given).parent
-            found += [ImageFile(path, str(root / path)) for path in _paths_of(given)]
+            root = Path(given).parent if images_root is None else Path(images_root)
+            for line, row in read_table(given, ["path"]):
+                if not row.get("path"):
+                    raise InputError(f"{given}, line {line}: the path is empty")
+                found.append(ImageFile(row["path"], str(root / row["path"])))
         elif Path(given).is_dir():
             if Path(given, MANIFEST_NAME).exists():
                 raise InputError(
@@ -75,13 +78,6 @@ def list_image_files(inputs: Sequence[str], images_root: str | None = None) -> l
         beside = f", but {documents} documents such as .txt and .csv, which are ignored" if documents else ""
         raise InputError(f"no image in {', '.join(inputs) or 'an empty command line'}{beside}")
     return found
-
-
-def _paths_of(table: str) -> Iterator[str]:
-    for line, row in read_table(table, ["path"]):
-        if not row.get("path"):
-            raise InputError(f"{table}, line {line}: the path is empty")
-        yield row["path"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,10 +66,9 @@ def restore_checkpoint(path: Path, model: keras.Model, only_model: bool = False)
     where the file is missing, damaged, or of another model.
     """
     with _opened(path) as arrays:
-        variables, stored = variables_of(model), set(arrays.files) - {_STATE}
-        if only_model:
-            variables = {name: item for name, item in variables.items() if name.startswith("model/")}
-            stored = {name for name in stored if name.startswith("model/")}
+        group = "model/" if only_model else ""
+        variables = {name: item for name, item in variables_of(model).items() if name.startswith(group)}
+        stored = {name for name in arrays.files if name.startswith(group)} - {_STATE}
         if stored != set(variables):
             raise DatasetError(f"{path} holds {len(stored)} variables, the model has {len(variables)}: another model's")
         for name, item in variables.items():

@@ -22,15 +22,6 @@ GRADIENT_SHARE = 1.5
 """Memory of a training step over that of the features of all layers; 1.4 was measured on a CPU."""
 
 
-def feature_bytes(config: TrainConfig, channels: int, shape: tuple[int, int]) -> int:
-    """Bytes of all layers' features for one image of (height, width), which a step keeps for its gradients."""
-    with precision.policy(config.mixed_precision):
-        images = keras.Input((*shape, channels))
-        features = build_backbone(config.model, images, config.model_options)
-    outputs = [operation.output for operation in find_backbone(keras.Model(images, features)).operations]
-    return sum(math.prod(each.shape[1:]) * (2 if "16" in each.dtype else 4) for each in outputs)
-
-
 def check_memory(config: TrainConfig, facts: DataFacts, data: XrayDataset, stream: dict[str, Any]) -> None:
     """Raises TrainingError where a batch of the largest images needs more memory than a CPU has available.
 
@@ -40,7 +31,12 @@ def check_memory(config: TrainConfig, facts: DataFacts, data: XrayDataset, strea
         return
     buckets = open_loader(data.root, data.manifest.digest, data.options(TRAIN, **stream)).buckets
     height, width = buckets[-1].tolist()  # type: ignore[index]
-    each = int(GRADIENT_SHARE * feature_bytes(config, facts.channels, (height, width)))
+    with precision.policy(config.mixed_precision):
+        images = keras.Input((height, width, facts.channels))
+        features = build_backbone(config.model, images, config.model_options)
+    outputs = [operation.output for operation in find_backbone(keras.Model(images, features)).operations]
+    kept = sum(math.prod(one.shape[1:]) * (2 if "16" in one.dtype else 4) for one in outputs)  # bytes, for gradients
+    each = int(GRADIENT_SHARE * kept)
     available = available_memory()
     if each * config.batch_size > available:
         raise TrainingError(

@@ -19,11 +19,7 @@ PLATEAU_FACTOR = 1 / 3
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A linear rise from 0, then a constant rate, or a fall to 1 % of it by a half cosine or exponentially.
 
-    Args:
-      rate: the highest learning rate.
-      shape: `constant`, `cosine` or `exponential`.
-      total_steps: of training, the rise included.
-      warmup_steps: of the rise.
+    `rate` is the highest, `shape` is `constant`, `cosine` or `exponential`; the rise is part of `total_steps`.
     """
 
     def __init__(self, rate: float, shape: str, total_steps: int, warmup_steps: int):
@@ -50,11 +46,9 @@ def build_optimizer(
     if config.schedule != "plateau":
         schedule = WarmupSchedule(rate, config.schedule, total_steps, warmup_steps)
     shared = {
-        "learning_rate": schedule,
-        "global_clipnorm": config.gradient_clip or None,
-        "use_ema": config.ema > 0,
+        "learning_rate": schedule, "global_clipnorm": config.gradient_clip or None, "use_ema": config.ema > 0,
         "ema_momentum": config.ema or 0.99,
-    }
+    }  # fmt: skip
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(momentum=0.9, nesterov=True, **shared)
     if config.optimizer == "rmsprop":

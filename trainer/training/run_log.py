@@ -27,11 +27,8 @@ class RunLog(keras.callbacks.Callback):
     `step/loss_scale` and `step/skipped_steps`, those whose gradients overflowed; `epoch/...` of each epoch.
     Below `validation/`: `epoch/...` under the same names, so that both are in one chart.
 
-    Args:
-      train, validation: writers of the two event files, which the caller closes: a stop leaves Keras's `fit` without
-        its end.
-      keeper: knows the step.
-      sample: data set and stream options of the batch to show; None shows none.
+    The caller closes the writers of the two event files: a stop leaves Keras's `fit` without its end. `sample` is the
+    data set and the stream options of the batch to show; None shows none.
     """
 
     def __init__(
