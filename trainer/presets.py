@@ -65,14 +65,8 @@ PRESETS: dict[str, Preset] = {
         "the same without equalisation and augmentation: what falls on images that were compressed otherwise",
         {**_SEPARABLE, "augment": "none"},
     ),
-    "vgg16-frozen": Preset(
-        "notebook: VGG16 with ImageNet weights, frozen, a new head",
-        {**_VGG, "model": "vgg16"},
-    ),
-    "vgg19-frozen": Preset(
-        "notebook: VGG19 with ImageNet weights, frozen, a new head",
-        {**_VGG, "model": "vgg19"},
-    ),
+    "vgg16-frozen": Preset("notebook: VGG16 with ImageNet weights, frozen, a new head", {**_VGG, "model": "vgg16"}),
+    "vgg19-frozen": Preset("notebook: VGG19 with ImageNet weights, frozen, a new head", {**_VGG, "model": "vgg19"}),
     "vgg16-fine-tuned": Preset(
         "VGG16 with ImageNet weights, frozen for 5 epochs, then its last block trains at a lower rate; augmented",
         {**_VGG, "model": "vgg16", "epochs": 15, "freeze_epochs": 5, "fine_tune_layers": 4, "augment": "light",

@@ -50,8 +50,7 @@ def make_run(root: Path, name: str, auc: float | None = None, **changes) -> Path
 def test_every_column_is_read(tmp_path):
     root = make_run(tmp_path, "one", 0.9, preset="robust", image_size=(64, 96))
     (one,), notes = compare_runs([root])
-    assert notes == [] and one.path == root
-    assert list(one.row) == list(COLUMNS)
+    assert notes == [] and one.path == root and list(one.row) == list(COLUMNS)
     assert list(one.row.values())[:6] == ["one", "cnn3", "robust", "64x96", 4, 7]
     measured = [one.row[name] for name in METRICS]
     assert measured == pytest.approx([0.9, 0.89, 0.88, 0.87, 0.86, 0.9, 0.84, 0.7, 0.7])

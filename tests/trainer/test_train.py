@@ -102,9 +102,7 @@ def test_from_the_command_line(data, tmp_path, capsys):
     (["--data", "{data}", "--batch-size", "5000"], 1, "fewer than a batch"),
     (["--data", "{data}", "--model-options", "filters"], 2, "filters: expected values by name, NAME=VALUE"),
     (["--data", "{data}", "--threads", "0"], 2, "--threads 0: expected a whole number of at least 1"),
-    (["--data", "{data}", "--cache", "memry"], 2, "disk, none; did you mean memory?"),
     (["--data", "{data}", "--checkpoint-seconds", "-1"], 2, "--checkpoint-seconds -1: expected a number of at"),
-    (["--data", "{data}", "--preset", "robst"], 2, "did you mean robust?"),
     (["--data", "{data}", "--epoch", "3"], 2, "has no option --epoch; did you mean --epochs?"),
 ])  # fmt: skip
 def test_what_is_refused_leaves_nothing_behind(data, tmp_path, capsys, arguments, status, message):

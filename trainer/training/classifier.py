@@ -33,13 +33,9 @@ class Classifier(keras.Model):
 
     def __init__(self, *args: Any, multi_label: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.steps, self.first_bad_step = (
-            self.add_weight(
-                name=name, shape=(), dtype="int32", initializer="zeros", trainable=False,
-                aggregation="only_first_replica",
-            )
-            for name in ("steps", "first_bad_step")
-        )  # fmt: skip
+        count = {"dtype": "int32", "initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
+        self.steps = self.add_weight(name="steps", shape=(), **count)
+        self.first_bad_step = self.add_weight(name="first_bad_step", shape=(), **count)
         kind = keras.metrics.BinaryAccuracy if multi_label else keras.metrics.SparseCategoricalAccuracy
         self.accuracy = kind(name="accuracy", dtype="float32")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 
 import cv2
@@ -416,11 +414,7 @@ def test_strengths_hold_what_they_name():
     strong = [*light, RandomBlur, RandomRescale, RandomNoise, RandomRecompression, RandomErasing]
     assert [type(layer) for layer in Augmentation.of("strong").layers(0)] == strong
     assert [type(layer) for layer in Augmentation(flip=True).layers(0)] == [RandomFlip]
-
-
-def test_settings_come_back_from_json():
-    chosen = Augmentation.of("strong", rotation_degrees=3.0, flip=True)
-    assert Augmentation(**json.loads(json.dumps(dataclasses.asdict(chosen)))) == chosen
+    chosen = Augmentation.of("strong", rotation_degrees=3.0)
     assert chosen.rotation_degrees == 3 and chosen.shift == Augmentation.of("strong").shift
 
 
@@ -436,10 +430,7 @@ def test_layers_survive_saving(tmp_path):
     (lambda: Augmentation.of("mild"), "augment='mild': expected one of none, light, strong"),
     (lambda: Augmentation.of("light", rotation=3), "has no option 'rotation'; did you mean rotation_degrees"),
     (lambda: Augmentation.of("light", shift=0.7), "shift=0.7: expected a number from 0 to 0.5"),
-    (lambda: Augmentation(noise_sigma=float("nan")), "noise_sigma=nan: expected a number"),
     (lambda: Augmentation(jpeg_quality=0), "jpeg_quality=0: expected a whole number from 1 to 100"),
-    (lambda: Augmentation(flip=1), "flip=1: expected true or false"),
-    (lambda: Augmentation(probability="0.5"), "probability='0.5': expected a number"),
 ])  # fmt: skip
 def test_impossible_ranges_are_refused(make, message):
     with pytest.raises(InputError, match=message):
