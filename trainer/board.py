@@ -93,8 +93,6 @@ def serve(root: Path, host: str, port: int | None) -> str:
       MissingExtraError: the package `tensorboard` is not installed.
     """
     _check_host(host)
-    # TensorBoard's own switch against TensorFlow, which it needs for nothing that it shows here
-    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     try:
         from tensorboard import default, program
         from tensorboard.data import server_ingester
@@ -165,6 +163,9 @@ def run(given: Given) -> int:
             "reaches the port sees the images",
             file=sys.stderr,
         )
+    _check_host(asked.host)
+    # TensorBoard's own switch against TensorFlow, which it needs for nothing that it shows here; of the whole process
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     url = serve(root, asked.host, asked.port)
     for wildcard in ("//0.0.0.0:", "//[::]:"):
         url = url.replace(wildcard, f"//{socket.gethostname()}:")

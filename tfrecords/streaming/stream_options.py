@@ -41,7 +41,7 @@ class StreamOptions(Options):
 
     title: ClassVar[str] = "stream"
 
-    split: str = option(Text(), "name of the split")
+    split: str = option(Text(may_be_empty=True), "name of the split")
     image_size: int | tuple[int, int] | None = option(
         Parsed(_read_size, f"a side of 1 to {LARGEST_SIZE} pixels, (height, width), or None"),
         "None streams native sizes, in batches of similar images, padded with black at the bottom and right to one of "
