@@ -1,11 +1,11 @@
-# make demo | make test | make test-slow | make test-jax | make lint | make bench | make clean
+# make demo | make test | make test-slow | make test-jax | make lint | make torture-inputs | make bench | make clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-jax lint bench clean
+.PHONY: help setup demo test test-slow test-jax lint torture-inputs bench clean
 
 help:
 	@echo 'make setup      a virtual environment in $(VENV) with everything'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test       linters and tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-jax   the trainer tests once more, with JAX instead of TensorFlow'
+	@echo 'make torture-inputs  the test images of installed packages, compared with other decoders; writes docs/formats.md'
 	@echo 'make bench      the figures of docs/performance.md (IMAGES=DIR; without it the phantoms of make demo)'
 	@echo 'make clean      remove what the above made'
 
@@ -60,6 +61,9 @@ test-slow: $(STAMP)
 test-jax: $(STAMP)
 	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" $(PARALLEL) tests/trainer
 
+torture-inputs: $(STAMP)
+	$(BIN)/python benchmarks/torture_inputs.py --write docs/formats.md
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/encodings.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/encodings.json
 	$(BIN)/python benchmarks/preprocess.py $(if $(IMAGES),--images $(IMAGES)) --json benchmarks/results/preprocess.json
@@ -69,6 +73,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/equal_footing.py --images $(or $(IMAGES),$(DEMO)/images) \
 		--json benchmarks/results/equal_footing.json
 	$(BIN)/python benchmarks/opening.py --json benchmarks/results/opening.json
+	$(BIN)/python benchmarks/tables.py --json benchmarks/results/tables.json
 	$(BIN)/python benchmarks/tune.py --load --data $(DEMO)/data --json benchmarks/results/tune.json
 	$(BIN)/python benchmarks/augment.py --json benchmarks/results/augment.json
 

@@ -22,6 +22,8 @@ BASE = [
 EXTRAS = {
     # What runs the preprocessing job and its workers: no TensorFlow.
     "beam": ["apache-beam>=2.77,<3", "scikit-learn>=1.6", "tensorboard>=2.21"],
+    # Parquet and Excel tables of labels.
+    "tables": ["pyarrow>=18", "openpyxl>=3.1"],
     # What reads data sets and trains: no Beam.
     "train": [
         "numba>=0.65",
@@ -52,7 +54,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["tune"] = [*EXTRAS["train"], "keras-tuner>=1.4.8", "grpcio", "rich"]
-EXTRAS["all"] = sorted({need for name in ("beam", "train", "tune", "dicom") for need in EXTRAS[name]})
+EXTRAS["all"] = sorted({need for name in ("beam", "tables", "train", "tune", "dicom") for need in EXTRAS[name]})
 
 setup(
     name="cxr-stream",
@@ -63,7 +65,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["cxr*", "tfrecords*", "beam_jobs*", "phantoms*", "trainer*", "tuner*"]),
-    package_data={"": ["*.html", "*.css"]},
+    package_data={"": ["*.html", "*.css", "*.toml"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cxr=cxr.cli:main"]},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 from beam_jobs.execution import pipeline as beam_pipeline
 from beam_jobs.execution.limits import check_disk, check_rejects, check_written
@@ -23,14 +27,18 @@ from beam_jobs.preprocess_config import TFDS_PREFIX, PreprocessConfig
 from beam_jobs.results.closing_report import JobSummary
 from beam_jobs.results.finish import finish
 from beam_jobs.results.job_log import JobLog
-from beam_jobs.sources.source import FolderSource, Source, SourceImage, open_source
+from beam_jobs.sources.image_list import ImageList, list_images
+from beam_jobs.sources.source_image import SourceImage
+from beam_jobs.sources.stores import Folder, Store, open_store
 from beam_jobs.sources.tfds_source import materialize_tfds
 from cxr.errors import InputError, OutputError
 from cxr.files import read_json, write_atomically
 from cxr.machine import usable_cores
+from cxr.tables import TABLE_SUFFIXES, is_table
 from tfrecords.format.manifest import read_manifest
 from tfrecords.format.schema import SCHEMA_VERSION
 from tfrecords.format.shards import AUDIT_NAME, REJECTS_NAME, index_path
+from tfrecords.images.scale import FULL, choose_scale
 
 _DISTRIBUTIONS = (
     "cxr-stream", "apache-beam", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "blake3",
@@ -63,16 +71,17 @@ def _preprocess(config: PreprocessConfig, beam_arguments: Sequence[str], quiet: 
     began = time.monotonic()
     workspace = Workspace(config.output)
     if not config.input.startswith(TFDS_PREFIX):
-        # before anything is made: a missing input must not leave an empty output behind
-        source: Source = open_source(config.input, config.images_root)
+        # before anything is made: an input that cannot be read must not leave an empty output behind
+        source, catalogue = read_source(config)
         _refuse_output_in_input(source, workspace)
     with workspace.locked():
         if config.input.startswith(TFDS_PREFIX):
             archive = workspace.archive(f"{config.input} {config.tfds_data_dir}")
             source = materialize_tfds(config.input.removeprefix(TFDS_PREFIX), archive, config.tfds_data_dir, quiet)
-        listing = list(source.list())
-        if not listing:
-            raise InputError(f"the input {config.input} has no images")
+            catalogue = list_images(source, dataclasses.replace(config.reading, trusted=True), layout="none")
+        if not quiet:
+            print("\n".join(catalogue.described), flush=True)
+        listing = catalogue.images
         fingerprint = fingerprint_listing(listing)
         job = {"options": config.result_options(), "versions": _versions()}
         if not config.overwrite and _is_finished(workspace, job, fingerprint):
@@ -85,12 +94,61 @@ def _preprocess(config: PreprocessConfig, beam_arguments: Sequence[str], quiet: 
         with JobLog(workspace) as log:
             if built is None or built.source["listing"] != fingerprint:
                 building = _Building(config, workspace, log, source, beam_arguments, quiet)
-                written, kept = building.run(listing, described)
+                written, kept = building.run(listing, catalogue.label_names, described)
             workspace.publish()
             took = time.monotonic() - began
             summary = _summarise(workspace, seconds=took, written_images=written, kept_shards=kept, logged=log.active)
             log.describe(summary)
         return summary
+
+
+def describe_source(config: PreprocessConfig) -> str:
+    """What a job would take its input for, and how many images of each label would come into each split.
+
+    Splits by patient are those of the job, unless DICOM headers name the patients: files are not opened.
+
+    Raises:
+      InputError: as for `read_source`, or `make_plan` refuses what it says.
+    """
+    if config.input.startswith(TFDS_PREFIX):
+        raise InputError(f"--dry-run: {config.input} has to be copied before it can be looked at; leave --dry-run out")
+    _, catalogue = read_source(config)
+    plan = make_plan([IndexRow(image, None) for image in catalogue.images], config, catalogue.label_names)
+    counts: dict[str, collections.Counter[int]] = {shard.split: collections.Counter() for shard in plan.shards}
+    totals: collections.Counter[str] = collections.Counter()
+    patients: dict[str, set[str]] = collections.defaultdict(set)
+    for image in plan.images:
+        counts[image.split].update(image.labels)
+        totals[image.split] += 1
+        patients[image.split].add(image.patient)
+    rows = [
+        [split, totals[split], len(patients[split]), *(of[index] for index in range(len(plan.labels)))]
+        for split, of in counts.items()
+    ]
+    own = f"nothing names the patient of {plan.own_patients} images" if plan.own_patients else ""
+    table = tabulate(rows, ["split", "images", "patients", *plan.labels])
+    notes = [f"note: {note}" for note in (*plan.notes, own) if note]
+    return "\n".join([*catalogue.described, "", table, "", *notes, "dry run: nothing was written"])
+
+
+def read_source(config: PreprocessConfig) -> tuple[Store, ImageList]:
+    """The files of an input that is no TFDS data set, and what it says of its images.
+
+    Raises:
+      InputError: it cannot be read, or what it means is not certain.
+    """
+    reading, location = config.reading, config.input
+    if is_table(location.partition("#")[0]) and not Path(location).is_dir():
+        table = os.path.abspath(location)  # noqa: PTH100 - a link is to keep its name
+        location = config.images_root or os.path.dirname(table)  # noqa: PTH120
+        reading = dataclasses.replace(reading, table=(table, *(reading.table or ())))
+    elif config.images_root:
+        raise InputError(
+            f"--images-root {config.images_root}: only a table ({', '.join(TABLE_SUFFIXES)}) as --input has paths to "
+            f"look for there; received --input {location}"
+        )
+    store = open_store(location)
+    return store, list_images(store, reading, config.layout)
 
 
 def _summarise(workspace: Workspace, **facts: Any) -> JobSummary:
@@ -100,9 +158,9 @@ def _summarise(workspace: Workspace, **facts: Any) -> JobSummary:
     return JobSummary(read_manifest(workspace.output), report, rejects, **facts)
 
 
-def _refuse_output_in_input(source: Source, workspace: Workspace) -> None:
+def _refuse_output_in_input(source: Store, workspace: Workspace) -> None:
     root, output = Path(source.root).resolve(), workspace.output.resolve()
-    if isinstance(source, FolderSource) and output.is_relative_to(root):
+    if isinstance(source, Folder) and output.is_relative_to(root):
         where = f"the output {output} lies inside the input {root}"
         raise InputError(f"{where}, and would be taken for images; expected one elsewhere")
 
@@ -120,14 +178,16 @@ class _Building:
     """
 
     def __init__(
-        self, config: PreprocessConfig, workspace: Workspace, log: JobLog, source: Source,
+        self, config: PreprocessConfig, workspace: Workspace, log: JobLog, source: Store,
         beam_arguments: Sequence[str], quiet: bool,
     ):  # fmt: skip
         self._config, self._workspace, self._log, self._quiet = config, workspace, log, quiet
         self._source = source
         self._options = beam_pipeline.make_options(beam_arguments, usable_cores())
 
-    def run(self, listing: list[SourceImage], described: dict[str, Any]) -> tuple[int, int]:
+    def run(
+        self, listing: list[SourceImage], names: Sequence[str] | None, described: dict[str, Any]
+    ) -> tuple[int, int]:
         """Does all of it: (images written, shards that were finished before)."""
         config, total = self._config, len(listing)
         with self._log.stage("headers_read"):
@@ -135,14 +195,16 @@ class _Building:
         rejects = [(row.image.path, row.reject) for row in rows if row.reject]
         check_rejects(rejects, total, config, "so far only headers were read; ")  # before hours of writing
         usable = [row for row in rows if not row.reject]
+        usable, scale, undecodable = self._choose_scale(usable)
+        rejects += undecodable
         dropped: list[tuple[str, str]] = []
         if config.duplicates != "keep":
             with self._log.stage("images_compared", len(rejects)):
-                usable, dropped, undecodable = self._compare_pixels(usable)
+                usable, dropped, undecodable = self._compare_pixels(usable, scale)
             rejects += undecodable
             check_rejects(rejects, total, config)
-        plan = make_plan(usable, config)
-        settings = self._settings(plan)
+        plan = make_plan(usable, config, names)
+        settings = self._settings(plan, scale)
         todo = [shard for shard in plan.shards if not read_finished(settings, shard, every_byte=True)]
         check_disk(self._workspace.output, todo, settings)
         with self._log.stage("images_written", len(rejects)):
@@ -175,19 +237,34 @@ class _Building:
         self._run_tasks("ScanImages", work, tasks, len(rows), "reading headers", small=True)
         return _read_results(tasks)
 
-    def _compare_pixels(self, rows: list[IndexRow]) -> Deduplicated:
+    def _choose_scale(self, rows: list[IndexRow]) -> tuple[list[IndexRow], int, list[tuple[str, str]]]:
+        """(usable rows, the scale of the data set in bits, (path, reason) of images that cannot be decoded)."""
+        deep = [row for row in rows if row.header and row.header.bit_depth == 16]
+        if self._config.scale == "full" or not deep:
+            return rows, FULL, []
+        tasks = write_tasks(self._workspace.hashes, deep)
+        work = partial(beam_pipeline.count_bits_task, max_pixels=self._config.max_pixels)
+        self._run_tasks("CountBits", work, tasks, len(deep), "finding the scale")
+        counted = _read_results(tasks)
+        rejects = [(row.image.path, row.reject) for row in counted if row.reject]
+        bad = {path for path, _ in rejects}
+        scale = choose_scale(self._config.scale, [row.bits_in_use for row in counted if not row.reject])
+        return [row for row in rows if row.image.path not in bad], scale, rejects
+
+    def _compare_pixels(self, rows: list[IndexRow], scale: int) -> Deduplicated:
         candidates = find_candidates(rows)
         tasks = write_tasks(self._workspace.hashes, candidates)
         depth = common_bit_depth(rows)
-        work = partial(beam_pipeline.hash_task, max_pixels=self._config.max_pixels, bit_depth=depth)
+        work = partial(beam_pipeline.hash_task, max_pixels=self._config.max_pixels, bit_depth=depth, scale=scale)
         self._run_tasks("HashPixels", work, tasks, len(candidates), "finding duplicates")
         return resolve_duplicates(rows, _read_results(tasks), self._config.duplicates)
 
-    def _settings(self, plan: Plan) -> ShardSettings:
+    def _settings(self, plan: Plan, scale: int) -> ShardSettings:
         config, workspace = self._config, self._workspace
         return ShardSettings(
             str(workspace.build), str(workspace.results), config.name, config.encoding, config.sizes,
             config.rung_encoding, plan.bit_depth, plan.multi_label, len(plan.labels), config.max_pixels,
+            plan.unknown_labels, plan.groups, scale,
         )  # fmt: skip
 
     def _write_shards(self, plan: Plan, todo: Sequence[ShardPlan], settings: ShardSettings) -> list[ShardResult]:

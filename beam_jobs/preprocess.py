@@ -40,11 +40,14 @@ class ShownOptions(Options):
 def run(given: Given) -> int:
     """Makes, or completes, the data set that a command line describes."""
     pipeline = _import_pipeline()
-    from beam_jobs.job import preprocess
+    from beam_jobs.job import describe_source, preprocess
     from beam_jobs.results.closing_report import closing_report
 
     pipeline.check_beam_arguments(given.rest, COMMAND.flags)
     config = given.make(PreprocessConfig, patient_salt=os.environ.get(SALT_VARIABLE))
+    if config.dry_run:
+        print(describe_source(config))
+        return 0
     try:
         summary = preprocess(config, given.rest, given.get("quiet", False))
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ COMMANDS = {
     "fetch": ("phantoms.fetch", "download a public data set"),
     "phantom": ("phantoms.phantom", "draw a synthetic chest X-ray set to try things on"),
     "preprocess": ("beam_jobs.preprocess", "turn images into a verified TFRecord data set"),
+    "layouts": ("beam_jobs.layouts", "list the public data sets that preprocess recognises"),
     "inspect": ("tfrecords.inspect", "show what is in a data set"),
     "verify": ("tfrecords.verify", "check every record of a data set"),
     "bench": ("tfrecords.bench", "measure how fast a data set streams, and what limits it"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr.extras import needing
-from tfrecords.format.choices import check_split, choose_rung, class_weights
+from tfrecords.format.choices import check_split, choose_rung, class_weights, small_split
 from tfrecords.format.manifest import Manifest, Split, read_manifest
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ class XrayDataset:
     def counts(self, split: str) -> dict[str, int]:
         """Images of a split by label name."""
         return dict(self._split(split).labels)
+
+    def small_split(self, split: str) -> str | None:
+        """What to tell people of a split that is too small to measure on, or None."""
+        return small_split(split, self._split(split))
 
     def _split(self, split: str) -> Split:
         check_split(self.manifest, split, may_be_empty=True)

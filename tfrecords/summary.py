@@ -5,7 +5,7 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from cxr.console import format_bytes
-from tfrecords.format.manifest import Manifest
+from tfrecords.format.manifest import Manifest, Split
 
 
 def manifest_tables(manifest: Manifest) -> str:
@@ -19,11 +19,17 @@ def _split_table(manifest: Manifest) -> str:
             name,
             split.images,
             split.patients,
-            *(f"{count} ({count / max(1, split.images):.1%})" for count in split.labels.values()),
+            *(_label_cell(split, label) for label in manifest.labels),
         ]
         for name, split in manifest.splits.items()
     ]
     return tabulate(rows, ["split", "images", "patients", *manifest.labels], colalign=_right(3 + len(manifest.labels)))
+
+
+def _label_cell(split: Split, label: str) -> str:
+    """`12 (30.0%)` of the images of which it is known, and how many those of which it is not."""
+    count, unknown = split.labels[label], split.unknown.get(label, 0)
+    return f"{count} ({count / max(1, split.images - unknown):.1%})" + (f", {unknown} unknown" if unknown else "")
 
 
 def _rung_table(manifest: Manifest) -> str:

@@ -28,12 +28,13 @@ from tfrecords.format.manifest import (
     combine_statistics,
     common_channels,
     fingerprint,
+    more_of,
     read_manifest,
     size_histogram,
 )
 from tfrecords.format.rules import Rules
 from tfrecords.format.schema import Record
-from tfrecords.format.shard_index import MEND, TEXTS, IndexWriter, read_numbers, read_texts
+from tfrecords.format.shard_index import MEND, IndexWriter, read_numbers, read_texts
 from tfrecords.format.shards import (
     AUDIT_NAME,
     AUDIT_PAGE_NAME,
@@ -76,7 +77,7 @@ def check_shard(path: Path, expected: Shard, rules: Rules, deep: bool) -> ShardC
       deep: decode each image and compare the hash of its pixels.
     """
     labels = rules.labels if rules.schema.multi_label else None
-    index, check = IndexWriter(labels), ShardCheck([], [], [])
+    index, check = IndexWriter(labels, rules.schema.groups), ShardCheck([], [], [])
     _check_records(path, expected, rules, deep, index, check)
     check.faults.extend(_check_index(path, expected, index, labels))
     return check
@@ -115,7 +116,7 @@ def _check_index(path: Path, expected: Shard, records: IndexWriter, labels: int 
     index = index_path(path)
     try:
         numbers = read_numbers(index, expected, labels)
-        texts = {name: read_texts(index, expected, name) for name in TEXTS}
+        texts = {name: read_texts(index, expected, name) for name in records.text_names}
         fault = _differs(hash_file(index), expected.index_blake3)
     except (DatasetError, OSError) as error:
         return [str(error)]
@@ -285,7 +286,7 @@ def _check_together(root: Path, manifest: Manifest, checks: dict[tuple[str, str,
         statistics = [
             found
             for (rung, name, _), check in checks.items()
-            if (rung, name) == (FULL_RUNG, "train")
+            if rung == FULL_RUNG and (name == "train" or "train" not in manifest.splits)
             for found in check.statistics
         ]
         faults += [f"{root}: {fault}" for fault in _check_statistics(manifest, statistics)]
@@ -302,7 +303,7 @@ def _check_images(manifest: Manifest, by_split: dict[str, list[Record]]) -> Iter
         kinds = " and ".join(map(str, sorted({record.channels for record in records})))
         yield f"the images have {kinds} channels; the manifest says {manifest.channels}"
     found = fingerprint(
-        ImageEntry(record.path, record.pixel_hash, record.labels, record.patient, split)
+        ImageEntry(record.path, record.pixel_hash, record.labels, record.patient, split, more_of(vars(record)))
         for split, records in by_split.items()
         for record in records
     )
@@ -331,12 +332,17 @@ def _check_split(root: Path, manifest: Manifest, name: str, split: Split, record
     counted = {label: labels[index] for index, label in enumerate(manifest.labels)}
     if counted != split.labels:
         faults.append(f"{root}: split '{name}' has labels {counted}; the manifest says {split.labels}")
+    unknown = collections.Counter(manifest.labels[label] for record in records for label in record.unknown)
+    if unknown != collections.Counter(split.unknown):
+        faults.append(f"{root}: split '{name}' has unknown labels {dict(unknown)}; the manifest says {split.unknown}")
     return faults
 
 
 def _compare_rungs(records: Sequence[Record], full: Sequence[Record], size: int | None) -> str | None:
     """How a shard of a rung differs from that of full resolution, or None."""
-    here, there = ([(record.path, record.patient, record.labels) for record in some] for some in (records, full))
+    here, there = (
+        [(record.path, record.patient, record.labels, record.unknown) for record in some] for some in (records, full)
+    )
     if here != there:
         return f"holds other images, labels or patients, or another order, than {FULL_RUNG}"
     for record, whole in zip(records, full, strict=True):

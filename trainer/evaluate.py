@@ -108,7 +108,7 @@ def evaluate(
 
     Returns:
       What `metrics.json` holds, see `trainer.evaluation.metrics.evaluate_predictions`; besides `run`, `split`, `data`,
-      `shifts` by name and `worst` of them.
+      `subgroups` (`evaluate_subgroups`), `shifts` by name and `worst` of them.
 
     Raises:
       InputError: no such split, data that do not fit the run, or a rule that cannot be met.
@@ -117,6 +117,7 @@ def evaluate(
     from cxr.errors import OutputError
     from cxr.files import write_json
     from trainer.evaluation.metrics import evaluate_predictions
+    from trainer.evaluation.subgroups import evaluate_subgroups
     from trainer.facts import VALIDATION
     from trainer.report import write_report
     from trainer.training.trained import load_model
@@ -140,6 +141,7 @@ def evaluate(
         "run": run.name, "split": split, "data": str(data.root), "data_digest": data.manifest.digest,
         "weights": run.weights_digest(),
         **evaluate_predictions(predictions, point, run.facts.positive, bootstrap),
+        "subgroups": evaluate_subgroups(predictions, point, run.facts.positive, bootstrap),
         "shifts": None, "worst": None,
     }  # fmt: skip
     if shifts:
@@ -194,7 +196,14 @@ def summary_text(metrics: dict[str, Any]) -> str:
     from tabulate import tabulate
 
     from cxr.page import number
-    from trainer.report.evaluation_words import LEVEL_TEXT, SHIFT_COLUMNS, interval, metric_name, shift_sentence
+    from trainer.report.evaluation_words import (
+        LEVEL_TEXT,
+        SHIFT_COLUMNS,
+        interval,
+        metric_name,
+        shift_sentence,
+        subgroup_table,
+    )
 
     values = metrics["metrics"]
     of = f" of {metrics['positive']}" if metrics["positive"] else ", mean over labels"
@@ -205,6 +214,8 @@ def summary_text(metrics: dict[str, Any]) -> str:
         f"{metrics['patients']} patients{of}; operating point {metrics['operating_point']['rule']}",
         tabulate(rows, head, disable_numparse=True, colalign=("left", "right", "left")),
     ]
+    if metrics["subgroups"]:
+        text.append(tabulate(*subgroup_table(metrics), disable_numparse=True))
     if metrics["shifts"]:
         found = {"(unchanged)": values, **{shift: one["metrics"] for shift, one in metrics["shifts"].items()}}
         rows = [[shift, *(number(one[name]["value"], 4) for name in SHIFT_COLUMNS)] for shift, one in found.items()]

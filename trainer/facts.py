@@ -32,6 +32,7 @@ class DataFacts:
       pixel_mean, pixel_std: of the training pixels, in [0, 1] of full scale.
       images: number by split.
       rungs: short sides of its smaller rungs, in pixels.
+      scale: bits that the white of 16-bit files has, see `tfrecords.images.scale`.
     """
 
     path: str
@@ -45,6 +46,7 @@ class DataFacts:
     pixel_std: float
     images: Mapping[str, int]
     rungs: tuple[int, ...] = ()
+    scale: int = 16
 
     @property
     def task(self) -> Task:
@@ -79,6 +81,7 @@ class DataFacts:
             str(data.root.resolve()), data.manifest.digest, labels, data.multi_label, positive, data.channels,
             data.bit_depth, data.pixel_mean, data.pixel_std, {split: data.images(split) for split in data.splits},
             tuple(sorted(rung.size for rung in data.manifest.rungs.values() if rung.size is not None)),
+            data.manifest.scale,
         )  # fmt: skip
 
     def check_same_kind(self, data: XrayDataset) -> None:

@@ -113,6 +113,8 @@ def run(given: Given) -> int:
         from trainer.training.loop import train
 
         print(_introduction(run), flush=True)
+        if warning := data.small_split("val"):
+            print(f"WARNING {warning}", flush=True)
         try:
             history = train(
                 run, data, resume=asked.resume, stop=stop, checkpoint_seconds=asked.checkpoint_seconds,

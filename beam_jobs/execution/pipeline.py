@@ -20,9 +20,9 @@ from apache_beam.options import pipeline_options
 
 from beam_jobs.execution.progress import ProgressWriter, run_with_bar
 from beam_jobs.execution.shard_writer import ShardSettings, write_shard
-from beam_jobs.planning.headers import hash_image, run_task, scan_image
+from beam_jobs.planning.headers import count_bits, hash_image, run_task, scan_image
 from beam_jobs.planning.plan import ShardPlan
-from beam_jobs.sources.source import Source
+from beam_jobs.sources.stores import Store
 from cxr.errors import CxrError, UsageError
 from cxr.options import nearest
 
@@ -32,7 +32,7 @@ _LOCAL_NAMES = ("fnapirunner", "directrunner", "direct", "switchingdirectrunner"
 
 
 Report = Callable[[int, int], None]
-Work = Callable[[Path, Source, Report], dict[str, int]]
+Work = Callable[[Path, Store, Report], dict[str, int]]
 """Does one task, a file, on images of the source; told images and bytes as they are done, and returns what to count."""
 
 
@@ -52,7 +52,7 @@ class Stage(beam.DoFn):
 
     _progress: ProgressWriter
 
-    def __init__(self, name: str, work: Work, source: Source, progress: Path, driver: int | None):
+    def __init__(self, name: str, work: Work, source: Store, progress: Path, driver: int | None):
         self.name, self._work, self._source = name, work, source
         self._folder, self._driver = progress, driver
 
@@ -75,19 +75,27 @@ class Stage(beam.DoFn):
         self._progress.add(images, size)
 
 
-def scan_task(task: Path, source: Source, report: Report, *, max_pixels: int, salt: str) -> dict[str, int]:
+def scan_task(task: Path, source: Store, report: Report, *, max_pixels: int, salt: str) -> dict[str, int]:
     """Reads the header of every image of a task (`headers.write_tasks`); the rows are written beside the task."""
     rows = run_task(task, lambda row: scan_image(source, row.image, max_pixels, salt), report)
     return {"unreadable_headers": sum(row.reject is not None for row in rows)}
 
 
-def hash_task(task: Path, source: Source, report: Report, *, max_pixels: int, bit_depth: int) -> dict[str, int]:
-    """Decodes every image of a task; its rows with pixel hashes are written beside the task."""
-    run_task(task, lambda row: hash_image(source, row, max_pixels, bit_depth), report)
+def count_bits_task(task: Path, source: Store, report: Report, *, max_pixels: int) -> dict[str, int]:
+    """Decodes every image of a task; its rows with the bits in use are written beside the task."""
+    run_task(task, lambda row: count_bits(source, row, max_pixels), report)
     return {}
 
 
-def write_task(task: Path, source: Source, report: Report, *, settings: ShardSettings) -> dict[str, int]:
+def hash_task(
+    task: Path, source: Store, report: Report, *, max_pixels: int, bit_depth: int, scale: int
+) -> dict[str, int]:
+    """Decodes every image of a task; its rows with pixel hashes are written beside the task."""
+    run_task(task, lambda row: hash_image(source, row, max_pixels, bit_depth, scale), report)
+    return {}
+
+
+def write_task(task: Path, source: Store, report: Report, *, settings: ShardSettings) -> dict[str, int]:
     """Writes the shard of a task, a plan, in every rung."""
     result = write_shard(settings, ShardPlan.from_json(task.read_text(encoding="utf-8")), source, report)
     written = sum(shard.bytes for shard in result.files.values())

@@ -17,8 +17,9 @@ import blake3
 import cv2
 import numpy as np
 
+from beam_jobs.execution.rings import ring_of, write_rings
 from beam_jobs.planning.plan import PlannedImage, ShardPlan
-from beam_jobs.sources.source import Source
+from beam_jobs.sources.stores import Store
 from cxr.errors import ImageError, OutputError
 from cxr.files import temporary_name
 from tfrecords.format.framing import RecordWriter, hash_file
@@ -28,6 +29,7 @@ from tfrecords.format.shard_index import IndexWriter
 from tfrecords.format.shards import FULL_RUNG, index_path, rung_name, shard_path
 from tfrecords.images import codec
 from tfrecords.images.decode import DecodedImage, decode
+from tfrecords.images.scale import FULL
 
 READERS = 2
 """Threads of a worker that wait for the source. One more thread decodes, and the worker's own writes: with
@@ -54,6 +56,9 @@ class ShardSettings:
       multi_label: records hold any number of labels.
       labels: number of label names.
       max_pixels: limit on width x height.
+      unknown_labels: records say which labels are not known.
+      groups: those of `schema.GROUPS` that records have.
+      scale: bits that the white of 16-bit images has, see `tfrecords.images.scale`.
     """
 
     build: str
@@ -66,6 +71,9 @@ class ShardSettings:
     multi_label: bool
     labels: int
     max_pixels: int
+    unknown_labels: bool = False
+    groups: tuple[str, ...] = ()
+    scale: int = FULL
 
     @functools.cached_property
     def rungs(self) -> dict[str, tuple[int | None, str]]:
@@ -77,7 +85,7 @@ class ShardSettings:
     def schemas(self) -> dict[str, RecordSchema]:
         """The feature table of every rung."""
         return {
-            rung: RecordSchema(raw=encoding == "raw", multi_label=self.multi_label)
+            rung: RecordSchema(encoding == "raw", self.multi_label, self.unknown_labels, self.groups)
             for rung, (_, encoding) in self.rungs.items()
         }
 
@@ -114,12 +122,15 @@ class ShardResult:
       files: by rung.
       images: those in it, in order.
       rejects: (path, reason) of those left out.
+      rings_bytes, rings_blake3: size and checksum of the file at `rings_path`, the outer ring of each of `images`.
     """
 
     made_from: str
     files: dict[str, Shard]
     images: tuple[WrittenImage, ...]
     rejects: tuple[tuple[str, str], ...]
+    rings_bytes: int
+    rings_blake3: str
 
     def to_json(self) -> str:
         """The result as JSON."""
@@ -134,12 +145,19 @@ class ShardResult:
             {rung: Shard(**shard) for rung, shard in fields["files"].items()},
             tuple(WrittenImage(**image) for image in fields["images"]),
             tuple((path, reason) for path, reason in fields["rejects"]),
+            fields["rings_bytes"],
+            fields["rings_blake3"],
         )
 
 
 def result_path(settings: ShardSettings, plan: ShardPlan) -> Path:
     """Where a shard's result lies; it is written after the shard's files are in place."""
     return Path(settings.results, f"{plan.split}-{plan.index:05d}.json")
+
+
+def rings_path(settings: ShardSettings, plan: ShardPlan) -> Path:
+    """Where the outer rings of a shard's images lie, beside its result."""
+    return result_path(settings, plan).with_suffix(".rings.npy")
 
 
 def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = False) -> ShardResult | None:
@@ -158,24 +176,26 @@ def read_finished(settings: ShardSettings, plan: ShardPlan, every_byte: bool = F
         paths = shard_paths(settings, plan)
         if result.made_from != _fingerprint(settings, plan) or paths.keys() != result.files.keys():
             return None
+        files = [(rings_path(settings, plan), result.rings_bytes, result.rings_blake3)]
         for rung, path in paths.items():
             shard = result.files[rung]
-            beside = index_path(path), shard.index_bytes, shard.index_blake3
-            for file, size, checksum in ((path, shard.bytes, shard.blake3), beside):
-                if file.stat().st_size != size or (every_byte and hash_file(file) != checksum):
-                    return None
+            files.append((path, shard.bytes, shard.blake3))
+            files.append((index_path(path), shard.index_bytes, shard.index_blake3))
+        for file, size, checksum in files:
+            if file.stat().st_size != size or (every_byte and hash_file(file) != checksum):
+                return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return result
 
 
 def write_shard(
-    settings: ShardSettings, plan: ShardPlan, source: Source, report: Callable[[int, int], None]
+    settings: ShardSettings, plan: ShardPlan, source: Store, report: Callable[[int, int], None]
 ) -> ShardResult:
     """Writes one shard and its index in every rung, unless it is finished already.
 
-    The files are written under temporary names and renamed when whole; the result file comes last. What a
-    run writes is a function of its arguments alone, so a second worker on the same shard does no harm.
+    The files are written under temporary names and renamed when whole; the rings and then the result come last.
+    What a run writes is a function of its arguments alone, so a second worker on the same shard does no harm.
 
     Args:
       settings, plan: of the shard.
@@ -194,6 +214,7 @@ def write_shard(
     temporary = {path: temporary_name(path) for shard in paths.values() for path in (shard, index_path(shard))}
     unfinished = temporary_name(target)
     images: list[WrittenImage] = []
+    rings: list[np.ndarray] = []
     rejects: list[tuple[str, str]] = []
     try:
         with contextlib.ExitStack() as stack:
@@ -202,13 +223,17 @@ def write_shard(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # a buffer for the few bytes of framing; images are larger and go past it uncopied
                 file = stack.enter_context(open(temporary[path], "wb", buffering=BUFFER_BYTES))
-                writers[rung] = RecordWriter(file), IndexWriter(settings.labels if settings.multi_label else None)
+                writers[rung] = (
+                    RecordWriter(file),
+                    IndexWriter(settings.labels if settings.multi_label else None, settings.groups),
+                )
             for image, prepared in _prepare_ahead(settings, plan, source):
                 if isinstance(prepared, ImageError):
                     rejects.append((image.path, str(prepared)))
                 else:
-                    written, payloads = prepared
+                    written, payloads, ring = prepared
                     images.append(written)
+                    rings.append(ring)
                     for rung, (record, span, payload) in payloads.items():
                         shard, index = writers[rung]
                         index.add(record, span, shard.write(payload))
@@ -220,7 +245,8 @@ def write_shard(
             files[rung] = Shard(shard.records, shard.bytes, shard.checksum, beside.bytes, beside.checksum)
         for path, written_path in temporary.items():
             written_path.replace(path)
-        result = ShardResult(_fingerprint(settings, plan), files, tuple(images), tuple(rejects))
+        kept = write_rings(rings_path(settings, plan), rings)
+        result = ShardResult(_fingerprint(settings, plan), files, tuple(images), tuple(rejects), *kept)
         unfinished.write_text(result.to_json(), encoding="utf-8")
         unfinished.replace(target)
     except OSError as error:
@@ -252,12 +278,13 @@ def shard_paths(settings: ShardSettings, plan: ShardPlan) -> dict[str, Path]:
     }
 
 
-Prepared = tuple[WrittenImage, dict[str, tuple[Record, tuple[int, int], bytes]]]
-"""What became known of an image and, by rung: its record without the image, where the data holds it, and the data."""
+Prepared = tuple[WrittenImage, dict[str, tuple[Record, tuple[int, int], bytes]], np.ndarray]
+"""What became known of an image; by rung, its record without the image, where the data holds it, and the data; its
+outer ring."""
 
 
 def _prepare_ahead(
-    settings: ShardSettings, plan: ShardPlan, source: Source
+    settings: ShardSettings, plan: ShardPlan, source: Store
 ) -> Iterator[tuple[PlannedImage, Prepared | ImageError]]:
     """Yields the images of a shard in order, read and prepared by threads a few images ahead."""
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as preparer:
@@ -277,7 +304,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
     """Decodes, checks, downscales and serializes one image that is being read."""
     try:
         data = read.result()
-        decoded = decode(data, settings.max_pixels)
+        decoded = decode(data, settings.max_pixels, settings.scale)
     except ImageError as error:
         return error
     pixels = codec.raise_depth(decoded.pixels, settings.bit_depth)
@@ -292,6 +319,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
             bit_depth=settings.bit_depth, label=image.labels if settings.multi_label else image.labels[0],
             cause=image.cause, patient=image.patient, path=image.path,
             pixel_hash=records[0].pixel_hash if records and shown is pixels else codec.hash_pixels(shown),
+            unknown=image.unknown, **dict(zip(settings.groups, image.groups, strict=True)),
         )  # fmt: skip
         records.append(record)
         payload = settings.schemas[rung].serialize(record)
@@ -299,7 +327,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
         payloads[rung] = dataclasses.replace(record, image=b""), span, payload
     full, statistics = records[0], codec.pixel_statistics(pixels)
     about = image.path, full.height, full.width, full.channels, full.pixel_hash
-    return WrittenImage(*about, *statistics, full.encoding), payloads
+    return WrittenImage(*about, *statistics, full.encoding), payloads, ring_of(decoded.pixels)
 
 
 def _store(

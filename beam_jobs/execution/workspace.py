@@ -4,7 +4,7 @@
     DIR/.work/index/         headers read so far
     DIR/.work/hashes/        pixel hashes, where duplicates have to be known before writing
     DIR/.work/plan/          one file a shard
-    DIR/.work/results/       one file a finished shard
+    DIR/.work/results/       one file a finished shard, and the outer rings of its images
     DIR/.work/build/         the data set in the making
     DIR/.work/*.zip          a TFDS source, copied
     DIR/.work/old/           folders of the data set that is being replaced

@@ -16,11 +16,13 @@ from typing import Any
 
 import blake3
 
-from beam_jobs.sources.source import Source, SourceImage
+from beam_jobs.sources.source_image import SourceImage
+from beam_jobs.sources.stores import Store
 from cxr.errors import ImageError
 from cxr.files import write_atomically
 from tfrecords.images.codec import hash_pixels, raise_depth
-from tfrecords.images.decode import ImageHeader, decode, read_header
+from tfrecords.images.decode import ImageHeader, count_bits_in_use, decode, read_header
+from tfrecords.images.scale import FULL
 
 HEAD_BYTES = 1 << 16
 """Enough of a file for the header of nearly every image; the rest is read where it is not."""
@@ -44,12 +46,14 @@ class IndexRow:
       header: what the file's header says, or None where it cannot be read.
       reject: why the image cannot be used, or None.
       pixel_hash: of the decoded pixels, where duplicates have to be known before writing.
+      bits_in_use: of an image of 16 bits whose file does not state its scale, see `tfrecords.images.scale`.
     """
 
     image: SourceImage
     header: ImageHeader | None
     reject: str | None = None
     pixel_hash: str | None = None
+    bits_in_use: int | None = None
 
     def to_json(self) -> str:
         """The row as one line of JSON."""
@@ -59,14 +63,14 @@ class IndexRow:
     def from_json(cls, line: str) -> IndexRow:
         """The row that `to_json` wrote."""
         row = json.loads(line)
-        row["image"]["labels"] = tuple(row["image"]["labels"])
-        header = row["header"]
+        row["image"] |= {name: tuple(row["image"][name]) for name in ("labels", "unknown")}
+        image, header = SourceImage(**row.pop("image")), row.pop("header")
         if header is not None:
             header["quantisation"] = tuple(header["quantisation"])
-        return cls(SourceImage(**row["image"]), header and ImageHeader(**header), row["reject"], row["pixel_hash"])
+        return cls(image, header and ImageHeader(**header), **row)
 
 
-def scan_image(source: Source, image: SourceImage, max_pixels: int, salt: str) -> IndexRow:
+def scan_image(source: Store, image: SourceImage, max_pixels: int, salt: str) -> IndexRow:
     """Reads the header of one image; what is wrong with it becomes the row's `reject`."""
     limit = max_pixels * 8 + LARGEST_HEADER
     if image.bytes > limit:  # a decompression bomb in a zip, or no image at all
@@ -83,10 +87,18 @@ def scan_image(source: Source, image: SourceImage, max_pixels: int, salt: str) -
         return IndexRow(image, None, str(error))
 
 
-def hash_image(source: Source, row: IndexRow, max_pixels: int, bit_depth: int) -> IndexRow:
-    """Decodes one image and adds the hash of its pixels, as they are stored in a data set of `bit_depth`."""
+def count_bits(source: Store, row: IndexRow, max_pixels: int) -> IndexRow:
+    """Decodes one image and adds the number of bits that its values use."""
     try:
-        pixels = decode(source.read(row.image.path), max_pixels).pixels
+        return dataclasses.replace(row, bits_in_use=count_bits_in_use(source.read(row.image.path), max_pixels))
+    except ImageError as error:
+        return dataclasses.replace(row, reject=str(error))
+
+
+def hash_image(source: Store, row: IndexRow, max_pixels: int, bit_depth: int, scale: int = FULL) -> IndexRow:
+    """Decodes one image and adds the hash of its pixels, as they are stored in a data set of that depth and scale."""
+    try:
+        pixels = decode(source.read(row.image.path), max_pixels, scale).pixels
     except ImageError as error:
         return dataclasses.replace(row, reject=str(error))
     return dataclasses.replace(row, pixel_hash=hash_pixels(raise_depth(pixels, bit_depth)))

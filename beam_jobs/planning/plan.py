@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -15,18 +14,16 @@ import re
 from collections.abc import Iterable, Sequence
 
 from beam_jobs.planning.headers import IndexRow
+from beam_jobs.planning.splits import deal_patients, hash_fraction
 from beam_jobs.preprocess_config import DEFAULT_FRACTIONS, DEFAULT_VAL_FRACTION, PreprocessConfig
-from beam_jobs.sources.naming import (
-    CAUSE_LABELS,
-    compile_patient_pattern,
-    kermany_cause,
-    kermany_patient,
-    normalise_cause,
-)
+from beam_jobs.sources.naming import CAUSE_LABELS, kermany_cause, kermany_patient, nih_patient, normalise_cause
 from cxr.errors import InputError
 from tfrecords.format.labels import is_normal
+from tfrecords.format.schema import GROUPS
 
 SPLIT_ORDER = ("train", "val", "test")
+EXTERNAL_SPLIT = "test"
+"""The one split of a data set that is there to validate on what was trained elsewhere."""
 MAX_SHARDS = 99_999
 MIN_SHARDS = 16
 """Shards that a split gets at least, so that many workers share a small data set and a reader mixes files..."""
@@ -49,6 +46,8 @@ class PlannedImage:
       bytes: estimated bytes of the stored full-resolution image.
       pixels: width x height.
       modified: stamp of the source file, so that a shard of a mended file is written anew.
+      unknown: indices of labels that are not known; in a multi-label data set.
+      groups: what else is known of the image, in the order of `Plan.groups`.
     """
 
     path: str
@@ -59,6 +58,8 @@ class PlannedImage:
     bytes: int
     pixels: int
     modified: int = 0
+    unknown: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +84,9 @@ class ShardPlan:
     def from_json(cls, text: str) -> ShardPlan:
         """The plan that `to_json` wrote."""
         fields = json.loads(text)
-        images = tuple(PlannedImage(**{**image, "labels": tuple(image["labels"])}) for image in fields.pop("images"))
-        return cls(**fields, images=images)
+        lists = ("labels", "unknown", "groups")
+        images = [image | {name: tuple(image[name]) for name in lists} for image in fields.pop("images")]
+        return cls(**fields, images=tuple(PlannedImage(**image) for image in images))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Plan:
       multi_label: records hold any number of labels.
       bit_depth: 16 where any image has more than 8 bits.
       shards: in order of split and index.
+      groups: those of `schema.GROUPS` that the source states of any image.
       own_patients: images of which nothing names the patient, each counted as a patient of its own.
       notes: what was decided and a person should know.
     """
@@ -104,8 +107,14 @@ class Plan:
     multi_label: bool
     bit_depth: int
     shards: tuple[ShardPlan, ...]
+    groups: tuple[str, ...]
     own_patients: int
     notes: tuple[str, ...]
+
+    @property
+    def unknown_labels(self) -> bool:
+        """Whether a label of any image is not known."""
+        return any(image.unknown for image in self.images)
 
     @property
     def images(self) -> Iterable[PlannedImage]:
@@ -113,20 +122,22 @@ class Plan:
         return (image for shard in self.shards for image in shard.images)
 
 
-def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
+def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig, label_names: Sequence[str] | None = None) -> Plan:
     """Decides labels, patients, splits and shards for the usable rows.
 
     Args:
       rows: usable rows (no `reject`), in any order.
       config: of the job.
+      label_names: in order, where the source has one column a label.
 
     Raises:
       InputError: unknown, missing or too few labels, or a split that would come out empty.
     """
     rows = sorted(rows, key=lambda row: row.image.path)
-    labels, multi_label, indices = _assign_labels(rows, config)
-    patients, own_patients = _assign_patients(rows, config)
-    splits, required, notes = _assign_splits(rows, patients, config)
+    labels, multi_label, indices, unknown = _assign_labels(rows, config, label_names)
+    groups = tuple(group for group in GROUPS if any(getattr(row.image, group) for row in rows))
+    patients, own_patients = _assign_patients(rows)
+    splits, notes = _assign_splits(rows, patients, indices, config)
     depths = collections.Counter(row.header.bit_depth for row in rows if row.header)
     bit_depth = common_bit_depth(rows)
     if len(depths) > 1:
@@ -136,12 +147,15 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig) -> Plan:
     if config.patient_salt is None and any(row.header and row.header.patient for row in rows):
         notes.append("DICOM patient ids were hashed with the public default salt; set CXR_PATIENT_SALT to a secret")
     images = []
-    for row, own, split, patient in zip(rows, indices, splits, patients, strict=True):
+    for row, own, doubtful, split, patient in zip(rows, indices, unknown, splits, patients, strict=True):
         pixels = row.header.width * row.header.height if row.header else 0
         decided = row.image.path, own, split, patient, _cause_of(row) or ""
-        images.append(PlannedImage(*decided, _estimate_bytes(row, config, bit_depth), pixels, row.image.modified))
-    _check_splits(images, required, labels, folders=all(row.image.split for row in rows))
-    return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), own_patients, tuple(notes))
+        sizes = _estimate_bytes(row, config, bit_depth), pixels, row.image.modified
+        more = tuple(getattr(row.image, group) for group in groups)
+        images.append(PlannedImage(*decided, *sizes, doubtful, more))
+    dealt = config.split == "patient" or (config.split is None and not all(row.image.split for row in rows))
+    notes += _check_splits(images, config, labels, multi_label, dealt)
+    return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), groups, own_patients, tuple(notes))
 
 
 def common_bit_depth(rows: Iterable[IndexRow]) -> int:
@@ -154,16 +168,10 @@ def split_order(split: str) -> tuple[int, str]:
     return (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split)
 
 
-def hash_fraction(*parts: object) -> float:
-    """A number in [0, 1) that is a stable, evenly spread function of `parts`."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def _assign_labels(
-    rows: Sequence[IndexRow], config: PreprocessConfig
-) -> tuple[tuple[str, ...], bool, list[tuple[int, ...]]]:
-    """(label names, whether multi-label, indices for each row)."""
+    rows: Sequence[IndexRow], config: PreprocessConfig, given: Sequence[str] | None
+) -> tuple[tuple[str, ...], bool, list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """(label names, whether multi-label, for each row the indices of its labels and of those that are not known)."""
     if config.labels == "cause":
         found = [(_cause_of(row),) for row in rows]
         unknown = [row.image.path for row, (cause,) in zip(rows, found, strict=True) if cause not in CAUSE_LABELS]
@@ -182,29 +190,33 @@ def _assign_labels(
                 )
     else:
         found = [row.image.labels for row in rows]  # type: ignore[misc]
-        names = config.classes or tuple(sorted({name for labels in found for name in labels if name}, key=_label_order))
+        every = {name for row in rows for name in (*row.image.labels, *row.image.unknown) if name}
+        names = config.classes or tuple(given or ()) or tuple(sorted(every, key=_label_order))
     unprintable = [name for name in names if not name.isprintable()]
     if unprintable:
         raise InputError(f"the label {unprintable[0]!r} contains unprintable characters; rename it in the source")
-    multi_label = any(len(labels) > 1 for labels in found)
+    unknown_names = [row.image.unknown for row in rows]
+    multi_label = bool(given) or any(len(labels) > 1 for labels in found) or any(unknown_names)
     position = {name: index for index, name in enumerate(names)}
     indices: list[tuple[int, ...]] = []
+    doubtful: list[tuple[int, ...]] = []
     for row, labels in zip(rows, found, strict=True):
         path = row.image.path
         if not labels and not multi_label:
             raise InputError(f"{path} has an empty label; only a multi-label table (labels joined by '|') may")
-        strange = [name for name in labels if name not in position]
+        strange = [name for name in (*labels, *row.image.unknown) if name not in position]
         if strange:
             known = f"expected one of {', '.join(names)} (--classes)"
             raise InputError(f"{path} has the unknown label {strange[0]!r}; {known}")
         indices.append(tuple(sorted(position[name] for name in labels if name)))
+        doubtful.append(tuple(sorted(position[name] for name in row.image.unknown)))
     used = {index for labels in indices for index in labels}
     if len(names) < 2 or (len(used) < 2 and not multi_label):
         raise InputError(
             f"all {len(rows)} images have the label {names[min(used, default=0)] if names else '(none)'}; "
             "a classification data set needs at least two classes, each in a folder of its own"
         )
-    return names, multi_label, indices
+    return names, multi_label, indices, doubtful
 
 
 def _label_order(name: str) -> tuple[bool, str, str]:
@@ -220,29 +232,24 @@ def _cause_of(row: IndexRow) -> str | None:
     return "normal" if stated is None and _is_normal(row) else stated
 
 
-def _assign_patients(rows: Sequence[IndexRow], config: PreprocessConfig) -> tuple[list[str], int]:
+def _assign_patients(rows: Sequence[IndexRow]) -> tuple[list[str], int]:
     """(patient key of each row, how many rows name none)."""
-    pattern = compile_patient_pattern(config.patient_pattern) if config.patient_pattern else None
     patients, own = [], 0
     for row in rows:
-        patient = row.image.patient
-        if patient is None and pattern is not None:
-            match = pattern.search(row.image.path)
-            if match is None or match[1] is None:
-                raise InputError(f"--patient-pattern {config.patient_pattern!r} does not match {row.image.path}")
-            patient = match[1]
-        if patient is None:
-            patient = (row.header and row.header.patient) or kermany_patient(row.image.path, _is_normal(row))
+        path = row.image.path
+        named = kermany_patient(path, _is_normal(row)) or nih_patient(path)
+        patient = row.image.patient or (row.header and row.header.patient) or named
         own += not patient
         patients.append(patient or row.image.path)
     return patients, own
 
 
 def _assign_splits(
-    rows: Sequence[IndexRow], patients: Sequence[str], config: PreprocessConfig
-) -> tuple[list[str], set[str], list[str]]:
-    """(split of each row, splits that must not be empty, notes)."""
-    notes: list[str] = []
+    rows: Sequence[IndexRow], patients: Sequence[str], labels: Sequence[tuple[int, ...]], config: PreprocessConfig
+) -> tuple[list[str], list[str]]:
+    """(split of each row, notes)."""
+    if config.split == "external":
+        return [EXTERNAL_SPLIT] * len(rows), [f"all images went into the split '{EXTERNAL_SPLIT}', to validate on"]
     stated = [row.image.split for row in rows]
     without = [row.image.path for row, split in zip(rows, stated, strict=True) if not split]
     if config.split is None and without and any(stated):
@@ -253,15 +260,9 @@ def _assign_splits(
     if config.split == "patient" or (config.split is None and without):
         if config.val_fraction is not None:
             raise InputError("--val-fraction carves the source's splits, and there are none; expected --fractions")
-        if any(stated):
-            notes.append("the source's own splits were replaced by new ones by patient")
-        fractions = config.fractions or DEFAULT_FRACTIONS
-        bounds = (fractions[0], fractions[0] + fractions[1])
-        splits = [
-            SPLIT_ORDER[sum(hash_fraction(config.seed, "split", patient) >= bound for bound in bounds)]
-            for patient in patients
-        ]
-        return splits, {split for split, part in zip(SPLIT_ORDER, fractions, strict=True) if part}, notes
+        fractions = dict(zip(SPLIT_ORDER, config.fractions or DEFAULT_FRACTIONS, strict=True))
+        dealt = deal_patients(_labels_of(patients, labels), fractions, config.seed)
+        return [dealt[patient] for patient in patients], []
     if config.fractions is not None:
         raise InputError("--fractions makes new splits, and the source has its own; expected --split patient with it")
     if without:
@@ -269,34 +270,49 @@ def _assign_splits(
             f"--split folder: {len(without)} of {len(rows)} images have no split, {without[0]} the first; expected "
             "train/, val/, test/ folders or a `split` column. Use --split patient to make splits by patient."
         )
-    splits = [str(split) for split in stated]
+    return _carve_validation([str(split) for split in stated], patients, labels, config)
+
+
+def _carve_validation(
+    splits: list[str], patients: Sequence[str], labels: Sequence[tuple[int, ...]], config: PreprocessConfig
+) -> tuple[list[str], list[str]]:
+    """(the source's splits with a validation split, where its own is missing or much too small; notes)."""
     counts = collections.Counter(splits)
-    required = {"train", *splits}
     fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
     before = counts["train"] + counts["val"]
-    if fraction and counts["train"] and counts["val"] < fraction * before / 2:
-        tiny = f"the source's {counts['val']} validation images were merged into train, and " if counts["val"] else ""
-        for number, patient in enumerate(patients):
-            if splits[number] in ("train", "val"):
-                splits[number] = "val" if hash_fraction(config.seed, "val", patient) < fraction else "train"
-        required.add("val")
-        notes.append(
-            f"{tiny}{fraction:.0%} of the patients of train, {splits.count('val')} of {before} images, were set apart "
-            "for validation"
-        )
-    elif fraction and counts["val"]:
-        notes.append(f"the source's own validation split of {counts['val']} images was kept")
-    return splits, required, notes
+    if not fraction or not counts["train"] or counts["val"] >= fraction * before / 2:
+        return splits, [f"the source's own validation split of {counts['val']} images was kept"] * bool(counts["val"])
+    rows = [number for number, split in enumerate(splits) if split in ("train", "val")]
+    shares = {"train": 1 - fraction, "val": fraction}
+    of = _labels_of([patients[row] for row in rows], [labels[row] for row in rows])
+    dealt = deal_patients(of, shares, config.seed)
+    for row in rows:
+        splits[row] = dealt[patients[row]]
+    tiny = f"the source's {counts['val']} validation images were merged into train, and " if counts["val"] else ""
+    carved = f"{splits.count('val')} of {before} images"
+    return splits, [f"{tiny}{fraction:.0%} of the patients of train, {carved}, were set apart for validation"]
 
 
-def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Sequence[str], folders: bool) -> None:
+def _labels_of(patients: Sequence[str], labels: Sequence[tuple[int, ...]]) -> dict[str, set[int]]:
+    """The labels of each patient's images together."""
+    found: dict[str, set[int]] = collections.defaultdict(set)
+    for patient, own in zip(patients, labels, strict=True):
+        found[patient].update(own)
+    return found
+
+
+def _check_splits(
+    images: Sequence[PlannedImage], config: PreprocessConfig, labels: Sequence[str], multi_label: bool, dealt: bool
+) -> list[str]:
+    """Refuses splits that cannot be used; returns notes."""
     found = sorted({image.split for image in images})
-    empty = sorted(required - set(found))
-    if empty:
+    fractions = zip(SPLIT_ORDER, config.fractions or DEFAULT_FRACTIONS, strict=True)
+    expected = {split for split, part in fractions if part} if dealt else set()
+    if empty := sorted(expected - set(found)):
+        patients = len({image.patient for image in images})
         raise InputError(
-            f"the split '{empty[0]}' would be empty: {len(images)} images of "
-            f"{len({image.patient for image in images})} patients went to {', '.join(found)}. "
-            "Add images, raise its fraction, or try another --seed."
+            f"the split '{empty[0]}' would be empty: {patients} patients cannot fill {len(expected)} splits. Add "
+            "patients, or ask for fewer splits, such as --fractions 0.5,0,0.5, or for one, --split external"
         )
     for split, other in itertools.permutations(found, 2):
         if other.startswith(split):
@@ -306,12 +322,17 @@ def _check_splits(images: Sequence[PlannedImage], required: set[str], labels: Se
         if re.fullmatch(r"\w+", split) is None:
             raise InputError(f"the split name {split!r} contains characters other than letters, digits and _")
     seen = {split: {label for image in images if image.split == split for label in image.labels} for split in found}
+    notes = [] if "train" in seen else ["there is no training split: the data set is to evaluate on"]
     for split in found:
-        if split != "train" and (strange := seen[split] - seen["train"]):
+        strange = seen[split] - seen.get("train", seen[split])
+        names = ", ".join(repr(labels[index]) for index in sorted(strange))
+        if strange and not multi_label:
             known = ", ".join(labels[index] for index in sorted(seen["train"]))
-            hint = "Is a class misspelt?" if folders else "It is rare: try another --seed, or join it to another class."
-            what = f"the label {labels[min(strange)]!r} of split '{split}'"
-            raise InputError(f"{what} is unknown in train, which has {known}. {hint}")
+            what = f"the label {names} of split '{split}'"
+            raise InputError(f"{what} is unknown in train, which has {known}. Is a class misspelt?")
+        if strange:
+            notes.append(f"no image of train has the labels {names} of split '{split}'")
+    return notes
 
 
 def _estimate_bytes(row: IndexRow, config: PreprocessConfig, bit_depth: int) -> int:

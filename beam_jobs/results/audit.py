@@ -1,5 +1,5 @@
 """What is treacherous about a data set: duplicates, patients across splits, imbalance, and labels that can be
-read off the files instead of the lungs. Written to audit.json and printed.
+read off the files, or off the outside of the images, instead of the lungs. Written to audit.json and printed.
 """
 
 from __future__ import annotations
@@ -8,21 +8,23 @@ import collections
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from beam_jobs.planning.plan import split_order
+from beam_jobs.results.cross_validation import patient_folds, too_few_patients
 from tfrecords.images.decode import ImageHeader
 
 WARN_AUC = 0.7
 """Cross-validated AUC from which on the encoding is said to give the label away."""
-MIN_PATIENTS = 10
-"""Patients that each side needs before a cross-validated AUC means anything."""
+WARN_RING_AUC = 0.8
+"""The same for the outer ring of the images. Higher, for shoulders and arms in it may well differ with a disease..."""
+STRONG_RING_AUC = 0.9
+"""... and from here on the label is said to be told easily."""
 MAX_IMAGES = 5_000
 """Images that the encoding model looks at; more add time, not certainty."""
-FOLDS = 5
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "MONOCHROME1", "MONOCHROME2")
 ENCODING_FEATURES = (
     "bytes per pixel", "luma quantisation", "ICC profile", "progressive", "three channels stored",
@@ -41,6 +43,7 @@ class AuditImage:
       pixel_hash: equal for equal pixels.
       header: of the source file.
       bytes: of the source file.
+      unknown: indices of labels of which nobody knows whether the image has them.
     """
 
     path: str
@@ -50,18 +53,23 @@ class AuditImage:
     pixel_hash: str
     header: ImageHeader
     bytes: int
+    unknown: tuple[int, ...] = ()
 
 
-def audit(images: Sequence[AuditImage], labels: Sequence[str], notes: Sequence[str] = ()) -> dict[str, Any]:
+def audit(
+    images: Sequence[AuditImage], labels: Sequence[str], notes: Sequence[str] = (),
+    outer_ring: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Audits a data set.
 
     Args:
       images: all of it, in any order.
       labels: label names.
       notes: what planning decided; passed on.
+      outer_ring: what `outer_ring.label_from_outer_ring` found.
 
     Returns:
-      JSON types: `duplicates`, `patients_across_splits`, `balance`, `label_from_encoding`,
+      JSON types: `duplicates`, `patients_across_splits`, `balance`, `label_from_encoding`, `label_from_outer_ring`,
       `split_from_encoding`, `notes`, and `warnings` as sentences.
     """
     images = sorted(images, key=lambda image: image.path)
@@ -71,6 +79,7 @@ def audit(images: Sequence[AuditImage], labels: Sequence[str], notes: Sequence[s
         "patients_across_splits": _find_patients_across_splits(images),
         "balance": _balance(images, labels),
         "label_from_encoding": _label_from_encoding(images, features, labels),
+        "label_from_outer_ring": dict(outer_ring or {}),
         "split_from_encoding": _split_from_encoding(images, features),
         "notes": list(notes),
     }
@@ -168,21 +177,20 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: np.nda
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
 
-    one, other = (len(set(groups[target == side])) for side in (False, True))
-    if min(one, other) < MIN_PATIENTS:
-        return {"skipped": f"needs at least {MIN_PATIENTS} patients on either side; there are {one} and {other}"}
+    if reason := too_few_patients(target, groups):
+        return {"skipped": reason}
     if len(target) > MAX_IMAGES:
         chosen = np.random.default_rng(0).choice(len(target), MAX_IMAGES, replace=False)
         features, target, groups = features[chosen], target[chosen], groups[chosen]
     known = np.where(np.isnan(features), -1.0, features)
     # in one thread, so that the scores are summed in the same order every time
     model = RandomForestClassifier(100, min_samples_leaf=3, class_weight="balanced", random_state=0)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare class may be missing from one fold; the joined AUC is still defined
-        scores = cross_val_predict(model, known, target, groups=groups, cv=folds, method="predict_proba")[:, 1]
+        both = cross_val_predict(model, known, target, groups=groups, cv=patient_folds(), method="predict_proba")
+    scores = both[:, 1]
     single = {
         name: round(max(auc, 1 - auc), 4)
         for name, column in zip(ENCODING_FEATURES, known.T, strict=True)
@@ -191,31 +199,42 @@ def cross_validated_auc(features: np.ndarray, target: np.ndarray, groups: np.nda
     return {"auc": round(float(roc_auc_score(target, scores)), 4), "single": single, "images": len(target)}
 
 
+def asked_labels(images: Sequence[AuditImage], labels: Sequence[str]) -> range:
+    """The labels to ask for: all but the first of two that exclude each other, all of any others."""
+    multi_label = any(len(image.labels) != 1 or image.unknown for image in images)
+    return range(1 if len(labels) == 2 and not multi_label else 0, len(labels))
+
+
+def side_of(image: AuditImage, label: int) -> float:
+    """1 where an image has a label, 0 where not, and NaN where nobody knows."""
+    return math.nan if label in image.unknown else float(label in image.labels)
+
+
 def _label_from_encoding(images: Sequence[AuditImage], features: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """For each label but the first (or each, with several an image): can the encoding predict it, within train?"""
-    multi_label = any(len(image.labels) != 1 for image in images if image.split == "train")
-    first = 1 if len(labels) == 2 and not multi_label else 0
+    """For each label that is asked for: can the encoding predict it, within train?"""
+    train = np.array([image.split == "train" for image in images], bool)
+    asked = asked_labels([image for image in images if image.split == "train"], labels)
     return {
-        labels[index]: _tell(images, features, ("train",), [index in image.labels for image in images])
-        for index in range(first, len(labels))
+        labels[index]: _tell(images, features, train, [side_of(image, index) for image in images]) for index in asked
     }
 
 
 def _split_from_encoding(images: Sequence[AuditImage], features: np.ndarray) -> dict[str, Any]:
     """For each split but train: are its files encoded differently from those of train?"""
-    return {
-        split: _tell(images, features, ("train", split), [image.split == split for image in images])
-        for split in sorted({image.split for image in images} - {"train"}, key=split_order)
-    }
+    found = {}
+    for split in sorted({image.split for image in images} - {"train"}, key=split_order):
+        both = np.array([image.split in ("train", split) for image in images], bool)
+        found[split] = _tell(images, features, both, [float(image.split == split) for image in images])
+    return found
 
 
 def _tell(
-    images: Sequence[AuditImage], features: np.ndarray, splits: Sequence[str], sides: Sequence[bool]
+    images: Sequence[AuditImage], features: np.ndarray, chosen: np.ndarray, sides: Sequence[float]
 ) -> dict[str, Any]:
-    """How well the encoding tells, among the images of some splits, which side each is on."""
-    chosen = np.array([image.split in splits for image in images], bool)
+    """How well the encoding tells, among the chosen images, which side each is on; 1, 0, or NaN to leave it out."""
+    known = chosen & ~np.isnan(np.array(sides, float))
     patients = np.array([image.patient for image in images])
-    return cross_validated_auc(features[chosen], np.array(sides, bool)[chosen], patients[chosen])
+    return cross_validated_auc(features[known], np.array(sides)[known] == 1, patients[known])
 
 
 def most_telling(result: dict[str, Any]) -> str:
@@ -232,6 +251,15 @@ def _warnings(report: dict[str, Any]) -> list[str]:
                 f"SHORTCUT: the label '{label}' can be predicted from the encoding alone, AUC {result['auc']:.3f} "
                 f"({most_telling(result)}). A model may learn the files instead of "
                 "the lungs: train with re-compression, and test on images that were encoded otherwise."
+            )
+    for label, result in report["label_from_outer_ring"].items():
+        if result.get("auc", 0) >= WARN_RING_AUC:
+            told = "told easily" if result["auc"] >= STRONG_RING_AUC else "told"
+            found.append(
+                f"OUTSIDE: the label '{label}' can be {told} from the outer ring of the images alone, AUC "
+                f"{result['auc']:.3f}: borders, collimation, markers, burned-in text or positioning differ with it. A "
+                "model may learn these instead of the lungs, and then fails elsewhere: test it on images of another "
+                "hospital, and train with shifts, zoom and erasing (cxr train --augment strong); audit.html shows where"
             )
     for split, result in report["split_from_encoding"].items():
         if result.get("auc", 0) > WARN_AUC:

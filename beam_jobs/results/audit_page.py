@@ -1,20 +1,30 @@
-"""The audit as a page, `audit.html`, whose bytes are a function of the audit."""
+"""The audit as a page, `audit.html`, whose bytes are a function of the audit, the rejects and the pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.results.audit import WARN_AUC, most_telling
-from cxr.page import Cell, number, render
+from beam_jobs.results.audit import WARN_AUC, WARN_RING_AUC, most_telling
+from beam_jobs.results.audit_pictures import CLASSES, AuditPictures, Shown
+from cxr.page import Captioned, Cell, number, picture, render
 
 _SHOWN = 200
-"""Rows of duplicates and of patients; audit.json has them all."""
+"""Rows of duplicates, patients and rejects; audit.json and rejects.jsonl have them all."""
 
 
-def audit_page(name: str, audit: Mapping[str, Any]) -> str:
-    """The page of a data set; `audit` is as audit.json has it."""
+def audit_page(
+    name: str, audit: Mapping[str, Any], rejects: Sequence[Mapping[str, str]], pictures: AuditPictures
+) -> str:
+    """The page of a data set.
+
+    Args:
+      name: of the data set.
+      audit: as audit.json has it.
+      rejects: `path`, `kind` and `reason` of images that were left out, as rejects.jsonl has them.
+      pictures: to show.
+    """
     balance: Mapping[str, Any] = audit["balance"]
     labels = next(iter(balance.values()))["labels"] if balance else ()
     return render(
@@ -31,6 +41,17 @@ def audit_page(name: str, audit: Mapping[str, Any]) -> str:
         split_from_encoding=[
             _encoding(f"'{name}' against 'train'", one) for name, one in audit["split_from_encoding"].items()
         ],
+        warn_ring_auc=WARN_RING_AUC,
+        label_from_outer_ring=[_ring(f"label '{name}'", one) for name, one in audit["label_from_outer_ring"].items()],
+        rings={label: [_captioned(shown) for shown in row] for label, row in pictures.rings.items()},
+        examples={
+            split: {label: [_captioned(shown) for shown in row] for label, row in of_label.items()}
+            for split, of_label in pictures.examples.items()
+        },
+        duplicate_pictures=[[_captioned(shown) for shown in group] for group in pictures.duplicates],
+        most_classes=CLASSES,
+        rejects=[[row["path"], row["kind"], row["reason"]] for row in rejects[:_SHOWN]],
+        rejected=len(rejects),
         duplicates=[
             [", ".join(group[key]) for key in ("splits", "labels", "patients", "paths")]
             for group in audit["duplicates"]["groups"][:_SHOWN]
@@ -52,3 +73,13 @@ def _encoding(name: str, result: dict[str, Any]) -> list[Any]:
         return [name, "-", "-", f"not measured: {result['skipped']}"]
     auc = Cell(number(result["auc"]), kind="bad" * (result["auc"] > WARN_AUC))
     return [name, auc, result["images"], most_telling(result)]
+
+
+def _ring(name: str, result: dict[str, Any]) -> list[Any]:
+    if "auc" not in result:
+        return [name, "-", "-", f"not measured: {result['skipped']}"]
+    return [name, Cell(number(result["auc"]), kind="bad" * (result["auc"] >= WARN_RING_AUC)), result["images"], ""]
+
+
+def _captioned(shown: Shown) -> Captioned:
+    return Captioned(picture(shown.pixels, ", ".join(shown.caption)), shown.caption)

@@ -75,6 +75,8 @@ def audit_text(audit: dict) -> str:
     ]
     for name, result in audit["label_from_encoding"].items():
         rows.append([f"'{name}' predictable from the encoding alone", _auc(result)])
+    for name, result in audit.get("label_from_outer_ring", {}).items():  # a data set of an earlier version has none
+        rows.append([f"'{name}' predictable from the outer ring of the images alone", _auc(result)])
     for name, result in audit["split_from_encoding"].items():
         rows.append([f"'{name}' distinguishable from 'train' by the encoding", _auc(result)])
     groups = [f"same pixels: {' = '.join(group['paths'])}" for group in duplicates["groups"]]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import blake3
 
-from beam_jobs.execution.shard_writer import ShardResult, ShardSettings, WrittenImage
+from beam_jobs.execution.shard_writer import ShardResult, ShardSettings, WrittenImage, rings_path
 from beam_jobs.planning.headers import IndexRow
 from beam_jobs.planning.plan import Plan, PlannedImage
 from beam_jobs.results.audit import AuditImage, audit
 from beam_jobs.results.audit_page import audit_page
+from beam_jobs.results.audit_pictures import draw_pictures
+from beam_jobs.results.outer_ring import label_from_outer_ring, out_of_fold_scores, ring_sample
 from cxr.files import write_atomically
+from tfrecords.format.choices import small_split
 from tfrecords.format.manifest import (
     ImageEntry,
     Manifest,
@@ -24,6 +27,7 @@ from tfrecords.format.manifest import (
     combine_statistics,
     common_channels,
     fingerprint,
+    more_of,
     size_histogram,
 )
 from tfrecords.format.shards import AUDIT_NAME, AUDIT_PAGE_NAME, MANIFEST_NAME, REJECTS_NAME
@@ -47,33 +51,48 @@ def finish(
     """
     planned = {image.path: image for image in plan.images}
     written = [(image, planned[image.path]) for result in results for image in result.images]
-    report = _make_audit(plan, rows, written)
+    finished = list(zip(plan.shards, results, strict=True))
+    images = _audit_images(rows, written)
+    files = [(rings_path(settings, shard), [image.path for image in result.images]) for shard, result in finished]
+    sample = ring_sample(images, plan.labels, files)
+    scores = out_of_fold_scores(sample.rings, sample.sides, sample.patients)
+    splits = _count_splits(plan, written)
+    report = _make_audit(plan, images, splits, label_from_outer_ring(sample, scores))
+    pictures = draw_pictures(settings, finished, images, plan.labels, report, sample)
     lines = [{"path": path, "kind": "unreadable", "reason": reason} for path, reason in sorted(rejects)]
     lines += [{"path": path, "kind": "duplicate", "reason": reason} for path, reason in sorted(dropped)]
     reports = {
         AUDIT_NAME: json.dumps(report, indent=2) + "\n",
-        AUDIT_PAGE_NAME: audit_page(settings.name, report),
+        AUDIT_PAGE_NAME: audit_page(settings.name, report, lines, pictures),
         REJECTS_NAME: "".join(json.dumps(line) + "\n" for line in lines),
     }
     for name, content in reports.items():
         write_atomically(build / name, content)
     sidecars = {name: blake3.blake3(content.encode()).hexdigest() for name, content in reports.items()}
-    manifest = _make_manifest(job, kind, settings, plan, results, written, sidecars)
+    manifest = _make_manifest(job, kind, settings, plan, results, written, splits, sidecars)
     for rung in manifest.rungs:
         write_tfds_metadata(build / rung, manifest, rung)
     write_atomically(build / MANIFEST_NAME, manifest.to_json())
 
 
-def _make_audit(plan: Plan, rows: Sequence[IndexRow], written: Sequence[Written]) -> dict[str, Any]:
+def _audit_images(rows: Sequence[IndexRow], written: Sequence[Written]) -> list[AuditImage]:
     index = {row.image.path: row for row in rows}
     images = []
     for image, of in written:
         row = index[image.path]
         if row.header is not None:
             about = image.pixel_hash, row.header, row.image.bytes
-            images.append(AuditImage(of.path, of.split, of.patient, of.labels, *about))
-    report = audit(images, plan.labels, plan.notes)
+            images.append(AuditImage(of.path, of.split, of.patient, of.labels, *about, of.unknown))
+    return images
+
+
+def _make_audit(
+    plan: Plan, images: Sequence[AuditImage], splits: Mapping[str, Split], outer_ring: dict[str, Any]
+) -> dict[str, Any]:
+    report = audit(images, plan.labels, plan.notes, outer_ring)
     report["own_patients"] = plan.own_patients
+    small = (small_split(name, split) for name, split in splits.items() if name != "train")
+    report["warnings"] += [f"SMALL: {warning}" for warning in small if warning]
     if plan.own_patients:
         report["warnings"].append(
             f"PATIENTS: nothing names the patient of {plan.own_patients} images, so each counts as a patient of its "
@@ -82,22 +101,31 @@ def _make_audit(plan: Plan, rows: Sequence[IndexRow], written: Sequence[Written]
     return report
 
 
-def _make_manifest(
-    job: dict[str, Any], kind: str, settings: ShardSettings, plan: Plan, results: Sequence[ShardResult],
-    written: Sequence[Written], sidecars: dict[str, str],
-) -> Manifest:  # fmt: skip
+def _count_splits(plan: Plan, written: Sequence[Written]) -> dict[str, Split]:
     names = list(dict.fromkeys(shard.split for shard in plan.shards))
     splits = {}
     for name in names:
         images = [of for _, of in written if of.split == name]
         counts = collections.Counter(index for of in images for index in of.labels)
         labels = {label: counts[index] for index, label in enumerate(plan.labels)}
-        splits[name] = Split(len(images), len({of.patient for of in images}), labels)
+        unknown = dict(collections.Counter(plan.labels[index] for of in images for index in of.unknown))
+        splits[name] = Split(len(images), len({of.patient for of in images}), labels, unknown)
+    return splits
+
+
+def _make_manifest(
+    job: dict[str, Any], kind: str, settings: ShardSettings, plan: Plan, results: Sequence[ShardResult],
+    written: Sequence[Written], splits: dict[str, Split], sidecars: dict[str, str],
+) -> Manifest:  # fmt: skip
     rungs, pairs = {}, list(zip(plan.shards, results, strict=True))
     for rung, (size, encoding) in settings.rungs.items():
-        shards = {name: tuple(done.files[rung] for shard, done in pairs if shard.split == name) for name in names}
+        shards = {name: tuple(done.files[rung] for shard, done in pairs if shard.split == name) for name in splits}
         rungs[rung] = Rung(size, encoding, shards)
-    entries = [ImageEntry(of.path, image.pixel_hash, of.labels, of.patient, of.split) for image, of in written]
+    entries = [
+        ImageEntry(of.path, image.pixel_hash, of.labels, of.patient, of.split, _more(of, plan.groups))
+        for image, of in written
+    ]
+    shown = [(image.mean, image.variance) for image, of in written if of.split == "train" or "train" not in splits]
     return Manifest(
         name=settings.name,
         labels=plan.labels,
@@ -107,9 +135,17 @@ def _make_manifest(
         splits=splits,
         rungs=rungs,
         sizes=size_histogram([(image.height, image.width) for image, _ in written]),
-        pixels=combine_statistics([(image.mean, image.variance) for image, of in written if of.split == "train"]),
+        pixels=combine_statistics(shown),
         source={"kind": kind, "listing": job["listing"], "pixels": fingerprint(entries)},
         options=job["options"],
         versions=job["versions"],
         sidecars=sidecars,
+        unknown_labels=plan.unknown_labels,
+        groups=plan.groups,
+        scale=settings.scale,
     )
+
+
+def _more(image: PlannedImage, groups: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    """`ImageEntry.more` of a planned image."""
+    return more_of({"unknown": image.unknown, **dict(zip(groups, image.groups, strict=True))})

@@ -1,16 +1,17 @@
-"""What the file names of a public data set say: the patient and the cause of a finding.
+"""What the file names of public data sets say: the patient and the cause of a finding.
 
 Kermany et al.: `person12_bacteria_47.jpeg`, `IM-0115-0001.jpeg`, `NORMAL2-IM-0927-0001.jpeg`. The number
 restarts for each cause, so the cause is part of the patient key; so is the prefix of an IM number.
+
+NIH ChestX-ray14: `00007007_004.png`, the patient and the number of the follow-up.
 """
 
 from __future__ import annotations
 
 import re
 
-from cxr.errors import InputError
-
 _PERSON = re.compile(r"(person\d+)_(bacteria|virus)(?:_\d+)+")
+_NIH = re.compile(r"(000\d{5})_\d{3}")
 _IM = re.compile(r"((?:[A-Z0-9]+-)?IM-\d+)(?:-\d+)*")
 
 CAUSE_LABELS = ("normal", "bacterial", "viral")
@@ -38,6 +39,12 @@ def kermany_patient(path: str, normal: bool) -> str | None:
     return match[1] if match and normal else None
 
 
+def nih_patient(path: str) -> str | None:
+    """The patient key in a file name of NIH ChestX-ray14, or None where the name is not of that form."""
+    match = _NIH.fullmatch(_stem(path))
+    return match[1] if match else None
+
+
 def kermany_cause(path: str) -> str | None:
     """`bacterial` or `viral`, or None where the name is not that of a Kermany pneumonia."""
     match = _PERSON.fullmatch(_stem(path))
@@ -47,21 +54,6 @@ def kermany_cause(path: str) -> str | None:
 def normalise_cause(cause: str | None) -> str | None:
     """One of `CAUSE_LABELS` for the spellings in use, otherwise the text as it is."""
     return _CAUSES.get(cause.lower(), cause) if cause else None
-
-
-def compile_patient_pattern(pattern: str) -> re.Pattern[str]:
-    """Checks a `--patient-pattern`: a regular expression over the path, whose first group is the patient.
-
-    Raises:
-      InputError: not a regular expression, or without a group.
-    """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"--patient-pattern {pattern!r} is not a regular expression: {error}") from error
-    if not compiled.groups:
-        raise InputError(f"--patient-pattern {pattern!r} has no group; put the patient's part in parentheses")
-    return compiled
 
 
 def _stem(path: str) -> str:

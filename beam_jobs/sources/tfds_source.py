@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.sources.source import SPLIT_NAMES, ZipSource, is_ignored
+from beam_jobs.sources.stores import Zip
+from beam_jobs.sources.structure import SPLIT_NAMES
 from cxr.console import progress_bar
 from cxr.errors import InputError, MissingExtraError
 from cxr.files import replacing
+from tfrecords.images.file_lists import is_ignored
 
 
-def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quiet: bool = False) -> ZipSource:
+def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quiet: bool = False) -> Zip:
     """Writes an image-classification data set of TFDS into an uncompressed zip of `split/class/*` files.
 
     The encoded images are copied as they are, so nothing is lost. A zip that exists is kept: it is renamed
@@ -35,7 +37,7 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quie
       MissingExtraError: tensorflow-datasets or TensorFlow is not installed.
     """
     if archive.exists():
-        return ZipSource(os.fspath(archive))
+        return Zip(os.fspath(archive))
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -88,4 +90,4 @@ def materialize_tfds(name: str, archive: Path, data_dir: str | None = None, quie
                 info = zipfile.ZipInfo(f"{split}/{label.int2str(number)}/{index:08d}.img")
                 target.writestr(info, data.numpy() if data.dtype == tf.string else tf.io.encode_png(data).numpy())
                 bar.update()
-    return ZipSource(os.fspath(archive))
+    return Zip(os.fspath(archive))

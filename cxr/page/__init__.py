@@ -37,6 +37,19 @@ class Cell:
     kind: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """A small picture with lines of text below it.
+
+    Attributes:
+      image: from `picture`.
+      lines: the first is the title.
+    """
+
+    image: Markup
+    lines: tuple[str, ...]
+
+
 def render(template: Path, title: str, subtitle: str = "", **data: Any) -> str:
     """A whole page with a table of contents; needs no other file and no network.
 

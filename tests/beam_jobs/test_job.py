@@ -22,7 +22,7 @@ from beam_jobs.execution.workspace import Workspace
 from beam_jobs.preprocess import main
 from beam_jobs.results.job_log import LOG_NAME
 from beam_jobs.sources.naming import kermany_patient
-from beam_jobs.sources.source import FolderSource
+from beam_jobs.sources.stores import Folder
 from cxr.console import run_command
 from cxr.errors import CxrError, DatasetError, InputError, OutputError, UsageError
 from tests.beam_jobs.conftest import IN_PROCESS, run
@@ -197,7 +197,7 @@ def test_multi_label_table(phantoms, tmp_path):
         for index, path in enumerate(paths)
     ]
     write_table(tmp_path / "table.csv", rows)
-    run(tmp_path / "table.csv", tmp_path / "data", images_root=str(phantoms))
+    run(tmp_path / "table.csv", tmp_path / "data", images_root=str(phantoms), missing="negative")
     manifest = read_manifest(tmp_path / "data")
     assert manifest.multi_label
     assert manifest.labels == ("edema", "effusion", "mass")
@@ -265,6 +265,19 @@ def test_broken_images_fail_the_job_before_anything_looks_whole_or_are_left_out(
     images = sum(split.images for split in summary.manifest.splits.values())
     assert images == len(list(broken.rglob("*.jpeg"))) - 2
     assert verify(tmp_path / "data", deep=True) == []
+
+
+def test_a_picture_with_nothing_in_it_is_a_reject(phantoms, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    Image.fromarray(np.zeros((300, 300), np.uint8)).save(images / "train" / "NORMAL" / "black.png")
+    deep = (np.add.outer(np.arange(64), np.arange(64)) * 32).astype(np.uint16)  # 12 bits on a scale of 16
+    Image.fromarray(deep).save(images / "train" / "NORMAL" / "dark.png")
+    run(images, tmp_path / "data", max_reject_fraction=0.1, scale="full")
+    rows = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == ["train/NORMAL/black.png", "train/NORMAL/dark.png"]
+    assert "100.0% of its pixels are black" in rows[0]["reason"]
+    assert "uses 12 of them" in rows[1]["reason"]
 
 
 def test_running_again_does_nothing(phantoms, dataset, capsys):
@@ -415,7 +428,7 @@ def test_an_output_inside_the_input_is_refused_before_it_is_made(images):
 
 def test_a_read_error_stops_the_job_and_is_forgotten(phantoms, tmp_path, monkeypatch):
     """A share that is gone for a moment must not turn good images into rejects."""
-    read = FolderSource.read
+    read = Folder.read
 
     def flaky(source, path, limit=-1):
         if limit < 0 and path.endswith("_3.jpeg"):
@@ -423,7 +436,7 @@ def test_a_read_error_stops_the_job_and_is_forgotten(phantoms, tmp_path, monkeyp
         return read(source, path, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderSource, "read", flaky)
+        patch.setattr(Folder, "read", flaky)
         with pytest.raises(CxrError, match="Stale file handle"):
             run(phantoms, tmp_path / "data", max_reject_fraction=0.5)
     assert run(phantoms, tmp_path / "data", max_reject_fraction=0.5).rejects == ()

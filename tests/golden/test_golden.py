@@ -52,7 +52,7 @@ SETS = {
     "source": ("phantoms", "--encoding", "source", "--sizes", "96,64", "--val-fraction", "0.3", "--shard-mb", "0.5"),
     "raw": ("phantoms", "--encoding", "raw", "--sizes", "96,64", "--rung-encoding", "png", "--val-fraction", "0.3",
             "--labels", "cause", "--duplicates", "drop", "--shard-mb", "2", "--seed", "5"),
-    "png": ("table/table.csv", "--encoding", "png", "--sizes", "32", "--shard-mb", "0.05"),
+    "png": ("table/table.csv", "--encoding", "png", "--sizes", "32", "--shard-mb", "0.05", "--missing", "negative"),
 }  # fmt: skip
 """Data set: what it is made from, and the options of `cxr preprocess`."""
 KERMANY = {

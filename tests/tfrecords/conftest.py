@@ -27,6 +27,7 @@ from tfrecords.format.manifest import (
     Split,
     combine_statistics,
     fingerprint,
+    more_of,
     size_histogram,
 )
 from tfrecords.format.schema import Record
@@ -107,7 +108,7 @@ class Made:
 
 
 def write_shard(path: Path, manifest: Manifest, rung: str, records: Sequence[Record]) -> Shard:
-    schema, index = manifest.schema(rung), IndexWriter(manifest.label_columns)
+    schema, index = manifest.schema(rung), IndexWriter(manifest.label_columns, manifest.groups)
     with open(path, "wb") as file:
         writer = RecordWriter(file)
         for record in records:
@@ -124,6 +125,7 @@ def make_dataset(
     bit_depth: int = 8,
     channels: Sequence[int] = (1,),
     multi_label: bool = False,
+    groups: Sequence[str] = (),
     sizes: Sequence[int] = (24,),
     shards: dict[str, tuple[int, ...]] | None = None,
     shape: Callable[[int], tuple[int, int]] = lambda number: (30 + 5 * number, 52 - 2 * number),
@@ -136,6 +138,7 @@ def make_dataset(
       bit_depth: 8 or 16.
       channels: of the images, in turn.
       multi_label: give the images 0, 1, 2, ... labels in turn instead of one.
+      groups: of `schema.GROUPS`; with any, a label of every other image is unknown where there are several.
       sizes: of the smaller rungs.
       shards: number of records of each shard, by split.
       shape: (height, width) of the image with that number, counted over all splits.
@@ -153,6 +156,8 @@ def make_dataset(
             original = draw(number, *shape(number), image_channels, bit_depth)
             for rung, (size, stored_as) in rungs.items():
                 record, pixels = _store(original, number, split, size, stored_as, multi_label)
+                if groups:
+                    record = dataclasses.replace(record, **_more(record, number, groups))
                 expected[rung][split].append((record, pixels))
                 original = pixels if size is None else original  # smaller rungs are made of what JPEG left
             number += 1
@@ -167,6 +172,8 @@ def make_dataset(
         name="chest_xray",
         labels=LABELS,
         multi_label=multi_label,
+        unknown_labels=multi_label and bool(groups),
+        groups=tuple(groups),
         bit_depth=bit_depth,
         channels=channels[0] if len(set(channels)) == 1 else 0,
         splits={split: _count(full[split]) for split in shards},
@@ -199,10 +206,19 @@ def make_dataset(
 def entries(rows: dict[str, list[tuple[Record, np.ndarray]]]) -> list[ImageEntry]:
     """What the fingerprint is made of, from the full rung's (record, pixels) by split."""
     return [
-        ImageEntry(record.path, record.pixel_hash, record.labels, record.patient, split)
+        ImageEntry(record.path, record.pixel_hash, record.labels, record.patient, split, more_of(vars(record)))
         for split in rows
         for record, _ in rows[split]
     ]
+
+
+def _more(record: Record, number: int, groups: Sequence[str]) -> dict:
+    """What else is said of an image."""
+    values = {"view": ("PA", "AP", "")[number % 3], "age": str(30 + number), "sex": "FM"[number % 2], "site": "Zürich"}
+    absent = [label for label in range(len(LABELS)) if label not in record.labels]
+    several = isinstance(record.label, tuple)
+    unknown = tuple(absent[:1]) if several and number % 2 else ()
+    return {"unknown": unknown, **{group: values[group] for group in groups}}
 
 
 def _store(
@@ -234,11 +250,10 @@ def _store(
 
 
 def _count(rows: Sequence[tuple[Record, np.ndarray]]) -> Split:
-    labels: collections.Counter[int] = collections.Counter()
-    for record, _ in rows:
-        labels.update(record.labels)
+    labels = collections.Counter(label for record, _ in rows for label in record.labels)
+    unknown = collections.Counter(LABELS[label] for record, _ in rows for label in record.unknown)
     patients = len({record.patient for record, _ in rows})
-    return Split(len(rows), patients, {name: labels[index] for index, name in enumerate(LABELS)})
+    return Split(len(rows), patients, {name: labels[index] for index, name in enumerate(LABELS)}, dict(unknown))
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 
 from cxr.errors import DatasetError, InputError
 from tfrecords.dataset import XrayDataset, open_dataset
-from tfrecords.format.manifest import read_manifest
+from tfrecords.format.choices import small_split
+from tfrecords.format.manifest import Split, read_manifest
 from tfrecords.streaming.stream_options import StreamOptions
 
 
@@ -177,3 +178,15 @@ print(sorted(name for name in ("tensorflow", "keras", "apache_beam") if name in 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("('NORMAL', ")
     assert done.stdout.splitlines()[1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (29, (14, 15), "split 'val' has 29 images; a figure measured on fewer than 30 says little"),
+        (40, (31, 9), "split 'val' has 9 of P; a figure measured on fewer than 10 images says little"),
+        (100, (50, 50), None),
+    ],
+)
+def test_a_split_that_is_too_small_to_measure_on(images: int, labels: tuple[int, int], message: str | None):
+    assert small_split("val", Split(images, images, dict(zip("NP", labels, strict=True)))) == message

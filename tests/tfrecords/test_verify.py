@@ -60,6 +60,8 @@ def change_pixels(record):
         {},
         {"encoding": "source", "channels": (1, 3)},
         {"encoding": "raw", "bit_depth": 16, "multi_label": True},
+        {"multi_label": True, "groups": ("view", "age", "sex", "site")},
+        {"groups": ("sex",)},
         {"encoding": "source", "bit_depth": 16, "channels": (3,), "sizes": ()},
         {"shards": {"train": (2, 0, 1), "test": (1,)}, "sizes": (24, 16, 1000)},
     ],

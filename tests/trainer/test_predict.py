@@ -204,17 +204,19 @@ def test_bad_images_do_not_stop_the_others(trained, tmp_path, capsys):
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-30])
     (tmp_path / "empty.jpeg").write_bytes(b"")
     (tmp_path / "list.csv").write_text("path\ngood.png\nabsent.png\n")
-    given = [str(tmp_path / name) for name in ("cut.png", "list.csv", "empty.jpeg", "good.png")]
+    save(tmp_path / "black.png", np.zeros((40, 40, 1), np.uint8))
+    given = [str(tmp_path / name) for name in ("cut.png", "list.csv", "empty.jpeg", "good.png", "black.png")]
     assert main([*given, "--run", str(trained.root)]) == 1
     out, err = capsys.readouterr()
     found = rows(out)
-    assert [Path(row["path"]).name for row in found] == ["cut.png", "good.png", "absent.png", "empty.jpeg", "good.png"]
-    for place, fault in ((0, "truncated"), (2, "No such file"), (3, "empty")):
+    names = ["cut.png", "good.png", "absent.png", "empty.jpeg", "good.png", "black.png"]
+    assert [Path(row["path"]).name for row in found] == names
+    for place, fault in ((0, "truncated"), (2, "No such file"), (3, "empty"), (5, "there is nothing in the picture")):
         assert fault in found[place]["error"]
     assert found[0]["predicted"] == found[0]["p:NORMAL"] == ""
     assert found[1]["error"] == "" and found[1]["p:NORMAL"] == found[4]["p:NORMAL"]
     assert np.isclose(float(found[1]["p:NORMAL"]) + float(found[1]["p:PNEUMONIA"]), 1)
-    assert "3 of 5 images could not be used" in err and "note: no operating point" in err
+    assert "4 of 6 images could not be used" in err and "note: no operating point" in err
 
 
 def test_csv_and_json_lines_say_the_same(run, tmp_path, model, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cxr.errors import InputError
-from tfrecords.format.manifest import Manifest
+from tfrecords.format.manifest import Manifest, Split
 from tfrecords.format.shards import FULL_RUNG, rung_name
 
 
@@ -15,6 +15,22 @@ def check_split(manifest: Manifest, split: str, may_be_empty: bool = False) -> N
         raise InputError(f"no split '{split}'; the data set has {', '.join(manifest.splits)}")
     if manifest.splits[split].images == 0 and not may_be_empty:
         raise InputError(f"split '{split}' is empty")
+
+
+FEWEST_IMAGES, FEWEST_OF_A_LABEL = 30, 10
+"""Images that a split needs, in all and of each label, before a figure measured on it says much."""
+
+
+def small_split(name: str, split: Split) -> str | None:
+    """What to tell people of a split that is too small to measure on, or None."""
+    if split.images < FEWEST_IMAGES:
+        return f"split '{name}' has {split.images} images; a figure measured on fewer than {FEWEST_IMAGES} says little"
+    few = [f"{count} of {label}" for label, count in split.labels.items() if count < FEWEST_OF_A_LABEL]
+    if not few:
+        return None
+    return (
+        f"split '{name}' has {', '.join(few)}; a figure measured on fewer than {FEWEST_OF_A_LABEL} images says little"
+    )
 
 
 def choose_rung(manifest: Manifest, rung: str | None, size: tuple[int, int] | None) -> str:

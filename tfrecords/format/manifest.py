@@ -11,14 +11,14 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 import blake3
 
 from cxr.errors import DatasetError
-from tfrecords.format.schema import SCHEMA_VERSION, RecordSchema
+from tfrecords.format.schema import GROUPS, READABLE_VERSIONS, SCHEMA_VERSION, RecordSchema
 from tfrecords.format.shards import FULL_RUNG, MANIFEST_NAME, shard_path
 
 _Part = TypeVar("_Part")
@@ -56,11 +56,12 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split: number of images and patients, and images by label name."""
+    """One split: number of images and patients, and by label name images that have it, and of which it is unknown."""
 
     images: int
     patients: int
     labels: dict[str, int]
+    unknown: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Manifest:
       sizes: histogram of full-resolution sizes: `step` in pixels and `counts`, rows of
         [height // step, width // step, images]; minimum, mean and maximum of `height` and `width`; and
         `pixels`, the sum of all areas (`size_histogram`).
-      pixels: `mean` and `std` of the pixels of the training split, in [0, 1] of full scale, each image
-        weighing the same whatever its size.
+      pixels: `mean` and `std` of the pixels of the training split, or of all where there is none, in [0, 1] of
+        full scale, each image weighing the same whatever its size.
       pixel_hash: how records' `pixel_hash` was computed.
       source: `kind` and `listing`, a fingerprint, of what the data set was made from, and `pixels`, the fingerprint
         of what is in it (`fingerprint`).
@@ -87,6 +88,9 @@ class Manifest:
       versions: of the software that wrote it.
       sidecars: BLAKE3 of the reports beside the manifest, by file name: `audit.json`, `audit.html`
         and `rejects.jsonl`.
+      unknown_labels: records say which labels are not known.
+      groups: those of `schema.GROUPS` that records have.
+      scale: bits that the white of the source's 16-bit images has, where their files do not state it.
       schema_version: of the feature table.
     """
 
@@ -104,11 +108,15 @@ class Manifest:
     versions: dict[str, str]
     sidecars: dict[str, str]
     pixel_hash: str = "blake3"
+    unknown_labels: bool = False
+    groups: tuple[str, ...] = ()
+    scale: int = 16
     schema_version: int = SCHEMA_VERSION
 
     def schema(self, rung: str = FULL_RUNG) -> RecordSchema:
         """The feature table of one rung."""
-        return RecordSchema(raw=self.rungs[rung].encoding == "raw", multi_label=self.multi_label)
+        raw = self.rungs[rung].encoding == "raw"
+        return RecordSchema(raw, self.multi_label, self.unknown_labels, self.groups)
 
     def shard_paths(self, root: Path, rung: str, split: str) -> list[Path]:
         """The shard files of one split of one rung, in order, for a data set at `root`."""
@@ -149,13 +157,14 @@ class Manifest:
                 f"{path} has schema version {version}, of a newer cxr-stream; this one reads {SCHEMA_VERSION}. "
                 "Update cxr-stream"
             )
-        if version != SCHEMA_VERSION:
+        if version not in READABLE_VERSIONS:
             raise DatasetError(
                 f"{path} has schema version {version!r}; this version of cxr-stream reads {SCHEMA_VERSION}. Make the "
                 f"data set again from its {_source_of(fields)}: {_command(fields, Path(str(path)).parent)}"
             )
         try:
             fields["labels"] = tuple(fields["labels"])
+            fields["groups"] = tuple(fields.get("groups", ()))
             fields["splits"] = {name: _checked(Split, split) for name, split in fields["splits"].items()}
             fields["rungs"] = {name: _rung_from_json(rung) for name, rung in fields["rungs"].items()}
             manifest = _checked(cls, fields)
@@ -237,6 +246,7 @@ class ImageEntry(NamedTuple):
       labels: indices into the manifest's labels; exactly one, except in a multi-label set.
       patient: patient key.
       split: name of the split.
+      more: unknown labels and groups, by name, where the data set has any.
     """
 
     path: str
@@ -244,6 +254,12 @@ class ImageEntry(NamedTuple):
     labels: tuple[int, ...]
     patient: str
     split: str
+    more: tuple[tuple[str, Any], ...] = ()
+
+
+def more_of(said: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """`ImageEntry.more` of what is said of an image: `unknown` and the groups, where there is anything."""
+    return tuple((name, said[name]) for name in ("unknown", *GROUPS) if said.get(name))
 
 
 def fingerprint(images: Iterable[ImageEntry]) -> str:
@@ -254,7 +270,7 @@ def fingerprint(images: Iterable[ImageEntry]) -> str:
     """
     hasher = blake3.blake3()
     for image in sorted(images):
-        hasher.update(json.dumps(image).encode())
+        hasher.update(json.dumps(image if image.more else image[:-1]).encode())
     return hasher.hexdigest()
 
 

@@ -26,8 +26,10 @@ class Rules:
 
     def broken_by(self, record: Record) -> str | None:
         """The first rule that a record breaks, as a sentence, or None."""
-        if any(not 0 <= label < self.labels for label in record.labels):
+        if any(not 0 <= label < self.labels for label in (*record.labels, *record.unknown)):
             return f"label {record.label}; expected 0 to {self.labels - 1}"
+        if both := set(record.labels) & set(record.unknown):
+            return f"label {min(both)} is both present and unknown"
         if record.encoding not in self.encodings:
             return f"encoding {record.encoding}; expected {' or '.join(self.encodings)}"
         if record.bit_depth != self.bit_depth:

@@ -14,8 +14,14 @@ from google.protobuf.message import DecodeError
 from cxr.errors import DatasetError
 from tfrecords.format.example_proto import Example
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a reader of the old version could not read, or would misread, a new data set."""
+
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
+"""Schema versions that this version reads. One of version 2 knows neither unknown labels nor groups."""
+
+GROUPS = ("view", "age", "sex", "site")
+"""What a data set may say of each image besides its label, to compare groups of images by."""
 
 ENCODINGS = ("jpeg", "png", "raw")
 """How the image of a record may be stored: a JPEG or PNG file, or rows of little-endian pixels."""
@@ -48,6 +54,11 @@ class Record:
       patient: key under which images are grouped; never a name or a hospital number.
       path: where the image came from, relative to the source; unique in a data set.
       pixel_hash: BLAKE3 of the decoded pixels (`tfrecords.images.codec.hash_pixels`), 64 hex digits.
+      unknown: indices of the labels of which it is not known whether the image has them; in a multi-label data set.
+      view: projection, such as "PA", or "" where it is not known; so for the rest.
+      age: of the patient, years, as text.
+      sex: of the patient, "F" or "M".
+      site: hospital.
     """
 
     image: bytes
@@ -61,6 +72,11 @@ class Record:
     patient: str
     path: str
     pixel_hash: str
+    unknown: tuple[int, ...] = ()
+    view: str = ""
+    age: str = ""
+    sex: str = ""
+    site: str = ""
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -76,10 +92,14 @@ class RecordSchema:
       raw: images are stored as rows of pixels under `image/shape` and `image/value` (the layout of a
         `tfds.features.Tensor` of unknown height and width), not as a JPEG or PNG file under `image`.
       multi_label: `label` holds any number of labels instead of exactly one.
+      unknown_labels: records have `unknown`.
+      groups: those of `GROUPS` that records have.
     """
 
     raw: bool
     multi_label: bool
+    unknown_labels: bool = False
+    groups: tuple[str, ...] = ()
 
     @functools.cached_property
     def features(self) -> tuple[Feature, ...]:
@@ -90,7 +110,8 @@ class RecordSchema:
             Feature("encoding", "text"),
             *(Feature(name, "int") for name in ("height", "width", "channels", "bit_depth")),
             Feature("label", "int", repeated=self.multi_label),
-            *(Feature(name, "text") for name in ("cause", "patient", "path", "pixel_hash")),
+            *((Feature("unknown", "int", repeated=True),) if self.unknown_labels else ()),
+            *(Feature(name, "text") for name in ("cause", "patient", "path", "pixel_hash", *self.groups)),
         )
 
     def serialize(self, record: Record) -> bytes:
@@ -193,9 +214,10 @@ class RecordSchema:
                 "image": {"dtype": dtype, "shape": shape},
             }
         label = _tfds("class_label_feature.ClassLabel", classLabel={"numClasses": str(len(labels))})
-        if self.multi_label:
-            label = _tfds("sequence_feature.Sequence", sequence={"feature": label, "length": "-1"})
-        columns: dict[str, Any] = {"image": image, "label": label}
+        several = _tfds("sequence_feature.Sequence", sequence={"feature": label, "length": "-1"})
+        columns: dict[str, Any] = {"image": image, "label": several if self.multi_label else label}
+        if self.unknown_labels:
+            columns["unknown"] = several
         for feature in self.features:
             if feature.key.split("/")[0] in columns:
                 continue

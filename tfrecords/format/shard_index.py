@@ -26,7 +26,9 @@ from tfrecords.format.manifest import Shard
 from tfrecords.format.schema import ENCODINGS, Record
 
 TEXTS = ("patient", "path", "cause", "pixel_hash")
-"""The text columns, named like the fields of a `Record`."""
+"""The text columns, named like the fields of a `Record`; those of `schema.GROUPS` that a data set has follow."""
+UNKNOWN = 2
+"""What stands in the column of a label of which it is not known whether an image has it."""
 MEND = "copy it again from a whole copy of the data set, or make the data set again: `cxr preprocess ... --overwrite`"
 
 
@@ -36,7 +38,7 @@ def number_columns(labels: int | None) -> np.dtype:
 
     `offset` and `length` say where the record's data lies in the shard, bytes, and `crc` is the masked CRC32C of it;
     `image` is where in the data the image begins and ends; `encoding` an index into `ENCODINGS`; `shape` height,
-    width and channels; `label` an index into the label names, or 0 and 1 for each of them.
+    width and channels; `label` an index into the label names, or for each of them 0, 1 or `UNKNOWN`.
 
     Args:
       labels: number of label names of a multi-label data set, else None.
@@ -51,12 +53,13 @@ class IndexWriter:
 
     Args:
       labels: see `number_columns`.
+      groups: those of `schema.GROUPS` that the data set has.
     """
 
-    def __init__(self, labels: int | None):
+    def __init__(self, labels: int | None, groups: Sequence[str] = ()):
         self._labels, self._columns = labels, number_columns(labels)
         self._rows: list[tuple] = []
-        self._texts: dict[str, list[bytes]] = {name: [] for name in TEXTS}
+        self._texts: dict[str, list[bytes]] = {name: [] for name in (*TEXTS, *groups)}
 
     def add(self, record: Record, image: tuple[int, int], place: Place) -> None:
         """Adds a record.
@@ -68,7 +71,9 @@ class IndexWriter:
         """
         label: Any = record.label
         if self._labels is not None:
-            label = tuple(int(index in record.labels) for index in range(self._labels))
+            label = tuple(
+                UNKNOWN if index in record.unknown else int(index in record.labels) for index in range(self._labels)
+            )
         shape = (record.height, record.width, record.channels)
         self._rows.append((*place, image, ENCODINGS.index(record.encoding), shape, label))
         for name, texts in self._texts.items():
@@ -78,6 +83,11 @@ class IndexWriter:
     def numbers(self) -> np.ndarray:
         """The numeric columns, one row for each record."""
         return np.array(self._rows, self._columns)
+
+    @property
+    def text_names(self) -> list[str]:
+        """Names of the text columns."""
+        return list(self._texts)
 
     def texts(self, name: str) -> list[bytes]:
         """One text column: the UTF-8 bytes of each record's text."""
@@ -93,7 +103,8 @@ class IndexWriter:
         Returns:
           the writer, which knows size and checksum.
         """
-        about = {"shard": shard, "records": len(self._rows), "numbers": self._columns.descr, "texts": TEXTS}
+        about = {"shard": shard, "records": len(self._rows), "numbers": self._columns.descr}
+        about["texts"] = list(self._texts)
         writer = RecordWriter(file)
         writer.write(json.dumps(about).encode())
         writer.write(self.numbers.tobytes())
@@ -113,7 +124,7 @@ def read_numbers(path: Path, shard: Shard, labels: int | None) -> np.ndarray:
     Raises:
       DatasetError: the index is missing, damaged, or that of another shard; the message names file and byte.
     """
-    about, data = _read(path, shard, 0)
+    about, data = _read(path, shard)
     try:
         rows = np.frombuffer(data, [(name, kind, *map(tuple, shape)) for name, kind, *shape in about["numbers"]])
         wanted = number_columns(labels)
@@ -152,15 +163,15 @@ def read_texts(path: Path, shard: Shard, name: str) -> TextColumn:
     Raises:
       DatasetError: as for `read_numbers`.
     """
-    _, data = _read(path, shard, 1 + TEXTS.index(name))
     try:
+        _, data = _read(path, shard, name)
         return TextColumn(np.frombuffer(data, "<u4", shard.records), data[4 * shard.records :])
     except ValueError as error:
         raise _damaged(path, f"column '{name}': {error}") from error
 
 
-def _read(path: Path, shard: Shard, frame: int) -> tuple[dict[str, Any], bytes]:
-    """(first frame, the frame of that number behind it)."""
+def _read(path: Path, shard: Shard, text: str | None = None) -> tuple[dict[str, Any], bytes]:
+    """(first frame, the frame of the numbers or of a text column)."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -169,7 +180,7 @@ def _read(path: Path, shard: Shard, frame: int) -> tuple[dict[str, Any], bytes]:
             about = json.loads(_read_frame(path, file, size))
             if (about["shard"], about["records"]) != (shard.blake3, shard.records):
                 raise _damaged(path, "it is the index of another shard")
-            for _ in range(frame):
+            for _ in range(0 if text is None else 1 + about["texts"].index(text)):
                 start = file.tell()
                 fault, length = check_header(file.read(HEADER_BYTES), size - start)
                 if fault is not None:

@@ -2,7 +2,8 @@
 
 JPEG (baseline, progressive, grey, colour, CMYK), PNG (8 and 16 bit, grey, colour, alpha, palette), TIFF,
 BMP, WebP and DICOM become uint8 or uint16 [height, width, channels], 0 black. EXIF orientation is applied,
-alpha is composited over black, and three equal channels become one.
+alpha is composited over black, and three equal channels become one. What has a wrong or unsupported form, or nothing in
+it (`emptiness`), is refused and never guessed at; a JPEG with a fault around the image data is mended (`mend`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from cxr.errors import ImageError
-from tfrecords.images import codec, dicom
+from tfrecords.images import codec, dicom, emptiness, mend, scale, tiff
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is settable, and checked before a pixel is decoded
 warnings.filterwarnings("ignore", module=r"PIL\.")  # notes on metadata that is not used here
@@ -33,10 +33,15 @@ DEFAULT_MAX_PIXELS = 100_000_000
 """Largest width x height that is decoded: about six times the largest chest X-ray detectors."""
 
 _EXIF_ORIENTATION = 0x0112
-_TIFF_BITS_PER_SAMPLE = 258
-_TIFF_PHOTOMETRIC = 262
-_TIFF_PLANES = 284
-_TIFF_EXTRA_SAMPLES = 338
+_BMP_RLE4 = 2
+_OTHER_FORMATS = {  # how files begin that are found among X-rays and are not supported
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000 outside DICOM",
+    b"\xff\x4f\xff\x51": "JPEG 2000 outside DICOM",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+}
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 _GREY_MODES = ("L", "LA", "La", "1", *_SIXTEEN_BIT_MODES)
@@ -79,11 +84,16 @@ class DecodedImage:
       header: of the file.
       keepable: `jpeg` or `png` where the file itself, decoded by any exact decoder to the number of
         channels of `pixels`, gives `pixels`; None where it does not.
+      bits_in_use: bits that hold the highest value stored, up to 16, of an image with 16 bits a sample whose file does
+        not state its scale; None where the file does (8 bits, 12-bit TIFF, DICOM with a depth or a window).
+      repaired: what was mended of the file, in words; empty where nothing was.
     """
 
     pixels: np.ndarray
     header: ImageHeader
     keepable: str | None
+    bits_in_use: int | None = None
+    repaired: str = ""
 
 
 def read_header(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, salt: str = "") -> ImageHeader:
@@ -104,40 +114,86 @@ def read_header(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, salt: str = "
         return _pillow_header(image, data, max_pixels)
 
 
-def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage:
+def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, bits: int | None = None) -> DecodedImage:
     """Decodes one image file wholly, and so verifies it.
 
     Args:
       data: the file.
       max_pixels: limit on width x height, checked before decoding.
+      bits: the scale of the data set (`scale.choose_scale`): an image whose file does not state its scale is taken to
+        have so many bits, and brought to 16. None leaves it as it is.
 
     Raises:
-      ImageError: not an image of a supported format, damaged, truncated, or larger than `max_pixels`.
+      ImageError: not an image of a supported format, damaged, truncated, larger than `max_pixels`, with nothing in
+        it, or with values beyond `bits`.
       MissingExtraError: a DICOM file, and a package that it needs is not installed.
+      ValueError: `bits` is not 8 to 16.
     """
+    decoded = _decode_or_mend(data, max_pixels, bits)
+    emptiness.check(decoded.pixels, decoded.bits_in_use if bits in (None, scale.FULL) else None)
+    return decoded
+
+
+def count_bits_in_use(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> int | None:
+    """`DecodedImage.bits_in_use` of a file, also where `decode` would find it too dark for want of a scale.
+
+    Args and errors as `decode`. A file whose header says 8 bits need not be decoded to know that the answer is None.
+    """
+    if read_header(data, max_pixels).bit_depth == 8:
+        return None
+    return _decode_or_mend(data, max_pixels, None).bits_in_use
+
+
+def _decode_or_mend(data: bytes, max_pixels: int, bits: int | None) -> DecodedImage:
     if dicom.is_dicom(data[:256]):
         header = _dicom_header(data, max_pixels, salt="")
-        return DecodedImage(_merge_equal_channels(dicom.read_dicom_pixels(data)), header, None)
+        image = dicom.read_dicom(data, bits)
+        return DecodedImage(_merge_equal_channels(image.pixels), header, None, image.bits_in_use, image.repaired)
+    try:
+        return _decode_file(data, max_pixels, bits)
+    except ImageError:
+        mended = mend.mend_jpeg(data) if data.startswith(b"\xff\xd8") else None
+        if mended is None:
+            raise
+    decoded = _decode_file(mended[0], max_pixels, bits)
+    return dataclasses.replace(decoded, keepable=None, repaired=mended[1])
+
+
+def _decode_file(data: bytes, max_pixels: int, bits: int | None) -> DecodedImage:
+    """A file of any format but DICOM."""
     with _open(data) as image:
         header = _pillow_header(image, data, max_pixels)
-        transparent = b""
-        if header.format == "JPEG" and header.mode in ("L", "RGB"):
-            pixels = codec.decode_jpeg(data, channels=1 if header.mode == "L" else 3)
-        elif header.format == "PNG":
-            chunks = _verify_png(data)
-            if "exif" not in image.info and b"eXIf" in chunks:  # behind the pixels, where the header does not look
-                late = bytes(chunks[b"eXIf"])
-                header = dataclasses.replace(header, orientation=_read_orientation(lambda: _parse_exif(late)))
-            transparent = bytes(chunks.get(b"tRNS", b""))
-            pixels = _decode_png(data, transparent)
-        elif header.bit_depth == 16 and header.mode not in _SIXTEEN_BIT_MODES:
-            pixels = _decode_deep_tiff(image, data)
-        else:
-            pixels = _pillow_pixels(image, data)
+        chunks = _verify_png(data) if header.format == "PNG" else {}
+        if "exif" not in image.info and b"eXIf" in chunks:  # behind the pixels, where the header does not look
+            late = bytes(chunks[b"eXIf"])
+            header = dataclasses.replace(header, orientation=_read_orientation(lambda: _parse_exif(late)))
+        transparent = bytes(chunks.get(b"tRNS", b""))
+        stored = _decode_stored(image, header, data, transparent)
+        states_scale = header.bit_depth == 8 or tiff.bits(image) == (12,)
+        in_use = None if states_scale else scale.count_bits(0, int(stored.max()))
+        pixels = stored if in_use is None or bits is None else _scale(stored, bits, in_use)
+        if header.mode in _SIXTEEN_BIT_MODES and tiff.white_is_zero(image):  # only now: the scale is of what is stored
+            pixels = 65535 - pixels
     merged = _merge_equal_channels(pixels)
-    upright = _apply_orientation(merged, header.orientation)
-    keepable = None if transparent else _keepable(data, header, merged, pixels.shape[2])
-    return DecodedImage(upright, header, keepable)
+    as_stored = pixels is stored and not transparent
+    keepable = _keepable(data, header, merged, pixels.shape[2]) if as_stored else None
+    return DecodedImage(_apply_orientation(merged, header.orientation), header, keepable, in_use)
+
+
+def _decode_stored(image: Image.Image, header: ImageHeader, data: bytes, transparent: bytes) -> np.ndarray:
+    """Pixels before orientation and scale, [height, width, 1 or 3]; `transparent` is what tRNS of a PNG holds."""
+    if header.format == "JPEG" and header.mode in ("L", "RGB"):
+        return codec.decode_jpeg(data, channels=1 if header.mode == "L" else 3)
+    if header.format == "PNG":
+        return _decode_png(data, transparent)
+    if header.bit_depth == 16 and header.mode not in _SIXTEEN_BIT_MODES:
+        return _decode_deep_tiff(image, data)
+    return _pillow_pixels(image, data)
+
+
+def _scale(stored: np.ndarray, bits: int, in_use: int) -> np.ndarray:
+    scale.check_bits(bits, in_use)
+    return scale.stretch(stored, bits)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -147,7 +203,18 @@ def _open(data: bytes) -> Image.Image:
         with _guarded("header"):
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image of a supported format; it begins with {data[:8]!r}") from error
+        raise ImageError(_name_format(data)) from error
+
+
+def _name_format(data: bytes) -> str:
+    """What a file is that Pillow does not recognise, as far as its beginning tells."""
+    if data.startswith(tiff.STARTS):
+        return tiff.describe_unknown(data)
+    if data.startswith(b"\xff\xd8"):
+        return "damaged JPEG, or one that is not supported; expected baseline or progressive, with 8 bits a sample"
+    names = [name for start, name in _OTHER_FORMATS.items() if data.startswith(start)]
+    what = f"{names[0]} is not a supported format" if names else "not an image of a supported format"
+    return f"{what}; it begins with {data[:8]!r}; expected JPEG, PNG, TIFF, BMP, WebP or DICOM"
 
 
 @contextlib.contextmanager
@@ -173,8 +240,11 @@ def _pillow_header(image: Image.Image, data: bytes, max_pixels: int) -> ImageHea
         frames = 1 if kind == "JPEG" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise ImageError(f"{kind} with {frames} pages; expected one")
+    tiff.check_samples(image)
+    if kind == "BMP" and image.info.get("compression") == _BMP_RLE4:  # Pillow 12 misreads stretches of odd length
+        raise ImageError("BMP with 4-bit run-length encoding is not supported; export it as PNG or uncompressed")
     if image.mode not in _GREY_MODES + _COLOUR_MODES:
-        raise ImageError(f"{kind} of mode {image.mode}; expected 8 or 16 bits a channel")
+        raise ImageError(f"{kind} of mode {image.mode} is not supported; expected 8 or 16 bits a channel")
     tables = getattr(image, "quantization", None) or {}
     return ImageHeader(
         kind,
@@ -227,10 +297,7 @@ def _has_deep_colour(image: Image.Image, data: bytes) -> bool:
     """Whether a colour file has 16 bits a channel, which Pillow would cut to 8."""
     if image.format == "PNG":
         return data[24] == 16
-    if image.format == "TIFF":
-        tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        return 16 in (tags.get(_TIFF_BITS_PER_SAMPLE) or ())
-    return False
+    return 16 in tiff.bits(image)
 
 
 def _verify_png(data: bytes) -> dict[bytes, memoryview]:
@@ -267,15 +334,7 @@ def _decode_png(data: bytes, transparent: bytes) -> np.ndarray:
 
 
 def _decode_deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
-    tags: Any = image.tag_v2  # type: ignore[attr-defined]
-    photometric, planes, extra = (
-        tags.get(_TIFF_PHOTOMETRIC), tags.get(_TIFF_PLANES, 1), tuple(tags.get(_TIFF_EXTRA_SAMPLES, ()))
-    )  # fmt: skip
-    if photometric != 2 or planes != 1 or extra not in ((), (2,)):
-        raise ImageError(
-            f"TIFF of 16 bits a channel, photometric interpretation {photometric}, planar configuration {planes}, "
-            f"extra samples {extra}; expected interleaved RGB (2, 1), with alpha (2) or nothing besides"
-        )
+    tiff.check_deep_colour(image)
     _load(image)  # Pillow verifies what it would cut to 8 bits; OpenCV keeps the depth but verifies little
     pixels = _decode_unchanged(data, "TIFF")
     if pixels.dtype != np.uint16:
@@ -310,16 +369,12 @@ def _pillow_pixels(image: Image.Image, data: bytes) -> np.ndarray:
 
 def _deep_grey_tiff(image: Image.Image) -> np.ndarray:
     values: np.ndarray = np.asarray(image).astype(np.uint16)[..., None]
-    tags: Any = image.tag_v2  # type: ignore[attr-defined]
-    if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,):
-        values = values << 4 | values >> 8  # x 65535 / 4095, rounded
-    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow turns only 8 bits and fewer
-        values = 65535 - values
-    return values
+    return values << 4 | values >> 8 if tiff.bits(image) == (12,) else values  # x 65535 / 4095, rounded
 
 
 def _over_black(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Composites over black: colour x alpha, rounded, in the depth of the input."""
+    """Composites over black: colour x alpha, rounded, in the depth of the input; refuses what is all transparent."""
+    emptiness.check_alpha(alpha)
     full = int(np.iinfo(colour.dtype).max)
     return ((colour.astype(np.uint32) * alpha + full // 2) // full).astype(colour.dtype)
 

@@ -1,14 +1,11 @@
-"""Which files a folder or a table names: what operating systems leave about, documents, rows of a table."""
+"""Which files a folder holds: images, documents, and what operating systems leave about."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from cxr.errors import InputError
@@ -17,12 +14,14 @@ IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
 """Files and folders that operating systems leave about; names that begin with a dot are ignored too."""
 
 DOCUMENT_SUFFIXES = (
-    ".txt", ".md", ".csv", ".tsv", ".json", ".pdf", ".html", ".xlsx", ".xls", ".docx",
+    ".txt", ".md", ".rst", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".ods",
+    ".pdf", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml", ".doc", ".docx", ".odt", ".rtf", ".log", ".py", ".ipynb",
+    ".sh", ".md5", ".sha256", ".csv.gz", ".tsv.gz", ".json.gz", ".jsonl.gz", ".txt.gz", ".csv.zip", ".tsv.zip",
 )  # fmt: skip
 """Ends, in lower case, of the names of documents."""
 
-TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}
-"""Ends of the names of tables, and what separates their columns; None is JSON lines."""
+DOCUMENT_NAMES = {"license", "licence", "readme", "changelog", "copying", "notice", "sha256sums", "md5sums", "records"}
+"""Names of documents without an ending, in lower case."""
 
 
 def is_ignored(path: str) -> bool:
@@ -32,7 +31,8 @@ def is_ignored(path: str) -> bool:
 
 def is_document(path: str) -> bool:
     """Whether a file is a document by its name."""
-    return path.lower().endswith(DOCUMENT_SUFFIXES)
+    lower = path.lower()
+    return lower.endswith(DOCUMENT_SUFFIXES) or posixpath.basename(lower) in DOCUMENT_NAMES
 
 
 def is_utf8(name: str) -> bool:
@@ -78,76 +78,3 @@ def walk_files(root: str) -> Iterator[tuple[str, int, int]]:
                         yield path, status.st_size, status.st_mtime_ns
         except OSError as error:
             raise InputError(f"cannot read {error.filename or folder}: {error.strerror}") from error
-
-
-def read_table(
-    table: str, required: Sequence[str], optional: Sequence[str] = ()
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields (line number, row) of a CSV, TSV or JSON-lines table, with column names in lower case.
-
-    Args:
-      table: its file; the end of the name, one of `TABLE_SUFFIXES`, says what it is.
-      required: columns that a CSV or TSV must have. A row of JSON lines may lack them.
-      optional: columns besides; a JSON row has these and the required ones, as text.
-
-    Raises:
-      InputError: the file cannot be read or is no such table; names the line.
-    """
-    delimiter = TABLE_SUFFIXES[Path(table).suffix.lower()]
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            if delimiter:
-                yield from _csv_rows(file, table, delimiter, required, optional)
-            else:
-                yield from _json_rows(file, table, required, optional)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{table} is not UTF-8 text: {error}") from error
-    except csv.Error as error:
-        raise InputError(f"{table} is not a valid table: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {table}: {error.strerror}") from error
-
-
-def _csv_rows(
-    file: io.TextIOBase, table: str, delimiter: str, required: Sequence[str], optional: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)  # else an open quote swallows the rows below it
-    columns = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
-    absent = set(required) - set(columns.values())
-    if absent:
-        wanted = f"{'s' if len(required) > 1 else ''} {','.join(required)}"
-        besides = f" and optionally {','.join(optional)}" if optional else ""
-        raise InputError(
-            f"{table}: the column{'s' if len(absent) > 1 else ''} {' and '.join(sorted(absent))} "
-            f"{'are' if len(absent) > 1 else 'is'} missing; the first line must name the column{wanted}{besides}; "
-            f"received {', '.join(columns) or 'an empty file'}"
-        )
-    names = [name.strip().lower() for name in reader.fieldnames or ()]
-    repeated = sorted({name for name in names if name in (*required, *optional) and names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{table}: the column {repeated[0]} stands {names.count(repeated[0])} times in the first line")
-    for row in reader:
-        if None in row or None in row.values():
-            raise InputError(f"{table}, line {reader.line_num}: expected {len(columns)} cells, as in the first line")
-        yield reader.line_num, {columns[name]: value for name, value in row.items()}
-
-
-def _json_rows(
-    file: io.TextIOBase, table: str, required: Sequence[str], optional: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{table}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{table}, line {number}: expected an object with {' and '.join(required)}, received {line:.60}"
-            )
-        row = {key.strip().lower(): value for key, value in row.items()}
-        for key, value in row.items():
-            if isinstance(value, list):
-                row[key] = "|".join(map(str, value))
-        yield number, {key: str(row[key]) for key in (*required, *optional) if row.get(key) is not None}

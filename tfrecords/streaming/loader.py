@@ -24,7 +24,7 @@ from tfrecords.streaming.split_index import OnCorrupt, SplitIndex, build_index
 from tfrecords.streaming.stream_options import StreamOptions
 
 METADATA = ("patient", "path", "cause", "row")
-"""Keys of the dictionary that ends an element where it is asked for."""
+"""Keys of the dictionary that ends an element where it is asked for; those of `Manifest.groups` follow."""
 
 
 class Loader:
@@ -45,6 +45,8 @@ class Loader:
         self.options = options
         self.rung = choose_rung(manifest, options.rung, None if options.image_size is None else options.size)
         check_split(manifest, options.split)
+        self.metadata = (*METADATA, *manifest.groups) if options.metadata else ()
+        """Keys of the dictionary that ends an element."""
         self.channels = options.channels or manifest.channels or 3
         self.index = open_index(root, manifest.digest, self.rung, options.split, options.on_corrupt)
         if self.index.faults:
@@ -119,13 +121,10 @@ class Loader:
             arrays = [self._fitted(rows)]
         else:
             arrays = list(self._padded(rows, self.buckets[self._bucket[rows[0]]]))
-        labels = self.index.label[rows]
-        arrays.append(labels.astype(np.float32) if self.manifest.multi_label else labels)
+        arrays.append(self.index.truth(rows))
         if self.class_weights is not None:
-            arrays.append(self.class_weights[labels])
-        if self.options.metadata:
-            arrays += [self.index.texts(key, rows) for key in METADATA[:-1]]
-            arrays.append(rows)
+            arrays.append(self.class_weights[self.index.label[rows]])
+        arrays += [rows if key == "row" else self.index.texts(key, rows) for key in self.metadata]
         return tuple(arrays)
 
     def _fitted(self, rows: np.ndarray) -> np.ndarray:
@@ -180,16 +179,17 @@ class Loader:
             specs.append(([count], np.dtype(np.int32)))
         if self.class_weights is not None:
             specs.append(([count], np.dtype(np.float32)))
-        if self.options.metadata:
-            specs += [([count], np.dtype(object))] * 3 + [([count], np.dtype(np.int64))]
+        specs += [([count], np.dtype(np.int64 if key == "row" else object)) for key in self.metadata]
         return tuple(specs)
 
     def structure(self, arrays: list[Any]) -> tuple:
         """The arrays of `load` as the element of the data set."""
         rest = list(arrays)
         images = rest.pop(0) if self.buckets is None else {"image": rest.pop(0), "mask": rest.pop(0)}
-        metadata = (dict(zip(METADATA, rest[-len(METADATA) :], strict=True)),) if self.options.metadata else ()
-        return (images, *rest[: len(rest) - len(METADATA) * len(metadata)], *metadata)
+        if not self.metadata:
+            return (images, *rest)
+        count = len(self.metadata)
+        return (images, *rest[:-count], dict(zip(self.metadata, rest[-count:], strict=True)))
 
 
 @functools.lru_cache(maxsize=8)

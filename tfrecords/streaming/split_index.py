@@ -17,7 +17,7 @@ from cxr.errors import CorruptError, DatasetError
 from tfrecords.format.framing import FOOTER_BYTES, HEADER_BYTES, check_data
 from tfrecords.format.manifest import RUNG_ENCODINGS, Manifest, Shard
 from tfrecords.format.schema import ENCODINGS
-from tfrecords.format.shard_index import TextColumn, number_columns, read_numbers, read_texts
+from tfrecords.format.shard_index import UNKNOWN, TextColumn, number_columns, read_numbers, read_texts
 from tfrecords.format.shards import index_path, is_shard_name
 
 OnCorrupt = Literal["error", "skip"]
@@ -45,7 +45,7 @@ class SplitIndex:
       image: int64 [n, 2], where in the data the image begins and ends.
       encoding: uint8 [n], index into `schema.ENCODINGS`.
       shape: int32 [n, 3], height, width, channels.
-      label: int32 [n], or uint8 [n, labels] of 0 and 1 in a multi-label data set.
+      label: int32 [n], or uint8 [n, labels] of 0, 1 and `shard_index.UNKNOWN` in a multi-label data set.
     """
 
     paths: tuple[Path, ...]
@@ -72,6 +72,13 @@ class SplitIndex:
         for name in _COLUMNS:
             hasher.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return hasher.hexdigest()
+
+    def truth(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Labels as a stream gives them: int32 [rows], or float32 [rows, labels] of 0, 1 and NaN for not known."""
+        if self.label.ndim == 1:
+            return self.label[rows]
+        labels = self.label[rows]
+        return np.where(labels == UNKNOWN, np.float32(np.nan), labels).astype(np.float32, copy=False)
 
     def texts(self, name: str, rows: np.ndarray) -> np.ndarray:
         """One of `shard_index.TEXTS` of the given rows: object [rows], UTF-8 bytes. Each shard's are read at first use.
@@ -188,6 +195,7 @@ def _broken_rows(index: SplitIndex, manifest: Manifest, rung: str) -> dict[int, 
     channels = (manifest.channels,) if manifest.channels else (1, 3)
     needed = shape.astype(np.int64).prod(axis=1) * manifest.bit_depth // 8
     sizes = np.array([shard.bytes for shard in index.shards], np.int64)[index.shard]
+    highest = len(manifest.labels) - 1 if label.ndim == 1 else UNKNOWN if manifest.unknown_labels else 1
     outside = (index.offset < HEADER_BYTES) | (index.offset + length + FOOTER_BYTES > sizes)
     checks: list[tuple[Any, Callable[[int], str]]] = [
         (
@@ -195,8 +203,8 @@ def _broken_rows(index: SplitIndex, manifest: Manifest, rung: str) -> dict[int, 
             lambda at: f"the index places {length[at]} bytes at byte {index.offset[at]}, outside of the shard",
         ),
         (
-            (label < 0) | (label >= len(manifest.labels)) if label.ndim == 1 else (label > 1).any(axis=1),
-            lambda at: f"label {label[at]}; expected 0 to {len(manifest.labels) - 1 if label.ndim == 1 else 1}",
+            (label < 0) | (label > highest) if label.ndim == 1 else (label > highest).any(axis=1),
+            lambda at: f"label {label[at]}; expected 0 to {highest}",
         ),
         (
             ~np.isin(index.encoding, [ENCODINGS.index(name) for name in allowed]),

@@ -204,7 +204,7 @@ def _from_memory(loader: Loader, source: _Source, load: Callable[[tf.Tensor], tu
     options, plan, specs = loader.options, loader.plan, _specs(loader)
     table_spec = tf.TensorSpec([len(loader.index), *specs[0].shape[1:]], specs[0].dtype)
     with tf.device("CPU:0"):
-        labels = tf.constant(loader.index.label, specs[1].dtype)
+        labels = tf.constant(loader.index.truth(), specs[1].dtype)
         weights = None if loader.class_weights is None else tf.constant(loader.class_weights)
         starts = tf.constant(np.cumsum([0, *(len(rows) for rows in plan.epoch(0))]))
 

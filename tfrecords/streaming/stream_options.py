@@ -35,8 +35,9 @@ class StreamOptions(Options):
     """Options of `XrayDataset.stream`.
 
     Elements are `(image, label)`: `image` uint8 [batch, height, width, channels] (uint16 for a data set of 16
-    bits), `label` int32 [batch], or float32 [batch, labels] of 0 and 1 for a multi-label data set. At native size
-    the first part is `{"image": ..., "mask": bool [batch, height, width, 1]}`.
+    bits), `label` int32 [batch], or float32 [batch, labels] of 0 and 1 for a multi-label data set, NaN where it is not
+    known whether an image has a label: a loss has to leave these out, as that of `cxr train` does. At native size the
+    first part is `{"image": ..., "mask": bool [batch, height, width, 1]}`.
     """
 
     title: ClassVar[str] = "stream"
@@ -85,8 +86,8 @@ class StreamOptions(Options):
     )
     metadata: bool = option(
         Flag(),
-        "elements end with a dictionary of `patient`, `path` and `cause`, strings [batch], and `row`, int64 [batch], "
-        "the place in stored order",
+        "elements end with a dictionary of `patient`, `path` and `cause`, strings [batch], `row`, int64 [batch], the "
+        "place in stored order, and what else the data set says (`Manifest.groups`), strings [batch]",
         default=False,
     )
     cache: CacheMode = option(

@@ -50,8 +50,9 @@ def evaluate_predictions(
       images decided rightly. `per_label` by label, each against the rest. None stands for what is undefined: a metric
       that would divide by zero, an interval from fewer than two patients. A replicate in which a metric is undefined
       is left out of its interval. `confusion`: rows true, columns predicted, in the order of the labels; or by label
-      [[tn, fp], [fn, tp]] where multi-label. Beside them what they are of: `task`, `labels`, `positive`, `images`,
-      `patients`, `operating_point`, and `level`, `bootstrap` and `seed`.
+      [[tn, fp], [fn, tp]] where multi-label. An image counts for the labels that are known of it. Beside them what they
+      are of: `task`, `labels`, `positive`, `images`, `patients`, `unknown` (images by label), `operating_point`,
+      and `level`, `bootstrap` and `seed`.
 
     Raises:
       InputError: an operating point for other labels.
@@ -74,7 +75,8 @@ def evaluate_predictions(
     return {
         "task": predictions.task, "labels": labels,
         "positive": labels[column] if predictions.task == "binary" else None,
-        "images": len(predictions), "patients": count, "operating_point": operating_point.to_json(),
+        "images": len(predictions), "patients": count, "unknown": _unknown(predictions),
+        "operating_point": operating_point.to_json(),
         "level": LEVEL, "bootstrap": bootstrap, "seed": SEED,
         "metrics": _summary(*overall),
         "per_label": {label: _summary(values[:, at], replicates[:, at]) for at, label in enumerate(labels)},
@@ -92,19 +94,20 @@ def quick_metrics(predictions: Predictions, positive: str | None = None) -> dict
       most probable label, or of each label at 0.5 where multi-label. `auc`, `pr_auc`: see `rank_metrics`, the mean over
       the labels for which they are defined. NaN where undefined for all.
     """
-    truth = predictions.truth_matrix
+    truth, known = predictions.truth_matrix, predictions.known
     probabilities = predictions.probabilities.astype(np.float64)
     likelihoods = np.where(truth == 1, probabilities, 1 - probabilities)
     if predictions.multi_label:
-        correct = (probabilities >= 0.5) == (truth == 1)
+        correct = ((probabilities >= 0.5) == (truth == 1))[known]
+        likelihoods = likelihoods[known]
     else:
         correct = probabilities.argmax(axis=1) == predictions.truth
         likelihoods = likelihoods[truth == 1]
     labels = predictions.labels
     if predictions.task == "binary":
         labels = (labels[predictions.label_index(positive)],)
-    once = np.ones((1, len(predictions)))
-    ranked = np.array([rank_metrics(*predictions.against_rest(label), once) for label in labels])[:, :, 0]
+    each = [predictions.against_rest(label) for label in labels]
+    ranked = np.array([rank_metrics(*one, np.ones((1, len(one[0])))) for one in each])[:, :, 0]
     auc, pr_auc = (float(part[~np.isnan(part)].mean()) if not np.isnan(part).all() else math.nan for part in ranked.T)
     return {
         "loss": float(-np.log(likelihoods.clip(1e-7, 1 - 1e-7)).mean()),
@@ -126,6 +129,8 @@ def rank_metrics(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
       `roc_auc` and `pr_auc`, float64 [replicates]. `roc_auc` is NaN where positives or negatives have no weight,
       `pr_auc` where positives have none.
     """
+    if not len(scores):  # no image of which it is known
+        return (np.full(len(weights), math.nan),) * 2
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of each distinct score
@@ -166,15 +171,15 @@ class _Measure:
     def __init__(self, predictions: Predictions, decided: np.ndarray, patients: np.ndarray):
         self._patients = patients
         self._columns = []
-        for label, hit in zip(predictions.labels, decided.T, strict=True):
-            truth, scores = predictions.against_rest(label)
+        for label, known, decisions in zip(predictions.labels, predictions.known.T, decided.T, strict=True):
+            (truth, scores), hit = predictions.against_rest(label), decisions[known]
             gap = scores - truth
             in_bin = one_hot(_bins(scores), CALIBRATION_BINS)
             counts = [truth * hit, (1 - truth) * hit, truth * (1 - hit), (1 - truth) * (1 - hit)]
             images = np.column_stack([*counts, gap**2, in_bin * gap[:, None]])
             sums = np.zeros((patients.max() + 1, images.shape[1]))
-            np.add.at(sums, patients, images)
-            self._columns.append((truth, scores, sums))
+            np.add.at(sums, patients[known], images)
+            self._columns.append((truth, scores, sums, known))
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """float64 [replicates, labels, metrics] of weights float64 [replicates, patients]."""
@@ -183,8 +188,9 @@ class _Measure:
 
     @staticmethod
     def _label(
-        truth: np.ndarray, scores: np.ndarray, sums: np.ndarray, weights: np.ndarray, image_weights: np.ndarray
-    ) -> np.ndarray:
+        truth: np.ndarray, scores: np.ndarray, sums: np.ndarray, known: np.ndarray, weights: np.ndarray,
+        image_weights: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
         totals = weights @ sums
         tp, fp, fn, tn, squares = totals[:, :5].T
         images = tp + fp + fn + tn
@@ -198,7 +204,7 @@ class _Measure:
                 "brier": squares / images,
                 "calibration_error": np.abs(totals[:, 5:]).sum(axis=1) / images,
             }
-        found["roc_auc"], found["pr_auc"] = rank_metrics(truth, scores, image_weights)
+        found["roc_auc"], found["pr_auc"] = rank_metrics(truth, scores, image_weights[:, known])
         return np.stack([found[name] for name in METRICS], axis=1)
 
 
@@ -243,11 +249,22 @@ def _bins(scores: np.ndarray) -> np.ndarray:
     return np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
 
 
+def _unknown(predictions: Predictions) -> dict[str, int]:
+    """By label, the images that count for nothing, as it is not known whether they have it; labels of none left out."""
+    counts = (~predictions.known).sum(axis=0)
+    return {label: int(count) for label, count in zip(predictions.labels, counts, strict=True) if count}
+
+
 def _confusion(predictions: Predictions, predicted: np.ndarray) -> Any:
     """Counts as lists: rows true, columns predicted; by label [[tn, fp], [fn, tp]] where multi-label."""
     from sklearn.metrics import confusion_matrix  # here, as training needs none
 
     if predictions.multi_label:
-        columns = zip(predictions.labels, predictions.truth.T, predicted.T, strict=True)
-        return {label: confusion_matrix(*column, labels=[0, 1]).tolist() for label, *column in columns}
+        columns = zip(predictions.labels, predictions.known.T, predictions.truth.T, predicted.T, strict=True)
+        return {
+            label: confusion_matrix(truth[known], decided[known], labels=[0, 1]).tolist()
+            if known.any()
+            else [[0, 0]] * 2
+            for label, known, truth, decided in columns
+        }
     return confusion_matrix(predictions.truth, predicted, labels=range(len(predictions.labels))).tolist()

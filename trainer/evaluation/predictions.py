@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from cxr.errors import InputError, OutputError
 from cxr.files import write_atomically
+from tfrecords.format.shard_index import UNKNOWN
 
 Task = Literal["binary", "multi-class", "multi-label"]
 """One label an image of two, one of more, or any number of labels an image."""
@@ -28,12 +29,14 @@ class Predictions:
       labels: label names; a column of `probabilities` each.
       multi_label: an image has any number of labels instead of exactly one.
       probabilities: float32 [images, labels] in [0, 1]; rows sum to 1 unless multi-label.
-      truth: int32 [images], indices into `labels`; uint8 [images, labels] of 0 and 1 where multi-label.
+      truth: int32 [images], indices into `labels`; where multi-label uint8 [images, labels] of 0, 1, and `UNKNOWN` for
+        NaN, as a stream gives a label that is not known.
       rows: int64 [images], places in the stored order of the split; by default 0, 1, ...
       patients: patient keys, text [images]; "" where unknown, which is the default. Bytes, as a stream gives them, are
         decoded.
       paths: paths in the source, text [images].
       causes: causes of the finding, text [images]; "" where unknown.
+      subgroups: what else is known of each image, text [images] by name (`tfrecords.format.schema.GROUPS`).
 
     Raises:
       InputError: shapes that do not fit together, or probabilities that are not finite.
@@ -47,12 +50,13 @@ class Predictions:
     patients: Any = None
     paths: Any = None
     causes: Any = None
+    subgroups: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         count = len(self.probabilities)
         arrays = {
             "probabilities": _probabilities(self.probabilities),
-            "truth": np.asarray(self.truth, np.uint8 if self.multi_label else np.int32),
+            "truth": _truth(self.truth) if self.multi_label else np.asarray(self.truth, np.int32),
             "rows": np.arange(count) if self.rows is None else np.asarray(self.rows, np.int64),
             **{name: _texts(getattr(self, name), count) for name in _TEXTS},
         }
@@ -63,6 +67,8 @@ class Predictions:
             if array.shape != expected:
                 raise InputError(f"{name} have the shape {list(array.shape)}; expected {list(expected)}")
             object.__setattr__(self, name, array)
+        texts = {name: _texts(values, count) for name, values in self.subgroups.items()}
+        object.__setattr__(self, "subgroups", texts)
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -74,8 +80,20 @@ class Predictions:
 
     @property
     def truth_matrix(self) -> np.ndarray:
-        """The truth as uint8 [images, labels] of 0 and 1, whatever the task."""
-        return self.truth if self.multi_label else one_hot(self.truth, len(self.labels))
+        """The truth as uint8 [images, labels] of 0 and 1, whatever the task; 0 where it is not known."""
+        return (self.truth == 1).astype(np.uint8) if self.multi_label else one_hot(self.truth, len(self.labels))
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether it is known that an image has a label or has it not: bool [images, labels]."""
+        if self.multi_label:
+            return self.truth != UNKNOWN
+        return np.ones((len(self), len(self.labels)), bool)
+
+    def is_right(self, predicted: np.ndarray) -> np.ndarray:
+        """Whether decisions, of the type and shape of `truth`, are right, for all known labels: bool [images]."""
+        right = predicted == self.truth
+        return (right | ~self.known).all(axis=1) if self.multi_label else right
 
     def label_index(self, label: str | None) -> int:
         """Column of a label, by default the last, the positive one of two; raises InputError where there is none."""
@@ -86,13 +104,15 @@ class Predictions:
         return self.labels.index(label)
 
     def against_rest(self, label: str) -> tuple[np.ndarray, np.ndarray]:
-        """Truth, int64 [images] of 0 and 1, and probabilities, float64 [images], of one label."""
+        """Truth, int64 [known] of 0 and 1, and probabilities, float64 [known], of one label, where it is known."""
         column = self.label_index(label)
-        return self.truth_matrix[:, column].astype(np.int64), self.probabilities[:, column].astype(np.float64)
+        known = self.known[:, column]
+        scores = self.probabilities[known, column].astype(np.float64)
+        return self.truth_matrix[known, column].astype(np.int64), scores
 
     def chosen_labels(self, chosen: np.ndarray) -> list[tuple[str, ...]]:
         """Names of the labels chosen for each image, of the type and shape of `truth`."""
-        rows = chosen if self.multi_label else one_hot(chosen, len(self.labels))
+        rows = chosen == 1 if self.multi_label else one_hot(chosen, len(self.labels))
         return [tuple(itertools.compress(self.labels, row)) for row in rows]
 
     def groups(self) -> np.ndarray:
@@ -104,20 +124,21 @@ class Predictions:
     def subset(self, chosen: np.ndarray) -> Predictions:
         """Those of some images, bool [images]."""
         arrays = ("probabilities", "truth", "rows", *_TEXTS)
-        return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
+        subgroups = {name: texts[chosen] for name, texts in self.subgroups.items()}
+        return dataclasses.replace(self, subgroups=subgroups, **{name: getattr(self, name)[chosen] for name in arrays})
 
     def save_csv(self, path: Path, predicted: np.ndarray) -> None:
         """Writes a table, one row an image, so that a reader sees the old file or the new, never a part.
 
         Columns: row, path, patient, cause, `label` (`labels`, joined by |, where multi-label), predicted, correct
-        (1 or 0; all labels right where multi-label), and `p:LABEL` for each label with all digits of a float32.
+        (1 or 0; all known labels right where multi-label), and `p:LABEL` for each label with all digits of a float32.
         `predicted` is as `OperatingPoint.apply` gives it.
 
         Raises:
           OutputError: the file cannot be written.
         """
         truth, decided = (map("|".join, self.chosen_labels(chosen)) for chosen in (self.truth, predicted))
-        correct = (predicted == self.truth).reshape(len(self), -1).all(axis=1).astype(int)
+        correct = self.is_right(predicted).astype(int)
         head = ["row", "path", "patient", "cause", "labels" if self.multi_label else "label", "predicted", "correct"]
         columns = [self.rows, self.paths, self.patients, self.causes, truth, decided, correct]
         text = io.StringIO()
@@ -153,6 +174,14 @@ def _probabilities(given: Any) -> np.ndarray:
             "learning rate, or in float32."
         )
     return values.clip(0, 1)
+
+
+def _truth(given: Any) -> np.ndarray:
+    """uint8 of 0, 1 and `UNKNOWN`, of numbers that are NaN where a label is not known."""
+    values = np.asarray(given)
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), UNKNOWN, values)
+    return values.astype(np.uint8)
 
 
 def _texts(values: Any, count: int) -> np.ndarray:

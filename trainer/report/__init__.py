@@ -61,8 +61,11 @@ def write_report(
     why_no_heat = read_pictures(groups, predictions, data, metrics["split"], model, run.config)
     sheets = {name: contact_sheet(groups, predictions, name == "mistakes") for name in ("mistakes", "gradcam")}
     slides.update({name: sheet for name, sheet in sheets.items() if sheet is not None})
+    truth, decided = predictions.truth, point.apply(predictions)
+    if predictions.multi_label:  # what is not known counts as rightly called absent, which none of these figures counts
+        truth, decided = predictions.truth_matrix, decided * predictions.known
     report = classification_report(
-        predictions.truth, point.apply(predictions), labels=range(len(predictions.labels)),
+        truth, decided, labels=range(len(predictions.labels)),
         target_names=predictions.labels, digits=3, zero_division=0,
     )  # fmt: skip
     text = render(

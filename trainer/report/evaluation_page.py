@@ -40,6 +40,7 @@ def page_data(
         "by_label": None if metrics["positive"] else _by_label(metrics),
         "shifts": _shifts(metrics) if metrics["shifts"] else None,
         "causes": _causes(predictions, point, metrics),
+        "subgroups": _subgroups(metrics) if metrics["subgroups"] else None,
         "outcome": {"best_epoch": None, "epochs": None, **run.read_outcome()},
         "monitor": run.config.monitor,
         "origin": _origin(run, data, metrics),
@@ -113,6 +114,11 @@ def _by_label(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _subgroups(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    rows, head = words.subgroup_table(metrics)
+    return {"head": head, "rows": rows}
+
+
 def _shifts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """How each shift changes the metrics."""
     sentence, warn = words.shift_sentence(metrics)
@@ -152,7 +158,7 @@ def _causes(predictions: Predictions, point: OperatingPoint, metrics: Mapping[st
         causes = causes if len(pairs) > len(set(predictions.truth.tolist())) else []
     if not causes:
         return None
-    right = (point.apply(predictions) == predictions.truth).reshape(len(predictions), -1).all(axis=1)
+    right = predictions.is_right(point.apply(predictions))
     rows = []
     for cause in causes:
         of_cause = chosen & (predictions.causes == cause)

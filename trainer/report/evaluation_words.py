@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cxr.page import number
 from trainer.evaluation.metrics import LEVEL
 from trainer.evaluation.operating_point import parse_rule
 
@@ -27,6 +28,8 @@ EXPLANATIONS = {
 }
 SHIFT_COLUMNS = ("accuracy", "recall", "specificity", "roc_auc", "calibration_error")
 """Metrics in the table of the shifts."""
+SUBGROUP_COLUMNS = ("recall", "specificity", "roc_auc")
+"""Metrics in the table of the subgroups."""
 DROP_TO_WARN_OF = 0.05
 """Loss of a metric under a shift that the report warns of."""
 
@@ -124,6 +127,19 @@ def prevalence(metrics: Mapping[str, Any]) -> dict[str, float]:
     if isinstance(found, Mapping):
         return {label: sum(table[1]) / metrics["images"] for label, table in found.items()}
     return {label: sum(row) / metrics["images"] for label, row in zip(metrics["labels"], found, strict=True)}
+
+
+def subgroup_table(metrics: Mapping[str, Any]) -> tuple[list[list[str]], list[str]]:
+    """(rows, head) of the results by subgroup, with intervals."""
+    rows = []
+    for group, values in metrics["subgroups"].items():
+        for value, found in values.items():
+            cells = ["too few images", "", ""]
+            if found["metrics"]:
+                entries = [found["metrics"][name] for name in SUBGROUP_COLUMNS]
+                cells = [f"{number(entry['value'], 3)} ({interval(entry, 3)})" for entry in entries]
+            rows.append([f"{group} {value}", str(found["images"]), str(found["patients"]), *cells])
+    return rows, ["subgroup", "images", "patients", *map(metric_name, SUBGROUP_COLUMNS)]
 
 
 def rule_text(metrics: Mapping[str, Any]) -> str:

@@ -100,8 +100,9 @@ def _of_labels(
 ) -> list[Group]:
     """Groups for yes-or-no decisions, uint8 [images, labels], on the labels in `columns`; a group for each title."""
     has, said = (part[:, columns] == 1 for part in (predictions.truth_matrix, decided))
+    known = predictions.known[:, columns]
     scores = predictions.probabilities[:, columns]
-    kinds = ((~has & said, True), (has & ~said, False), (has & said, True), (~has & ~said, False))
+    kinds = ((~has & said & known, True), (has & ~said, False), (has & said, True), (~has & ~said & known, False))
     groups: list[Group] = []
     for title, (chosen, high_first) in zip(titles, kinds, strict=False):
         mistakes = len(groups) < 2

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from cxr.errors import CxrError, InputError
+from cxr.tables import TABLE_SUFFIXES, Table, is_table, read_table
 from tfrecords.format.choices import smallest_sufficient
 from tfrecords.format.shards import MANIFEST_NAME
 from tfrecords.images import codec
 from tfrecords.images.decode import DEFAULT_MAX_PIXELS, decode
-from tfrecords.images.file_lists import TABLE_SUFFIXES, is_document, is_utf8, read_table, walk_files
+from tfrecords.images.file_lists import is_document, is_utf8, walk_files
 from trainer.facts import DataFacts
 from trainer.train_config import TrainConfig
 
@@ -47,8 +48,8 @@ def list_image_files(inputs: Sequence[str], images_root: str | None = None) -> l
     """
     found: list[ImageFile] = []
     documents = 0
-    is_table = {given: Path(given).suffix.lower() in TABLE_SUFFIXES and not Path(given).is_dir() for given in inputs}
-    if images_root is not None and not any(is_table.values()):
+    tables = {given for given in inputs if is_table(given) and not Path(given).is_dir()}
+    if images_root is not None and not tables:
         raise InputError(
             f"--images-root {images_root}: only a table ({', '.join(TABLE_SUFFIXES)}) has paths to look for there"
         )
@@ -56,13 +57,10 @@ def list_image_files(inputs: Sequence[str], images_root: str | None = None) -> l
         if not is_utf8(given):
             raise InputError(f"the name of {os.fsencode(given)!r} is not UTF-8 text; rename it")
         if not Path(given).exists():
-            raise InputError(f"{given} does not exist; expected an image file, a folder, or a .csv/.tsv/.jsonl table")
-        if is_table[given]:
+            raise InputError(f"{given} does not exist; expected an image file, a folder, or a table")
+        if given in tables:
             root = Path(given).parent if images_root is None else Path(images_root)
-            for line, row in read_table(given, ["path"]):
-                if not row.get("path"):
-                    raise InputError(f"{given}, line {line}: the path is empty")
-                found.append(ImageFile(row["path"], str(root / row["path"])))
+            found += [ImageFile(path, str(root / path)) for path in _paths_of(read_table(given))]
         elif Path(given).is_dir():
             if Path(given, MANIFEST_NAME).exists():
                 raise InputError(
@@ -78,6 +76,17 @@ def list_image_files(inputs: Sequence[str], images_root: str | None = None) -> l
         beside = f", but {documents} documents such as .txt and .csv, which are ignored" if documents else ""
         raise InputError(f"no image in {', '.join(inputs) or 'an empty command line'}{beside}")
     return found
+
+
+def _paths_of(table: Table) -> list[str]:
+    """The cells of the column `path` of a table, in any case; raises InputError where there is none, or it is empty."""
+    column = next((name for name in table.columns if name.casefold() == "path"), None)
+    if column is None:
+        raise InputError(f"{table.name}: the column path is missing; it has {', '.join(table.columns)}")
+    for row, path in enumerate(table.columns[column]):
+        if not path:
+            raise InputError(f"{table.place(row)}: the path is empty")
+    return table.columns[column]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +133,7 @@ class FileLoader:
         """
         from tfrecords.images.fit import fit
 
-        pixels = codec.raise_depth(decode(data, self.max_pixels).pixels, self.facts.bit_depth)
+        pixels = codec.raise_depth(decode(data, self.max_pixels, self.facts.scale).pixels, self.facts.bit_depth)
         if self.facts.bit_depth == 8:
             pixels = codec.lower_depth(pixels)
         if self.rung is not None:

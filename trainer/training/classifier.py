@@ -36,6 +36,7 @@ class Classifier(keras.Model):
         count = {"dtype": "int32", "initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
         self.steps = self.add_weight(name="steps", shape=(), **count)
         self.first_bad_step = self.add_weight(name="first_bad_step", shape=(), **count)
+        self.multi_label = multi_label
         kind = keras.metrics.BinaryAccuracy if multi_label else keras.metrics.SparseCategoricalAccuracy
         self.accuracy = kind(name="accuracy", dtype="float32")
 
@@ -51,15 +52,17 @@ class Classifier(keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Accuracy of the images as they are, whatever they weigh in the loss."""
-        self.accuracy.update_state(y, y_pred)
+        known = ops.logical_not(ops.isnan(y)) if self.multi_label else None
+        self.accuracy.update_state(y, y_pred, sample_weight=known)
         return self.get_metrics_result()
 
 
 class CrossEntropy(keras.losses.Loss):
     """Cross-entropy between labels and probabilities, with label smoothing (Szegedy et al. 2016).
 
-    Labels are int [batch], or 0 and 1 [batch, labels] where an image may have any number of them; the loss of those
-    is the mean over labels. Probabilities are float32 [batch, labels]; they are kept 1e-7 away from 0 and 1.
+    Labels are int [batch], or 0 and 1 [batch, labels] where an image may have any number of them, NaN where that is not
+    known; the loss of those is the mean over the known labels, and 0 without any. Probabilities are
+    float32 [batch, labels]; they are kept 1e-7 away from 0 and 1.
     """
 
     def __init__(self, labels: int, multi_label: bool, smoothing: float = 0.0):
@@ -68,7 +71,10 @@ class CrossEntropy(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         if self.multi_label:
-            return keras.losses.binary_crossentropy(y_true, y_pred, label_smoothing=self.smoothing)
+            known = ops.logical_not(ops.isnan(y_true))
+            truth = ops.where(known, y_true, 0.0) * (1 - self.smoothing) + 0.5 * self.smoothing
+            losses = ops.binary_crossentropy(truth, y_pred) * ops.cast(known, y_pred.dtype)
+            return ops.sum(losses, axis=-1) / ops.maximum(ops.sum(ops.cast(known, y_pred.dtype), axis=-1), 1)
         wanted = ops.one_hot(ops.cast(ops.reshape(y_true, (-1,)), "int32"), self.labels, dtype="float32")
         return keras.losses.categorical_crossentropy(wanted, y_pred, label_smoothing=self.smoothing)
 

@@ -86,14 +86,15 @@ def predict_split(
         for images, truth, extra in batches.as_numpy_iterator():
             if change is not None:
                 images = (partial(change_native, change=change) if config.native else change)(images, extra["row"])
-            strings = (extra[name] for name in ("patient", "path", "cause"))
+            strings = (extra[name] for name in ("patient", "path", "cause", *data.manifest.groups))
             parts.append((predict_images(model, images, size), truth, extra["row"], *strings))
             if between is not None:
                 between()
     found = list(map(np.concatenate, zip(*parts, strict=True)))
     order = np.argsort(found[2], kind="stable")  # at native size batches come bucket by bucket
-    probabilities, truth, rows, patients, paths, causes = (part[order] for part in found)
-    return Predictions(data.labels, data.multi_label, probabilities, truth, rows, patients, paths, causes)
+    probabilities, truth, rows, patients, paths, causes, *groups = (part[order] for part in found)
+    subgroups = dict(zip(data.manifest.groups, groups, strict=True))
+    return Predictions(data.labels, data.multi_label, probabilities, truth, rows, patients, paths, causes, subgroups)
 
 
 def predict_validation(run: Run, model: keras.Model, data: XrayDataset | None = None) -> Predictions:

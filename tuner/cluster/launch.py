@@ -75,6 +75,8 @@ def search(
             check_same(project, config, facts)
         elif overwrite:
             clear(project)
+        if warning := data.small_split("val"):
+            table.say(f"WARNING {warning}: trials are ranked by it")
         state, reason = _run(config, resources, facts, resume, table, stop)
     hint = f"`cxr tune --project {config.project} --resume` continues it"
     if state == "stopped":

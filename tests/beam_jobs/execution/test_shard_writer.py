@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beam_jobs.execution.rings import VALUES, ring_of
 from beam_jobs.execution.shard_writer import (
     ShardResult,
     ShardSettings,
     read_finished,
     result_path,
+    rings_path,
     shard_paths,
     write_shard,
 )
 from beam_jobs.planning.plan import PlannedImage, ShardPlan
-from beam_jobs.sources.source import FolderSource
+from beam_jobs.sources.stores import Folder
 from cxr.errors import InputError, OutputError
 from tfrecords.format.framing import read_records
 from tfrecords.format.schema import Record
@@ -64,17 +66,17 @@ BAD = {
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> FolderSource:
+def source(tmp_path: Path) -> Folder:
     root = tmp_path / "in"
     root.mkdir()
     for name, pixels in {**GOOD, "deep.png": DEEP}.items():
         Image.fromarray(pixels).save(root / name, quality=90)
     for name, (data, _) in BAD.items():
         (root / name).write_bytes(data)
-    return FolderSource(str(root))
+    return Folder(str(root))
 
 
-def plan_of(source: FolderSource, *names: str) -> ShardPlan:
+def plan_of(source: Folder, *names: str) -> ShardPlan:
     """Shard 1 of 3 of train; a name may be that of no file."""
     images = []
     for number, name in enumerate(names):
@@ -104,7 +106,7 @@ def files_of(tmp_path: Path) -> dict[str, bytes]:
     }
 
 
-def expected_pixels(source: FolderSource, name: str) -> np.ndarray:
+def expected_pixels(source: Folder, name: str) -> np.ndarray:
     """By Pillow; uint8 or uint16 [height, width, 1 or 3]."""
     with Image.open(Path(source.root, name)) as image:
         pixels = np.atleast_3d(np.asarray(image))
@@ -115,7 +117,7 @@ def expected_pixels(source: FolderSource, name: str) -> np.ndarray:
 @pytest.mark.parametrize("rung_encoding", ["raw", "png"])
 @pytest.mark.parametrize("encoding", ["source", "png", "raw"])
 def test_records_hold_the_pixels_of_the_sources(
-    tmp_path: Path, source: FolderSource, encoding: str, rung_encoding: str, bit_depth: int
+    tmp_path: Path, source: Folder, encoding: str, rung_encoding: str, bit_depth: int
 ):
     """In the planned order, grey beside colour, in every rung; 8-bit images x 257 in a set of 16 bits."""
     names = [*GOOD, *(["deep.png"] if bit_depth == 16 else [])]
@@ -147,7 +149,7 @@ def test_records_hold_the_pixels_of_the_sources(
         assert (record.image == Path(source.root, record.path).read_bytes()) == own
 
 
-def test_area_averaging_of_a_rung(tmp_path: Path, source: FolderSource):
+def test_area_averaging_of_a_rung(tmp_path: Path, source: Folder):
     """At a whole factor, each pixel is the mean of its block."""
     blocks = RNG.integers(0, 256, (64, 96), dtype=np.uint8)
     Image.fromarray(blocks).save(Path(source.root, "blocks.png"))
@@ -159,7 +161,7 @@ def test_area_averaging_of_a_rung(tmp_path: Path, source: FolderSource):
         assert np.abs(codec.decode(record)[..., 0] - means).max() <= 0.5
 
 
-def test_rejects_are_listed_and_the_others_keep_their_order(tmp_path: Path, source: FolderSource):
+def test_rejects_are_listed_and_the_others_keep_their_order(tmp_path: Path, source: Folder):
     names = ["empty.png", "grey.jpg", "text.png", "tall.png", "cut.png", "small.bmp", "colour.png"]
     settings, plan = settings_of(tmp_path), plan_of(source, *names)
     report = Mock()
@@ -176,21 +178,22 @@ def test_rejects_are_listed_and_the_others_keep_their_order(tmp_path: Path, sour
     assert report.mock_calls == [call(1, image.bytes) for image in plan.images]
 
 
-def test_a_file_that_vanished_stops_the_job_and_leaves_nothing(tmp_path: Path, source: FolderSource):
+def test_a_file_that_vanished_stops_the_job_and_leaves_nothing(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, "grey.jpg", "gone.png")
     with pytest.raises(InputError, match=r"gone.png: No such file"):
         write_shard(settings, plan, source, silent)
     assert files_of(tmp_path) == {}
 
 
-def test_a_shard_of_another_plan_or_damaged_on_the_disk_is_not_finished(tmp_path: Path, source: FolderSource):
+def test_a_shard_of_another_plan_or_damaged_on_the_disk_is_not_finished(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, "grey.jpg", "tall.png")
     result = write_shard(settings, plan, source, silent)
     assert read_finished(settings, plan, every_byte=True) == result
     touched = dataclasses.replace(plan.images[0], modified=plan.images[0].modified + 1)
     assert read_finished(settings, dataclasses.replace(plan, images=(touched, *plan.images[1:]))) is None
     assert read_finished(dataclasses.replace(settings, encoding="raw"), plan) is None
-    for path in (shard_paths(settings, plan)["full"], index_path(shard_paths(settings, plan)["32"])):
+    shards = shard_paths(settings, plan)
+    for path in (shards["full"], index_path(shards["32"]), rings_path(settings, plan)):
         content = path.read_bytes()
         path.write_bytes(bytes(len(content)))  # as a power cut leaves it: the size without the content
         assert read_finished(settings, plan) == result
@@ -198,7 +201,7 @@ def test_a_shard_of_another_plan_or_damaged_on_the_disk_is_not_finished(tmp_path
         path.write_bytes(content)
 
 
-def test_a_shard_of_nothing_but_rejects_is_an_empty_file(tmp_path: Path, source: FolderSource):
+def test_a_shard_of_nothing_but_rejects_is_an_empty_file(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, "empty.png")
     result = write_shard(settings, plan, source, silent)
     assert {shard.records for shard in result.files.values()} == {0}
@@ -206,14 +209,14 @@ def test_a_shard_of_nothing_but_rejects_is_an_empty_file(tmp_path: Path, source:
     assert read_finished(settings, plan) == result
 
 
-def test_the_limit_on_pixels_rejects(tmp_path: Path, source: FolderSource):
+def test_the_limit_on_pixels_rejects(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path, max_pixels=1000), plan_of(source, "small.bmp", "tall.png")
     result = write_shard(settings, plan, source, silent)
     assert [image.path for image in result.images] == ["small.bmp"]
     assert "--max-megapixels" in result.rejects[0][1]
 
 
-def test_statistics(tmp_path: Path, source: FolderSource):
+def test_statistics(tmp_path: Path, source: Folder):
     names = ["grey.jpg", "colour.png", "deep.png", "small.bmp"]
     result = write_shard(settings_of(tmp_path, bit_depth=16), plan_of(source, *names), source, silent)
     for image in result.images:
@@ -224,7 +227,16 @@ def test_statistics(tmp_path: Path, source: FolderSource):
         assert image.variance == pytest.approx(scaled.var(), abs=1e-9)
 
 
-def test_multi_label_records(tmp_path: Path, source: FolderSource):
+def test_the_rings_are_those_of_the_images_that_are_in_the_shard(tmp_path: Path, source: Folder):
+    settings, plan = settings_of(tmp_path, bit_depth=16), plan_of(source, *GOOD, "empty.png", "deep.png")
+    result = write_shard(settings, plan, source, silent)
+    rings = np.load(rings_path(settings, plan))
+    assert (rings.shape, rings.dtype) == ((len(GOOD) + 1, VALUES), np.uint8)
+    for ring, image in zip(rings, result.images, strict=True):
+        np.testing.assert_array_equal(ring, ring_of(expected_pixels(source, image.path)))
+
+
+def test_multi_label_records(tmp_path: Path, source: Folder):
     plan = plan_of(source, "grey.jpg", "tall.png")
     labels = ((), (0, 2))
     images = tuple(dataclasses.replace(image, labels=own) for image, own in zip(plan.images, labels, strict=True))
@@ -234,7 +246,7 @@ def test_multi_label_records(tmp_path: Path, source: FolderSource):
     assert [record.label for record in read(settings, plan)] == list(labels)
 
 
-def test_checksums_counts_and_json(tmp_path: Path, source: FolderSource):
+def test_checksums_counts_and_json(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, *GOOD, "empty.png")
     result = write_shard(settings, plan, source, silent)
     for rung, shard in result.files.items():
@@ -249,6 +261,7 @@ def test_checksums_counts_and_json(tmp_path: Path, source: FolderSource):
     assert set(files_of(tmp_path)) == {
         *(f"build/{rung}/cxr-train.{kind}-00001-of-00003" for rung in settings.rungs for kind in ("tfrecord", "index")),
         "results/train-00001.json",
+        "results/train-00001.rings.npy",
     }
 
 
@@ -257,7 +270,7 @@ def states(tmp_path: Path) -> dict[str, tuple[int, int]]:
     return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in paths.items()}
 
 
-def test_a_finished_shard_is_not_written_again(tmp_path: Path, source: FolderSource):
+def test_a_finished_shard_is_not_written_again(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, *GOOD, "empty.png")
     result = write_shard(settings, plan, source, silent)
     before = states(tmp_path)
@@ -276,14 +289,15 @@ HARMS = {
 }
 
 
-@pytest.mark.parametrize("where", ["full", "16", "index", "result"])
-def test_a_shard_that_is_not_whole_is_written_again(tmp_path: Path, source: FolderSource, where: str):
+@pytest.mark.parametrize("where", ["full", "16", "index", "rings", "result"])
+def test_a_shard_that_is_not_whole_is_written_again(tmp_path: Path, source: Folder, where: str):
     """The same bytes every time."""
     settings, plan = settings_of(tmp_path), plan_of(source, *GOOD, "text.png", *GOOD)
     result = write_shard(settings, plan, source, silent)
     before = files_of(tmp_path)
     shards = shard_paths(settings, plan)
-    target = {**shards, "index": index_path(shards["full"]), "result": result_path(settings, plan)}[where]
+    beside = {"index": index_path(shards["full"]), "rings": rings_path(settings, plan)}
+    target = {**shards, **beside, "result": result_path(settings, plan)}[where]
     for what, harm in HARMS.items():
         harm(target)
         assert read_finished(settings, plan) is None, what
@@ -291,14 +305,14 @@ def test_a_shard_that_is_not_whole_is_written_again(tmp_path: Path, source: Fold
         assert files_of(tmp_path) == before
 
 
-def test_more_rungs_than_the_result_knows_are_written(tmp_path: Path, source: FolderSource):
+def test_more_rungs_than_the_result_knows_are_written(tmp_path: Path, source: Folder):
     plan = plan_of(source, "tall.png")
     write_shard(settings_of(tmp_path, sizes=()), plan, source, silent)
     assert read_finished(settings_of(tmp_path), plan) is None
     assert list(write_shard(settings_of(tmp_path), plan, source, silent).files) == ["full", "32", "16"]
 
 
-def test_an_interrupted_shard_leaves_nothing(tmp_path: Path, source: FolderSource):
+def test_an_interrupted_shard_leaves_nothing(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, *GOOD)
     report = Mock(side_effect=[None, None, KeyboardInterrupt])
     with pytest.raises(KeyboardInterrupt):
@@ -306,7 +320,7 @@ def test_an_interrupted_shard_leaves_nothing(tmp_path: Path, source: FolderSourc
     assert files_of(tmp_path) == {}
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, source: FolderSource):
+def test_a_place_that_cannot_be_written(tmp_path: Path, source: Folder):
     settings, plan = settings_of(tmp_path), plan_of(source, "tall.png")
     (tmp_path / "build").write_text("a file where the folder should be")
     with pytest.raises(OutputError, match=r"cannot write cxr-train\.tfrecord-00001-of-00003 below .*build: Not a dir"):
@@ -332,7 +346,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("full", ["images", "result"])
-def test_a_full_disk(tmp_path: Path, tiny_disk: Path, source: FolderSource, full: str):
+def test_a_full_disk(tmp_path: Path, tiny_disk: Path, source: Folder, full: str):
     """Full while the images are written, or only when the result is: no shard counts as finished, no scraps stay."""
     names = [f"noise{number}.png" for number in range(10 if full == "images" else 1)]
     for name in names:

@@ -26,7 +26,8 @@ from beam_jobs.planning.headers import (
     write_rows,
     write_tasks,
 )
-from beam_jobs.sources.source import FolderSource, SourceImage, ZipSource
+from beam_jobs.sources.source_image import SourceImage
+from beam_jobs.sources.stores import Folder, Zip
 from cxr.errors import InputError
 from tfrecords.images.codec import hash_pixels
 from tfrecords.images.decode import ImageHeader, decode, read_header
@@ -107,7 +108,7 @@ def with_comments(data: bytes, size: int) -> bytes:
     return data[:2] + block * (size // 65_002 + 1) + data[2:]
 
 
-class CountingFolder(FolderSource):
+class CountingFolder(Folder):
     """A folder that notes how much of a file was asked for."""
 
     def read(self, path: str, limit: int = -1) -> bytes:
@@ -162,16 +163,16 @@ def test_headers_within_and_beyond_the_first_64_kb(tmp_path: Path, name: str):
 )
 def test_bad_headers_become_rejects(tmp_path: Path, data: bytes, reason: str):
     (tmp_path / "1").write_bytes(data)
-    row = scan_image(FolderSource(str(tmp_path)), image("1", bytes=len(data)), 100_000, "")
+    row = scan_image(Folder(str(tmp_path)), image("1", bytes=len(data)), 100_000, "")
     assert row.header is None
     assert str(row.reject).startswith(reason)
 
 
 def test_a_file_that_cannot_be_read_stops_the_job_and_a_damaged_one_is_a_reject(tmp_path: Path):
     with pytest.raises(InputError, match="gone: No such file or directory"):
-        scan_image(FolderSource(str(tmp_path)), image("gone"), LIMIT, "")
+        scan_image(Folder(str(tmp_path)), image("gone"), LIMIT, "")
     (tmp_path / "1").write_bytes(save("PNG")[:5000])
-    row = hash_image(FolderSource(str(tmp_path)), IndexRow(image("1"), None), LIMIT, 8)
+    row = hash_image(Folder(str(tmp_path)), IndexRow(image("1"), None), LIMIT, 8)
     assert row.pixel_hash is None
     assert "truncated PNG" in str(row.reject)
 
@@ -181,7 +182,7 @@ def test_equal_pixels_have_equal_hashes_whatever_the_file(tmp_path: Path):
         archive.writestr("1", save("PNG"))
         archive.writestr("2", save("TIFF", pixels=np.dstack([PIXELS] * 3)))
         archive.writestr("3", save("PNG", pixels=PIXELS ^ np.eye(300, 400, dtype=np.uint8)))
-    source = ZipSource(str(tmp_path / "in.zip"))
+    source = Zip(str(tmp_path / "in.zip"))
     hashes = [hash_image(source, IndexRow(image(name), None), LIMIT, 8).pixel_hash for name in "123"]
     assert hashes[0] == hashes[1] == hash_pixels(PIXELS[..., None])
     assert hashes[2] != hashes[0]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beam_jobs.results.audit import ENCODING_FEATURES, MIN_PATIENTS, WARN_AUC, AuditImage, audit, encoding_features
+from beam_jobs.results.audit import ENCODING_FEATURES, WARN_AUC, AuditImage, audit, encoding_features
+from beam_jobs.results.cross_validation import MIN_PATIENTS
 from tfrecords.images.decode import ImageHeader
 
 LABELS = ("NORMAL", "PNEUMONIA")

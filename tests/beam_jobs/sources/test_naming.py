@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beam_jobs.sources.naming import compile_patient_pattern, kermany_cause, kermany_patient, normalise_cause
-from cxr.errors import InputError
+from beam_jobs.sources.naming import kermany_cause, kermany_patient, nih_patient, normalise_cause
 
 
 @pytest.mark.parametrize(
@@ -64,11 +63,14 @@ def test_spellings_of_causes(cause: str | None, expected: str | None):
     assert normalise_cause(cause) == expected
 
 
-def test_patient_pattern():
-    match = compile_patient_pattern(r"p(\d+)/").search("train/N/p017/3.png")
-    assert match
-    assert match[1] == "017"
-    with pytest.raises(InputError, match=r"--patient-pattern '\(' is not a regular expression: missing \)"):
-        compile_patient_pattern("(")
-    with pytest.raises(InputError, match=r"--patient-pattern 'p\\\\d\+' has no group"):
-        compile_patient_pattern(r"p\d+")
+@pytest.mark.parametrize(
+    ("path", "patient"),
+    [
+        ("PNEUMONIA/00007007_004.jpg", "00007007"),
+        ("00000001_000.png", "00000001"),
+        ("0000001_000.png", None),
+        ("00000001_000_1.png", None),
+    ],
+)
+def test_nih_names(path: str, patient: str | None):
+    assert nih_patient(path) == patient

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from cxr.errors import DatasetError
 from tfrecords.format.example_proto import Example
-from tfrecords.format.schema import Record, RecordSchema
+from tfrecords.format.schema import GROUPS, Record, RecordSchema
 
 FILE = Record(
     image=b"\xff\xd8 not decoded here \x00\xff",
@@ -34,6 +34,10 @@ CASES = {
     "multi-label": (RecordSchema(False, True), dataclasses.replace(FILE, label=(0, 2, 13))),
     "no label": (RecordSchema(False, True), dataclasses.replace(FILE, label=())),
     "raw, no label": (RecordSchema(True, True), dataclasses.replace(RAW, label=())),
+    "unknown labels and groups": (
+        RecordSchema(False, True, True, ("sex", "site")),
+        dataclasses.replace(FILE, label=(2,), unknown=(0, 1), sex="F", site="Zürich"),
+    ),
     "unicode": (RecordSchema(False, False), dataclasses.replace(FILE, **UNICODE)),
     "empty": (RecordSchema(False, False), dataclasses.replace(FILE, image=b"", patient="", path="", pixel_hash="")),
     "extremes": (RecordSchema(False, False), dataclasses.replace(FILE, height=2**63 - 1, label=-(2**63))),
@@ -46,7 +50,10 @@ def expected_features(schema: RecordSchema, record: Record) -> dict[str, list]:
     features = {
         name: [value.encode() if isinstance(value, str) else value]
         for name, value in dataclasses.asdict(record).items()
+        if name not in ("unknown", *GROUPS) or name in schema.groups
     }
+    if schema.unknown_labels:
+        features["unknown"] = list(record.unknown)
     if schema.multi_label:
         features["label"] = list(record.label)
     if schema.raw:

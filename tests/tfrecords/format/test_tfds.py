@@ -22,6 +22,7 @@ KINDS = {
     "png": {"encoding": "png"},
     "png, 16 bit, colour": {"encoding": "png", "bit_depth": 16, "channels": (3,)},
     "png, 16 bit, mixed": {"encoding": "png", "bit_depth": 16, "channels": (1, 3), "multi_label": True},
+    "unknown labels and groups": {"encoding": "png", "multi_label": True, "groups": ("view", "age")},
     "raw": {"encoding": "raw"},
     "raw, mixed, multi-label": {"encoding": "raw", "channels": (3, 1), "multi_label": True},
     "raw, 16 bit, mixed": {"encoding": "raw", "bit_depth": 16, "channels": (1, 3)},
@@ -60,7 +61,12 @@ def test_tfds_yields_every_split_of_every_rung_exactly_and_in_order(made):
             examples = list(tfds.as_numpy(builder.as_dataset(split=split)))
             assert len(examples) == len(expected)
             for example, (record, pixels) in zip(examples, expected, strict=True):
-                assert example.keys() == {"image", "label", *TEXTS, *NUMBERS}
+                more = ["unknown"] if made.manifest.unknown_labels else []
+                assert example.keys() == {"image", "label", *TEXTS, *NUMBERS, *made.manifest.groups, *more}
+                for name in made.manifest.groups:
+                    assert example[name].decode() == getattr(record, name)
+                if more:
+                    np.testing.assert_array_equal(example["unknown"], record.unknown)
                 assert_same_example(example, record, widen(pixels, channels))
 
 

@@ -123,8 +123,9 @@ def png_cases() -> dict[str, tuple[bytes, np.ndarray, str | None]]:
         for depth in (1, 2, 4, 8, 16):
             samples = RNG.integers(0, 2**depth, (HEIGHT, WIDTH))
             full = (samples * (65535 if depth == 16 else 255) // (2**depth - 1)).astype("u2" if depth == 16 else "u1")
-            hole = chunk(b"tRNS", struct.pack(">H", samples[0, 0]))
-            pierced = np.where(samples == samples[0, 0], 0, full).astype(full.dtype)
+            clear_level = samples[0, 0] if depth > 1 else 0  # the white of one bit would leave nothing
+            hole = chunk(b"tRNS", struct.pack(">H", clear_level))
+            pierced = np.where(samples == clear_level, 0, full).astype(full.dtype)
             kept = "png" if depth >= 8 else None
             cases[f"grey {depth} bit {where}"] = (
                 png(samples, depth, 0, interlaced=interlaced), full[..., None], kept
@@ -263,6 +264,36 @@ def test_bmp_and_webp(kind: str, image: np.ndarray, pixels: np.ndarray):
     assert read_header(data).format == kind
 
 
+def run_lengths(levels: np.ndarray, bits: int) -> bytes:
+    """A BMP file of `levels` [height, width], below 2^bits: in each row runs of two pixels, then a stretch without."""
+    body = b""
+    for row in levels[::-1]:
+        half = len(row) // 4 * 2
+        for first, second in row[:half].reshape(-1, 2).tolist():
+            body += bytes([2, first << 4 | second] if bits == 4 else [1, first, 1, second])
+        rest = row[half:]
+        paired = np.append(rest, [0] * (len(rest) % 2)).reshape(-1, 2)
+        packed = (paired @ [16, 1] if bits == 4 else rest).astype(np.uint8).tobytes()
+        body += bytes([0, len(rest)]) + packed + b"\0" * (len(packed) % 2) + b"\0\0"
+    body = body[:-2] + b"\0\1"
+    palette = b"".join(bytes([level * 255 // (2**bits - 1)] * 3 + [0]) for level in range(2**bits))
+    height, width = levels.shape
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 2 if bits == 4 else 1, len(body), 0, 0, 2**bits, 0)
+    start = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + palette + body
+
+
+@pytest.mark.parametrize("width", [16, 17, 18, 19])
+def test_bmp_with_run_lengths(width: int):
+    levels = RNG.integers(0, 256, (9, width))
+    check(run_lengths(levels, 8), levels.astype(np.uint8)[..., None])
+    deep = run_lengths(levels // 16, 4)
+    right = cv2.imdecode(np.frombuffer(deep, np.uint8), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(right, levels // 16 * 17)  # the file is right, and Pillow 12 is not always
+    with pytest.raises(ImageError, match="BMP with 4-bit run-length encoding is not supported; export it as PNG"):
+        decode(deep)
+
+
 JPEG_CASES = {
     "grey": save(SMOOTH, "JPEG", quality=95),
     "grey progressive": save(SMOOTH, "JPEG", quality=95, progressive=True),
@@ -314,13 +345,16 @@ def test_grey_jpeg_that_only_looks_grey_after_the_colour_transform_is_not_kept()
 )
 @pytest.mark.parametrize("progressive", [False, True])
 def test_cmyk_jpeg_with_adobe_inversion(inks: tuple[int, ...], colour: tuple[int, ...], progressive: bool):
-    image = Image.new("CMYK", (WIDTH, HEIGHT), inks)
+    image = Image.new("CMYK", (2 * 64, 64), inks)
+    other = (0, 0, 0, 255) if inks != (0, 0, 0, 255) else (0, 0, 0, 0)
+    image.paste(other, (64, 0, 128, 64))  # one colour alone would be no picture
     data = save(image, "JPEG", quality=100, progressive=progressive)
     assert b"Adobe" in data
     decoded = decode(data)
     if len(set(colour)) == 1:
         assert decoded.pixels.shape[2] == 1
-    assert np.abs(decoded.pixels.astype(int) - np.array(colour)[: decoded.pixels.shape[2]]).max() <= 2
+    half = decoded.pixels[:, :64].astype(int)
+    assert np.abs(half - np.array(colour)[: decoded.pixels.shape[2]]).max() <= 2
     assert decoded.keepable is None
     assert decoded.header.mode == "CMYK"
 
@@ -464,8 +498,11 @@ def test_truncated_files_are_rejected(name: str, kept: float):
         decode(data[: int(len(data) * kept)])
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if "PNG" in name or "JPEG" in name])
-@pytest.mark.parametrize("missing", [1, 12])
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [(name, missing) for name in FORMATS if "PNG" in name or "JPEG" in name for missing in (1, 12)
+     if missing > 2 or name not in ("JPEG", "JPEG colour")],  # those are mended, see test_mend
+)  # fmt: skip
 def test_a_missing_end_is_rejected(name: str, missing: int):
     with pytest.raises(ImageError, match=r"truncated PNG|damaged JPEG"):
         decode(FORMATS[name][:-missing])
@@ -526,9 +563,19 @@ REJECTS: dict[str, tuple[bytes, str]] = {
     "html": (b"<!DOCTYPE html><html></html>", "supported format"),
     "GIF": (save(GREY8, "GIF"), "supported format; it begins with b'GIF8"),
     "only a signature": (b"\x89PNG\r\n\x1a\n", "truncated|damaged|supported"),
-    "float TIFF": (tiff(GREY8.astype(np.float32)), "TIFF of mode F; expected 8 or 16 bits"),
-    "32-bit TIFF": (tiff(GREY8.astype(np.int32)), "TIFF of mode I; expected 8 or 16 bits"),
-    "signed 16-bit TIFF": (tiff(GREY8.astype(np.int16)), "TIFF of mode I; expected 8 or 16 bits"),
+    "float TIFF": (tiff(GREY8.astype(np.float32)), "TIFF of floating-point numbers is not supported"),
+    "32-bit TIFF": (tiff(GREY8.astype(np.int32)), "TIFF of signed whole numbers"),
+    "unsigned 32-bit TIFF": (tiff(GREY8.astype(np.uint32)), "TIFF of mode I is not supported; expected 8 or 16"),
+    "signed 8-bit TIFF": (tiff(GREY8.astype(np.int8)), "TIFF of signed whole numbers is not supported"),
+    "signed 8-bit colour TIFF": (tiff(RGB8.astype(np.int8)), "TIFF of 8 bits a sample, 3 .* signed whole"),
+    "10-bit TIFF": (tiff(GREY16, bits=10), "TIFF of 10 bits a sample, 1 samples a pixel, .* is not supported"),
+    "14-bit TIFF": (tiff(GREY16, bits=14), "TIFF of 14 bits a sample"),
+    "12-bit planes": (tiff(RGB16, bits=12, planes=2), "TIFF of 12 bits a sample, 3 .* configuration 2, unsigned"),
+    "16-bit grey with alpha": (tiff(np.dstack([GREY16, ALPHA16]), extra=2), "TIFF of 16 bits a sample, 2 samples"),
+    "TIFF without a directory": (b"II*\0\x08\0\0\0", "damaged TIFF: its directory cannot be read"),
+    "JPEG 2000": (save(GREY8, "JPEG2000"), "JPEG 2000 outside DICOM is not a supported format; it begins with"),
+    "12-bit JPEG": (JPEG_CASES["grey"].replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "or one that is not"),
+    "signed 16-bit TIFF": (tiff(GREY8.astype(np.int16)), "TIFF of signed whole numbers"),
     "multi-page TIFF": (MULTI_PAGE, "TIFF with 2 pages; expected one"),
     "TIFF whose second page is empty": (bytes(BAD_SECOND_PAGE), "damaged TIFF: Missing dimensions"),
     "animated PNG": (save(RGB8, "PNG", save_all=True, append_images=[Image.fromarray(255 - RGB8)]), "PNG with 2 pages"),

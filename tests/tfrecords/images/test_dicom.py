@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from cxr.errors import ImageError, MissingExtraError
-from tfrecords.images.dicom import is_dicom, read_dicom_header, read_dicom_pixels
+from tfrecords.images.decode import count_bits_in_use, decode
+from tfrecords.images.dicom import is_dicom, read_dicom, read_dicom_header, read_dicom_pixels
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom: pip install 'cxr-stream[dicom]'")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate, get_frame  # noqa: E402
+from pydicom.pixels import apply_modality_lut, apply_voi_lut  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -172,6 +174,222 @@ def test_window(function, photometric):
 def test_a_window_of_8_bits_stays_8_bits():
     got = read(make(np.array([[0, 99, 100, 101, 255]], np.uint8), WindowCenter=100.5, WindowWidth=2))
     assert got.tolist() == [[0, 0, 128, 255, 255]]
+
+
+def by_pydicom(dataset: Dataset, index: int = 0) -> np.ndarray:
+    """Fractions of white by pydicom's own pipeline, with the window or VOI LUT of that number."""
+    whole = pydicom.dcmread(io.BytesIO(to_bytes(dataset)))
+    values = apply_voi_lut(apply_modality_lut(whole.pixel_array, whole), whole, index=index)
+    bits = int(whole.BitsStored)
+    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if whole.PixelRepresentation else [0, 2**bits - 1])
+    if "VOILUTSequence" in whole:
+        low, high = 0, 2 ** whole.VOILUTSequence[index].LUTDescriptor[2] - 1
+    elif "ModalityLUTSequence" in whole:
+        low, high = 0, 2 ** whole.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    else:
+        low, high = sorted(apply_modality_lut(ends, whole))
+    white = np.clip((values - low) / (high - low), 0, 1)
+    return 1 - white if whole.PhotometricInterpretation == "MONOCHROME1" else white
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {},
+        {"RescaleSlope": 2, "RescaleIntercept": -100},
+        {"WindowCenter": 900, "WindowWidth": 2000},
+        {"WindowCenter": 900, "WindowWidth": 2000, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 900, "WindowWidth": 2000, "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": 500, "WindowWidth": 3000, "RescaleSlope": 2, "RescaleIntercept": -100},
+        {"VOILUTSequence": sequence(0, 16, [int(65535 * (i / 4095) ** 0.5) for i in range(4096)])},
+    ],
+    ids=lambda elements: " ".join(elements) or "nothing",
+)
+def test_the_pixels_of_pydicoms_own_pipeline(elements, signed, photometric):
+    pixels = picture(4095, np.uint16).astype(np.int16) - 2048 if signed else picture(4095, np.uint16)
+    dataset = make(pixels, BitsStored=12, PhotometricInterpretation=photometric, **elements)
+    assert np.abs(read(dataset) - 65535 * by_pydicom(dataset)).max() <= 0.51
+
+
+OUTSIDE = [(60000, 10), (0, 1e9), (-500, 100), (2000, 0), (5, 2), (127, 255), (128, 256), (127.5, 255)]
+
+
+@pytest.mark.parametrize(("center", "width"), OUTSIDE)
+def test_a_window_that_shows_nothing_is_not_used(center, width):
+    pixels = np.clip(picture(4095, np.uint16), 100, None)
+    plain = make(pixels, BitsStored=12)
+    image = read_dicom(to_bytes(make(pixels, BitsStored=12, WindowCenter=center, WindowWidth=width)))
+    np.testing.assert_array_equal(image.pixels[..., 0], read(plain))
+    assert image.repaired == f"DICOM window {center:g} / {width:g} shows nothing of the image and is not used"
+    assert read_dicom(to_bytes(plain)).repaired == ""
+    assert decode(to_bytes(make(pixels, BitsStored=12, WindowCenter=center, WindowWidth=width))).repaired
+
+
+def test_windows_on_real_xrays(fullres):
+    """Made into files of 12 bits: a window of the range is used, and one of 8 bits is not."""
+    for path in sorted(fullres.rglob("*.jpeg"))[::20]:
+        pixels = decode(path.read_bytes()).pixels[..., 0].astype(np.uint16) * 16
+        for center, width, used in ((2048, 4096, True), (2048, 1024, True), (127, 255, False), (60000, 10, False)):
+            data = to_bytes(make(pixels, BitsStored=12, WindowCenter=center, WindowWidth=width))
+            assert (read_dicom(data).repaired == "") == used, (path.name, center, width)
+
+
+def test_the_window_of_8_bits_is_used_where_the_data_are_in_it():
+    pixels = picture(255, np.uint16)
+    dataset = make(pixels, BitsStored=12, WindowCenter=127, WindowWidth=255)
+    assert np.abs(read(dataset) - 65535 * by_pydicom(dataset)).max() <= 0.51
+
+
+@pytest.mark.parametrize("good", range(3))
+def test_the_first_window_that_shows_the_data(good):
+    centers, widths = [60000, -500, 5], [10, 100, 2]
+    centers[good], widths[good] = 1500, 2500
+    pixels = picture(4095, np.uint16)
+    dataset = make(pixels, BitsStored=12, WindowCenter=[*centers, 2000], WindowWidth=[*widths, 4000])
+    assert np.abs(read(dataset) - 65535 * by_pydicom(dataset, good)).max() <= 0.51
+    assert read_dicom(to_bytes(dataset)).repaired.count("shows nothing") == good
+
+
+def test_a_voi_lut_that_shows_nothing_makes_room_for_the_window():
+    pixels = picture(4095, np.uint16)
+    window = {"BitsStored": 12, "WindowCenter": 1500, "WindowWidth": 2500}
+    dataset = make(pixels, VOILUTSequence=sequence(0, 16, [0, 0, 0, 0]), **window)
+    np.testing.assert_array_equal(read(dataset), read(make(pixels, **window)))
+    assert read_dicom(to_bytes(dataset)).repaired.startswith("DICOM VOI LUT 1 shows nothing")
+
+
+def test_what_no_window_shows_is_refused():
+    for elements in ({}, {"WindowCenter": 60000, "WindowWidth": 10}):
+        with pytest.raises(ImageError, match="there is nothing in the picture"):
+            decode(to_bytes(make(np.full((40, 40), 77, np.uint16), BitsStored=12, **elements)))
+
+
+def empty_sequence(*names: str) -> list[Dataset]:
+    item = Dataset()
+    for name in names:
+        item.add_new(name, "OW" if name == "LUTData" else "US", None)
+    return [item]
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": 5, "WindowWidth": None},
+        {"WindowCenter": ["", 5], "WindowWidth": [100]},
+        {"VOILUTFunction": ""},
+        {"SmallestImagePixelValue": None, "LargestImagePixelValue": None},
+        {"ModalityLUTSequence": []},
+        {"ModalityLUTSequence": empty_sequence()},
+        {"ModalityLUTSequence": empty_sequence("LUTDescriptor", "LUTData")},
+        {"VOILUTSequence": []},
+        {"VOILUTSequence": empty_sequence()},
+        {"VOILUTSequence": empty_sequence("LUTDescriptor", "LUTData")},
+        {"NumberOfFrames": None},
+        {"HighBit": None},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_empty_elements_are_absent_ones(elements, syntax):
+    pixels = picture(4095, np.uint16)
+    dataset = make(pixels, syntax, BitsStored=12)
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    np.testing.assert_array_equal(read(dataset), read(make(pixels, BitsStored=12)))
+
+
+def test_an_empty_rescale_beside_a_window():
+    pixels = picture(4095, np.uint16)
+    plain = make(pixels, BitsStored=12, WindowCenter=1000, WindowWidth=2000)
+    dataset = make(pixels, BitsStored=12, WindowCenter=1000, WindowWidth=2000)
+    dataset.RescaleSlope = dataset.RescaleIntercept = None
+    np.testing.assert_array_equal(read(dataset), read(plain))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_bits_at_the_high_end(syntax, signed):
+    """PS3.5 8.1.1: what lies below them is not of the image."""
+    pixels = picture(4095, np.uint16).astype(np.int16) - 2048 if signed else picture(4095, np.uint16)
+    for below in (0, 9):
+        left = make((pixels << 4) + pixels.dtype.type(below), syntax, BitsStored=12, HighBit=15)
+        np.testing.assert_array_equal(read(left), read(make(pixels, BitsStored=12)))
+    middle = make(pixels << 2, syntax, BitsStored=12, HighBit=13)
+    if not signed:
+        np.testing.assert_array_equal(read(middle), read(make(pixels, BitsStored=12)))
+
+
+def test_bits_at_the_high_end_of_compressed_pixels():
+    dataset = make(picture(4095, np.uint16) << 4, BitsStored=12, HighBit=15)
+    dataset.compress(RLELossless)
+    with pytest.raises(ImageError, match="compressed pixels and a high bit 4 above the bits stored"):
+        read(dataset)
+
+
+@pytest.mark.parametrize("written", ["monochrome2 ", " Monochrome2", "MONOCHROME2   "])
+def test_photometric_interpretation_in_other_spellings(written):
+    pixels = picture(255, np.uint8)
+    element = b"CS" + len(written).to_bytes(2, "little") + written.encode()
+    data = to_bytes(make(pixels)).replace(b"CS\x0c\0MONOCHROME2 ", element)
+    assert written.encode() in data
+    np.testing.assert_array_equal(read_dicom_pixels(data)[..., 0], pixels)
+    assert read_dicom_header(data, SALT).photometric == "MONOCHROME2"
+
+
+def test_12_bits_in_16_have_the_scale_of_the_data_set():
+    pixels = picture(4095, np.uint16)
+    full = read(make(pixels, BitsStored=12))
+    for photometric in ("MONOCHROME1", "MONOCHROME2"):
+        data = to_bytes(make(pixels, PhotometricInterpretation=photometric))
+        assert count_bits_in_use(data) == 12
+        with pytest.raises(ImageError, match=r"uses 12 of them.*--scale data"):
+            decode(data)
+        decoded = decode(data, bits=12)
+        assert decoded.bits_in_use == 12
+        np.testing.assert_array_equal(
+            decoded.pixels[..., 0], full if photometric == "MONOCHROME2" else 65535 - full
+        )  # fmt: skip
+        with pytest.raises(ImageError, match=r"uses 12 bits of 16, and the scale of the data set has 11"):
+            decode(data, bits=11)
+    signed = make(pixels.astype(np.int16) - 2048)
+    assert count_bits_in_use(to_bytes(signed)) == 12
+    np.testing.assert_array_equal(decode(to_bytes(signed), bits=12).pixels[..., 0], full)
+
+
+@pytest.mark.parametrize("elements", [{"BitsStored": 12}, {"WindowCenter": 2000, "WindowWidth": 4000}])
+def test_a_depth_or_a_window_says_the_scale(elements):
+    data = to_bytes(make(picture(4095, np.uint16), **elements))
+    assert count_bits_in_use(data) is None
+    np.testing.assert_array_equal(decode(data, bits=10).pixels, decode(data).pixels)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("smallest", "largest", "heard"),
+    [
+        (0, 4095, True),
+        (None, 4095, True),
+        (0, 16383, True),
+        (0, 3916, False),  # of this image only, as the standard has it: no scale
+        (0, 1023, False),  # not true: there are higher values
+        (7, 4095, False),  # not true: there are lower values
+        (0, 0, False),
+        (0, 65535, False),
+    ],
+)
+def test_largest_image_pixel_value(smallest, largest, heard, syntax):
+    pixels = np.minimum(picture(4095, np.uint16), 3916)
+    dataset = make(pixels, syntax, LargestImagePixelValue=largest)
+    if smallest is not None:
+        dataset.SmallestImagePixelValue = smallest
+    image = read_dicom(to_bytes(dataset))
+    assert image.bits_in_use == (None if heard else 12)
+    top = largest if heard else 65535
+    np.testing.assert_array_equal(image.pixels[..., 0], np.round(pixels / top * 65535))
 
 
 @pytest.mark.parametrize("vr", ["US", "OW"])
@@ -348,12 +566,13 @@ def test_several_frames():
     [
         ({"BitsAllocated": 1, "BitsStored": 1}, "1 bits allocated"),
         ({"BitsAllocated": 32, "BitsStored": 32}, "32 bits allocated"),
-        ({"BitsStored": 12, "HighBit": 15}, "high bit 15"),
+        ({"BitsStored": 12, "HighBit": 10}, "12 stored, high bit 10 are not supported"),
+        ({"BitsStored": 12, "HighBit": 16}, "high bit 16"),
         ({"PhotometricInterpretation": "HSV"}, "HSV"),
         ({"Rows": None}, "no image"),
         ({"PixelData": None}, "no pixel data"),
         ({"RescaleSlope": 0, "RescaleIntercept": 3}, "no range"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "Window Width"),
+        ({"ModalityLUTSequence": sequence(0, 0, [1, 2, 3, 4])}, "lookup table of 0 bits is not supported"),
         ({"VOILUTSequence": sequence(0, 8, [1, 2, 3])}, "lookup table of 4 entries holds 3"),
     ],
 )

@@ -14,7 +14,7 @@ from cxr.errors import CorruptError, DatasetError
 from tfrecords.format.framing import HEADER_BYTES, masked_crc32c, read_records
 from tfrecords.format.manifest import read_manifest
 from tfrecords.format.schema import ENCODINGS
-from tfrecords.format.shard_index import TEXTS
+from tfrecords.format.shard_index import TEXTS, UNKNOWN
 from tfrecords.streaming.split_index import build_index
 
 KINDS = [
@@ -22,7 +22,7 @@ KINDS = [
     {"encoding": "source", "channels": (1, 3), "sizes": (24, 16, 1000)},
     {"encoding": "source", "bit_depth": 16, "channels": (3,), "sizes": ()},
     {"encoding": "raw", "bit_depth": 16, "channels": (1, 3), "multi_label": True},
-    {"encoding": "png", "bit_depth": 16, "multi_label": True, "sizes": (20,)},
+    {"encoding": "png", "bit_depth": 16, "multi_label": True, "sizes": (20,), "groups": ("view", "age")},
     {"shards": {"train": (2, 0, 1), "val": (0,), "test": (4, 3)}},
 ]
 
@@ -53,7 +53,7 @@ def test_the_index_is_what_was_written(make, tmp_path, kind, on_corrupt):
             assert index.offset.tolist() == [frame.offset + HEADER_BYTES for _, frame in frames]
             assert index.length.tolist() == [len(frame.data) for _, frame in frames]
             assert index.crc.tolist() == [masked_crc32c(frame.data) for _, frame in frames]
-            for name in TEXTS:
+            for name in (*TEXTS, *manifest.groups):
                 texts = index.texts(name, np.arange(len(written))[::-1]).tolist()
                 assert texts == [getattr(record, name).encode() for record in written[::-1]]
             spans = index.image.tolist()
@@ -64,9 +64,11 @@ def test_the_index_is_what_was_written(make, tmp_path, kind, on_corrupt):
             assert index.shape.tolist() == [[one.height, one.width, one.channels] for one in written]
             if manifest.multi_label:
                 assert index.label.shape == (len(written), len(manifest.labels))
-                found = [tuple(np.flatnonzero(row).tolist()) for row in index.label]
+                found = [tuple(np.flatnonzero(row == 1).tolist()) for row in index.label]
                 assert found == [record.label for record in written]
-                assert set(index.label.ravel().tolist()) <= {0, 1}
+                unknown = [tuple(np.flatnonzero(row == UNKNOWN).tolist()) for row in index.label]
+                assert unknown == [record.unknown for record in written]
+                assert any(unknown) == manifest.unknown_labels
             else:
                 assert index.label.tolist() == [record.label for record in written]
             names = ("shard", "number", "offset", "length", "crc", "image", "encoding", "shape", "label")

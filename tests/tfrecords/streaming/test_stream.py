@@ -131,6 +131,24 @@ def test_several_labels_an_image_are_zeros_and_ones(make, tmp_path):
             data.stream("train", **options)
 
 
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_labels_that_are_not_known_are_nan_and_groups_come_with_the_metadata(make, tmp_path, cache):
+    made = make(tmp_path / "set", "png", multi_label=True, groups=("view", "sex"))
+    data = open_dataset(made.root)
+    options = {"image_size": 8, "batch_size": 5, "cache": cache, "cache_dir": str(tmp_path / "cache")}
+    nan = np.nan
+    expected = [[0, 0, 0], [1, nan, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0]]
+    stream = data.stream("train", **options)
+    for _ in range(2):  # the second time from the cache
+        ((_, labels),) = stream
+        np.testing.assert_array_equal(labels, expected)
+    ((_, labels, metadata),) = data.stream("train", metadata=True, **options)
+    np.testing.assert_array_equal(labels, expected)
+    assert list(metadata) == ["patient", "path", "cause", "row", "view", "sex"]
+    assert metadata["view"].numpy().tolist() == [b"PA", b"AP", b"", b"PA", b"AP"]
+    assert metadata["sex"].numpy().tolist() == [b"F", b"M", b"F", b"M", b"F"]
+
+
 def test_sample_weights_are_those_of_scikit_learn(make, tmp_path):
     made = make(tmp_path / "set", "raw", sizes=(), shards={"train": (11, 8), "val": (2,)}, shape=lambda _: (9, 9))
     data = open_dataset(made.root)
