@@ -59,7 +59,11 @@ def describe_record(manifest: Manifest, record: Record) -> str:
         ["image", f"{format_bytes(len(record.image))} of {record.encoding}"],
         ["decoded", f"{pixels.dtype} {list(pixels.shape)}, {pixels.min()} to {pixels.max()}, mean {pixels.mean():.1f}"],
     ]
-    for name in ("height", "width", "channels", "bit_depth", "label", "cause", "patient", "path", "pixel_hash"):
+    if manifest.unknown_labels:
+        unknown = "|".join(manifest.labels[index] for index in record.unknown)
+        rows.append(["not known", unknown or "(none)"])
+    names = ("height", "width", "channels", "bit_depth", "label", "cause", "patient", *manifest.groups)
+    for name in (*names, "path", "pixel_hash"):
         value = getattr(record, name)
         rows.append([name, f"{value} ({label_names(manifest, record)})" if name == "label" else value])
     return tabulate(rows, tablefmt="plain", disable_numparse=True)

@@ -214,7 +214,7 @@ def summary_text(metrics: dict[str, Any]) -> str:
         f"{metrics['patients']} patients{of}; operating point {metrics['operating_point']['rule']}",
         tabulate(rows, head, disable_numparse=True, colalign=("left", "right", "left")),
     ]
-    if metrics["subgroups"]:
+    if metrics.get("subgroups"):
         text.append(tabulate(*subgroup_table(metrics), disable_numparse=True))
     if metrics["shifts"]:
         found = {"(unchanged)": values, **{shift: one["metrics"] for shift, one in metrics["shifts"].items()}}

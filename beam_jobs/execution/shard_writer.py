@@ -101,6 +101,7 @@ class WrittenImage:
       mean: of the pixels, in [0, 1] of full scale.
       variance: of the pixels, in the same unit squared.
       encoding: `jpeg`, `png` or `raw`, of the full image.
+      repaired: what was wrong with the file and mended, see `DecodedImage.repaired`.
     """
 
     path: str
@@ -111,6 +112,7 @@ class WrittenImage:
     mean: float
     variance: float
     encoding: str
+    repaired: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +329,7 @@ def _prepare(settings: ShardSettings, image: PlannedImage, read: Future[bytes]) 
         payloads[rung] = dataclasses.replace(record, image=b""), span, payload
     full, statistics = records[0], codec.pixel_statistics(pixels)
     about = image.path, full.height, full.width, full.channels, full.pixel_hash
-    return WrittenImage(*about, *statistics, full.encoding), payloads, ring_of(decoded.pixels)
+    return WrittenImage(*about, *statistics, full.encoding, decoded.repaired), payloads, ring_of(decoded.pixels)
 
 
 def _store(

@@ -58,6 +58,10 @@ def finish(
     scores = out_of_fold_scores(sample.rings, sample.sides, sample.patients)
     splits = _count_splits(plan, written)
     report = _make_audit(plan, images, splits, label_from_outer_ring(sample, scores))
+    report["repaired"] = {image.path: image.repaired for image, _ in written if image.repaired}
+    if report["repaired"]:
+        first, how = next(iter(report["repaired"].items()))
+        report["notes"].append(f"{len(report['repaired'])} files were mended, {first} the first: {how}")
     pictures = draw_pictures(settings, finished, images, plan.labels, report, sample)
     lines = [{"path": path, "kind": "unreadable", "reason": reason} for path, reason in sorted(rejects)]
     lines += [{"path": path, "kind": "duplicate", "reason": reason} for path, reason in sorted(dropped)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import functools
+import io
 import json
 import os
 import shutil
@@ -265,6 +266,19 @@ def test_broken_images_fail_the_job_before_anything_looks_whole_or_are_left_out(
     images = sum(split.images for split in summary.manifest.splits.values())
     assert images == len(list(broken.rglob("*.jpeg"))) - 2
     assert verify(tmp_path / "data", deep=True) == []
+
+
+def test_a_mended_file_is_counted(phantoms, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(phantoms, images)
+    cut = min((images / "train" / "NORMAL").glob("*.jpeg"))
+    baseline = io.BytesIO()
+    Image.open(cut).convert("L").save(baseline, "JPEG", quality=90)
+    cut.write_bytes(baseline.getvalue()[:-2])  # without its end marker
+    summary = run(images, tmp_path / "data")
+    path = cut.relative_to(images).as_posix()
+    assert list(summary.audit["repaired"]) == [path]
+    assert any(f"1 files were mended, {path} the first" in note for note in summary.audit["notes"])
 
 
 def test_a_picture_with_nothing_in_it_is_a_reject(phantoms, tmp_path):

@@ -217,3 +217,10 @@ def test_a_damaged_shard_is_an_error_that_names_record_and_offset(dataset, capsy
     assert fails(capsys, dataset.root).startswith(f"error: {path}: record 0 at byte 0: the data (")
     with pytest.raises(CorruptError):
         contact_sheet(dataset.root, dataset.manifest, "train", 1)
+
+
+def test_what_is_not_known_and_the_groups_are_shown(make, tmp_path):
+    made = make(tmp_path / "set", multi_label=True, groups=("view", "sex"))
+    text = describe_record(made.manifest, made.records()[1])
+    assert re.search(r"^not known +PNEUMONIA$", text, re.MULTILINE)
+    assert re.search(r"^view +AP$", text, re.MULTILINE) and re.search(r"^sex +M$", text, re.MULTILINE)

@@ -37,13 +37,13 @@ def prepare(folder: Path, **options) -> XrayDataset:
 @pytest.fixture(scope="session")
 def data(phantoms, tmp_path_factory) -> XrayDataset:
     """About 110 phantoms of two classes in train, val and test."""
-    return prepare(tmp_path_factory.mktemp("binary"), input=str(phantoms), val_fraction=0.3)
+    return prepare(tmp_path_factory.mktemp("binary"), input=str(phantoms), val_fraction=0.28)
 
 
 @pytest.fixture(scope="session")
 def cause_data(phantoms, tmp_path_factory) -> XrayDataset:
     """The same of three classes."""
-    return prepare(tmp_path_factory.mktemp("cause"), input=str(phantoms), labels="cause", val_fraction=0.3)
+    return prepare(tmp_path_factory.mktemp("cause"), input=str(phantoms), labels="cause", val_fraction=0.28)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def multi_label_data(phantoms, tmp_path_factory) -> XrayDataset:
             labels = ["opacity"] * ("PNEUMONIA" in str(path)) + ["left"] * (number % 3 == 0) + ["odd"] * (number % 2)
             split = "val" if number % 4 == 0 else "train"
             writer.writerow([path.relative_to(phantoms), "|".join(labels), f"p{number}", split])
-    return prepare(folder, input=str(folder / "table.csv"), images_root=str(phantoms))
+    return prepare(folder, input=str(folder / "table.csv"), images_root=str(phantoms), missing="negative")
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def page_data(
         "by_label": None if metrics["positive"] else _by_label(metrics),
         "shifts": _shifts(metrics) if metrics["shifts"] else None,
         "causes": _causes(predictions, point, metrics),
-        "subgroups": _subgroups(metrics) if metrics["subgroups"] else None,
+        "subgroups": _subgroups(metrics) if metrics.get("subgroups") else None,
         "outcome": {"best_epoch": None, "epochs": None, **run.read_outcome()},
         "monitor": run.config.monitor,
         "origin": _origin(run, data, metrics),

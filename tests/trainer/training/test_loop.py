@@ -218,10 +218,10 @@ def test_memory_that_does_not_suffice_says_what_to_lower(data, start, tmp_path):
 
 
 def test_phases(small):
-    assert phases_of(small(epochs=4)) == [Phase(0, 4, 0.01, "all")]
+    assert phases_of(small(epochs=4)) == [Phase(0, 4, 0.005, "all")]
     frozen = small(model="vgg16", model_options={}, weights="imagenet", epochs=5, freeze_epochs=2, fine_tune_layers=3)
-    assert phases_of(frozen) == [Phase(0, 2, 0.01, "head"), Phase(2, 5, 1e-5, 3)]
-    assert phases_of(dataclasses.replace(frozen, epochs=2)) == [Phase(0, 2, 0.01, "head")]
+    assert phases_of(frozen) == [Phase(0, 2, 0.005, "head"), Phase(2, 5, 1e-5, 3)]
+    assert phases_of(dataclasses.replace(frozen, epochs=2)) == [Phase(0, 2, 0.005, "head")]
 
 
 def test_what_is_shown_of_augmentation_leaves_the_generators_alone(data, small):

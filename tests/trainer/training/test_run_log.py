@@ -38,7 +38,7 @@ def test_the_first_batch_is_shown_and_steps_are_numbered_over_all_epochs(trained
     assert training["first_batch/as_stored"] == training["first_batch/as_trained_on"] == [(0, 8)]
     assert [step for step, _ in training["step/loss"]] == [2, 4, 6, 10, 12, 14]  # 8 steps an epoch, which has its own
     rates = [value for _, value in training["step/learning_rate"]]
-    schedule = WarmupSchedule(0.01, "cosine", total_steps=16, warmup_steps=4)
+    schedule = WarmupSchedule(0.005, "cosine", total_steps=16, warmup_steps=4)
     assert rates == pytest.approx([float(schedule(step)) for step in (2, 4, 6, 10, 12, 14)], rel=1e-5)
     assert "step/loss_scale" not in training
     assert all(0 <= value <= 1 for _, value in training["input/wait_share"])
