@@ -36,7 +36,12 @@ print(json.dumps(found))
 
 
 def test_two_devices_learn_what_one_learns(data, small, tmp_path):
-    options = small(augment="none", optimizer="sgd", model_options={"filters": [4, 8], "dense": [8], "dropout": 0.0})
+    options = small(
+        augment="none",
+        optimizer="sgd",
+        class_weights="none",
+        model_options={"filters": [4, 8], "dense": [8], "dropout": 0.0},
+    )
     environment = {
         **os.environ, "KERAS_BACKEND": keras.backend.backend(), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"
     }  # fmt: skip
@@ -49,6 +54,6 @@ def test_two_devices_learn_what_one_learns(data, small, tmp_path):
     assert histories["replicas"] == 2
     for one, two in zip(histories["1"], histories["2"], strict=True):
         for name in ("loss", "val_loss"):
-            assert two[name] == pytest.approx(one[name], rel=2e-2)
+            assert two[name] == pytest.approx(one[name], rel=5e-2)
     assert histories["1"][0]["loss"] != histories["1"][1]["loss"]
     assert histories["again 2"] == histories["2"]  # a finished run is read again
