@@ -22,7 +22,7 @@ from trainer.training.loop import train
 
 ONE_WORKER = ["--direct_num_workers=1", "--direct_running_mode=in_memory"]
 SMALL = {
-    "model": "cnn3", "model_options": {"filters": [4, 8], "dense": [8]}, "image_size": 32, "batch_size": 8,
+    "model": "cnn3", "model_options": {"filters": [4, 8], "dense": [24]}, "image_size": 32, "batch_size": 8,
     "epochs": 2, "learning_rate": 0.005,
 }  # fmt: skip
 """A model that is quick to build, to compile and to train."""
