@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import importlib.metadata
 import json
@@ -22,7 +21,7 @@ from beam_jobs.execution.workspace import Workspace
 from beam_jobs.planning.duplicates import Deduplicated, find_candidates, resolve_duplicates
 from beam_jobs.planning.headers import IndexRow, fingerprint_listing, read_rows, write_tasks
 from beam_jobs.planning.headers import result_path as index_result_path
-from beam_jobs.planning.plan import Plan, ShardPlan, common_bit_depth, make_plan
+from beam_jobs.planning.plan import Plan, ShardPlan, common_bit_depth, count_splits, make_plan
 from beam_jobs.preprocess_config import TFDS_PREFIX, PreprocessConfig
 from beam_jobs.results.closing_report import JobSummary
 from beam_jobs.results.finish import finish
@@ -114,17 +113,8 @@ def describe_source(config: PreprocessConfig) -> str:
         raise InputError(f"--dry-run: {config.input} has to be copied before it can be looked at; leave --dry-run out")
     _, catalogue = read_source(config)
     plan = make_plan([IndexRow(image, None) for image in catalogue.images], config, catalogue.label_names)
-    counts: dict[str, collections.Counter[int]] = {shard.split: collections.Counter() for shard in plan.shards}
-    totals: collections.Counter[str] = collections.Counter()
-    patients: dict[str, set[str]] = collections.defaultdict(set)
-    for image in plan.images:
-        counts[image.split].update(image.labels)
-        totals[image.split] += 1
-        patients[image.split].add(image.patient)
-    rows = [
-        [split, totals[split], len(patients[split]), *(of[index] for index in range(len(plan.labels)))]
-        for split, of in counts.items()
-    ]
+    splits = count_splits(plan, plan.images).items()
+    rows = [[name, split.images, split.patients, *split.labels.values()] for name, split in splits]
     own = f"nothing names the patient of {plan.own_patients} images" if plan.own_patients else ""
     table = tabulate(rows, ["split", "images", "patients", *plan.labels])
     notes = [f"note: {note}" for note in (*plan.notes, own) if note]

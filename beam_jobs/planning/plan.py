@@ -19,6 +19,7 @@ from beam_jobs.preprocess_config import DEFAULT_FRACTIONS, DEFAULT_VAL_FRACTION,
 from beam_jobs.sources.naming import CAUSE_LABELS, kermany_cause, kermany_patient, nih_patient, normalise_cause
 from cxr.errors import InputError
 from tfrecords.format.labels import is_normal
+from tfrecords.format.manifest import Split
 from tfrecords.format.schema import GROUPS
 
 SPLIT_ORDER = ("train", "val", "test")
@@ -156,6 +157,20 @@ def make_plan(rows: Sequence[IndexRow], config: PreprocessConfig, label_names: S
     dealt = config.split == "patient" or (config.split is None and not all(row.image.split for row in rows))
     notes += _check_splits(images, config, labels, multi_label, dealt)
     return Plan(labels, multi_label, bit_depth, _cut_shards(images, config), groups, own_patients, tuple(notes))
+
+
+def count_splits(plan: Plan, images: Iterable[PlannedImage]) -> dict[str, Split]:
+    """What some images of a plan come to: images, patients and labels by split, in the plan's order of splits."""
+    by_split: dict[str, list[PlannedImage]] = {shard.split: [] for shard in plan.shards}
+    for image in images:
+        by_split[image.split].append(image)
+    splits = {}
+    for name, own in by_split.items():
+        counts = collections.Counter(index for image in own for index in image.labels)
+        labels = {label: counts[index] for index, label in enumerate(plan.labels)}
+        unknown = dict(collections.Counter(plan.labels[index] for image in own for index in image.unknown))
+        splits[name] = Split(len(own), len({image.patient for image in own}), labels, unknown)
+    return splits
 
 
 def common_bit_depth(rows: Iterable[IndexRow]) -> int:

@@ -33,10 +33,11 @@ def deal_patients(labels: Mapping[str, Collection[int]], fractions: Mapping[str,
       seed: of the order in which patients are dealt out.
     """
     shares = {split: share for split, share in fractions.items() if share}
-    order = sorted(labels, key=lambda patient: (hash_fraction(seed, "split", patient), patient))
+    strata = {patient: tuple(found) or (_NO_LABEL,) for patient, found in labels.items()}
+    order = sorted(strata, key=lambda patient: (hash_fraction(seed, "split", patient), patient))
     of_label: dict[int, list[str]] = collections.defaultdict(list)
     for patient in order:
-        for label in labels[patient] or (_NO_LABEL,):
+        for label in strata[patient]:
             of_label[label].append(patient)
     places = _quotas({label: len(patients) for label, patients in of_label.items()}, shares)
     scale = {label: {split: max(1, count) for split, count in quota.items()} for label, quota in places.items()}
@@ -48,7 +49,7 @@ def deal_patients(labels: Mapping[str, Collection[int]], fractions: Mapping[str,
         for patient in of_label[label]:
             if patient in splits:
                 continue
-            own = labels[patient] or (_NO_LABEL,)
+            own = strata[patient]
             free = [split for split in shares if places[label][split] > 0] or list(shares)
             splits[patient] = split = max(
                 free, key=lambda split: sum(places[one][split] / scale[one][split] for one in own)

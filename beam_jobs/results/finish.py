@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import blake3
 
 from beam_jobs.execution.shard_writer import ShardResult, ShardSettings, WrittenImage, rings_path
 from beam_jobs.planning.headers import IndexRow
-from beam_jobs.planning.plan import Plan, PlannedImage
+from beam_jobs.planning.plan import Plan, PlannedImage, count_splits
 from beam_jobs.results.audit import AuditImage, audit
 from beam_jobs.results.audit_page import audit_page
 from beam_jobs.results.audit_pictures import draw_pictures
@@ -56,7 +55,7 @@ def finish(
     files = [(rings_path(settings, shard), [image.path for image in result.images]) for shard, result in finished]
     sample = ring_sample(images, plan.labels, files)
     scores = out_of_fold_scores(sample.rings, sample.sides, sample.patients)
-    splits = _count_splits(plan, written)
+    splits = count_splits(plan, (of for _, of in written))
     report = _make_audit(plan, images, splits, label_from_outer_ring(sample, scores))
     report["repaired"] = {image.path: image.repaired for image, _ in written if image.repaired}
     if report["repaired"]:
@@ -103,18 +102,6 @@ def _make_audit(
             "own and one patient may stand in several splits; see --patient-pattern, or a table with a `patient` column"
         )
     return report
-
-
-def _count_splits(plan: Plan, written: Sequence[Written]) -> dict[str, Split]:
-    names = list(dict.fromkeys(shard.split for shard in plan.shards))
-    splits = {}
-    for name in names:
-        images = [of for _, of in written if of.split == name]
-        counts = collections.Counter(index for of in images for index in of.labels)
-        labels = {label: counts[index] for index, label in enumerate(plan.labels)}
-        unknown = dict(collections.Counter(plan.labels[index] for of in images for index in of.unknown))
-        splits[name] = Split(len(images), len({of.patient for of in images}), labels, unknown)
-    return splits
 
 
 def _make_manifest(

@@ -7,15 +7,6 @@ import functools
 import posixpath
 import unicodedata
 from collections.abc import Iterable
-from typing import NamedTuple
-
-_MAX_SHOWN = 3
-
-
-class Found(NamedTuple):
-    """What a cell means: one path, or several between which nothing decides; none where there is no such file."""
-
-    paths: tuple[str, ...]
 
 
 class FileFinder:
@@ -44,14 +35,14 @@ class FileFinder:
             found[posixpath.splitext(name)[0]] += [(posixpath.splitext(known)[0], path) for known, path in files]
         return found
 
-    def find(self, cell: str) -> Found:
-        """The files that a cell may mean, paths as they were given."""
+    def find(self, cell: str) -> tuple[str, ...]:
+        """The files that a cell may mean, paths as they were given; several where nothing decides between them."""
         wanted = tidy(cell)
         if wanted in self._exact:
-            return Found((self._exact[wanted],))
+            return (self._exact[wanted],)
         name = posixpath.basename(wanted)
         fitting = [path for known, path in self._by_name.get(name, ()) if _ends_with(known, wanted)]
-        return Found(tuple(fitting or self._find_stem(name, wanted)))
+        return tuple(fitting or self._find_stem(name, wanted))
 
     def _find_stem(self, name: str, wanted: str) -> list[str]:
         return [path for known, path in self._by_stem.get(name, ()) if _ends_with(known, wanted)]

@@ -60,7 +60,7 @@ def split_by_lists(
         for line in data.decode("utf-8-sig", "replace").splitlines():
             if not line.strip():
                 continue
-            found = finder.find(line.strip()).paths
+            found = finder.find(line.strip())
             strangers += not found
             for path in found:
                 if splits.setdefault(path, split) != split:

@@ -103,7 +103,7 @@ def _refuse_ignored_tables(store: Store, entries: Mapping[str, Entry], structure
             continue
         finder = finder or FileFinder(inside)
         for column, cells in table.columns.items():
-            named = {found for cell in set(cells) if cell for found in finder.find(cell).paths}
+            named = {found for cell in set(cells) if cell for found in finder.find(cell)}
             if len(named) > _NAMES_THEM * len(inside):
                 raise InputError(
                     f"{store.root}: the table {path} names {len(named):,} of the {len(inside):,} images in its column "

@@ -19,7 +19,7 @@ from beam_jobs.sources.label_cells import (
     read_states,
     split_cell,
 )
-from beam_jobs.sources.reading import Reading, compile_pattern
+from beam_jobs.sources.reading import Reading, compile_pattern, label_in
 from beam_jobs.sources.source_image import SourceImage
 from beam_jobs.sources.stores import Entry, Store, name_some
 from cxr.errors import InputError
@@ -75,7 +75,7 @@ class ImageTable:
                 continue
             if not cell:
                 raise InputError(f"{table.place(row)}: the path is empty")
-            found = finder.find(cell).paths
+            found = finder.find(cell)
             if len(found) > 1:
                 raise InputError(
                     f"{table.place(row)}: {cell!r} may be {len(found)} files: {name_some(sorted(found))}. "
@@ -176,8 +176,7 @@ class ImageTable:
         pattern = compile_pattern(str(self._reading.label_pattern), "--label-pattern")
         found: list[Labels | None] = []
         for path in paths:
-            match = pattern.search(path)
-            label = match and match["label" if "label" in pattern.groupindex else 1]
+            label = label_in(path, pattern)
             found.append(Labels((label,)) if label else None)
         lines = [f"labels from --label-pattern in the paths of {table.name}"]
         if left := found.count(None):

@@ -26,7 +26,7 @@ from typing import Any
 from beam_jobs.sources.reading import Reading
 from beam_jobs.sources.stores import Entry, Store, name_some
 from cxr.errors import InputError
-from cxr.options import nearest
+from cxr.options import default_of, nearest
 from cxr.tables import parse_table
 
 AUTO, NONE = "auto", "none"
@@ -87,7 +87,7 @@ class Layout:
                 notes = (f"the publisher's splits are not used, as {' and '.join(absent)} is not there",)
         for field in dataclasses.fields(Reading):
             value = getattr(given, field.name)
-            if value != _default(field):
+            if value != default_of(Reading, field.name):
                 merge = isinstance(value, Mapping) and isinstance(fields.get(field.name), Mapping)
                 fields[field.name] = {**fields[field.name], **value} if merge else value
             elif isinstance(fields.get(field.name), list):
@@ -197,10 +197,6 @@ def _layout_file(path: str) -> Layout:
         nearest(path, known_layouts()) or f"; expected {', '.join([AUTO, NONE, *known_layouts()])}, or a {SUFFIX} file"
     )
     raise InputError(f"--layout {path}: there is no such layout{hint}")
-
-
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _match(pattern: str, paths: Collection[str]) -> str | None:

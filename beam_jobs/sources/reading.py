@@ -41,6 +41,12 @@ class Reading:
     trusted: bool = False
 
 
+def label_in(path: str, pattern: re.Pattern[str]) -> str | None:
+    """What a `--label-pattern` finds in a path: its group `label`, else the first one; None where it has no match."""
+    match = pattern.search(path)
+    return (match["label" if "label" in pattern.groupindex else 1] or None) if match else None
+
+
 def compile_pattern(pattern: str, flag: str) -> re.Pattern[str]:
     """Checks a regular expression over the path, whose first group is what it tells.
 

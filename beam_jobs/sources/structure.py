@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from beam_jobs.sources.reading import label_in
 from beam_jobs.sources.stores import name_some
 from cxr.errors import InputError
 from tfrecords.images.file_lists import is_document
@@ -118,9 +119,9 @@ def read_folders(
         for path, names in parts.items()
     ]
     counts = collections.Counter(image.label for image in placed)
-    if not trusted and not (classes and set(counts) <= set(classes)):
-        _doubt_names(root, counts)
     if not trusted:
+        if not (classes and set(counts) <= set(classes)):
+            _doubt_names(root, counts)
         below = {path: names[need - 1 : -1] for path, names in parts.items()}
         _doubt_folders_below(root, placed, below)
     level = depth + need - 2
@@ -142,9 +143,8 @@ def read_pattern(paths: Collection[str], root: str, pattern: re.Pattern[str]) ->
     """
     placed = []
     for path in paths:
-        match = pattern.search(path)
-        label = match and match["label" if "label" in pattern.groupindex else 1]
-        if match is None or not label:
+        match, label = pattern.search(path), label_in(path, pattern)
+        if match is None or label is None:
             continue
         split = match["split"] if "split" in pattern.groupindex else None
         placed.append(Placed(path, SPLIT_NAMES.get(split.lower(), split) if split else None, label))

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.job import describe_source, preprocess
+from beam_jobs.job import describe_source
 from beam_jobs.preprocess_config import PreprocessConfig
 from beam_jobs.sources.known_layouts import known_layouts
 from cxr.errors import InputError
+from tests.beam_jobs.conftest import run
 from tfrecords.format.framing import read_records
 from tfrecords.format.manifest import Manifest
 from tfrecords.format.schema import Record
 from tfrecords.images import codec
 from tfrecords.verify import verify
-
-IN_PROCESS = ("--runner=FnApiRunner", "--direct_num_workers=1", "--direct_running_mode=in_memory")
 
 
 def records_of(root: Path, manifest: Manifest) -> dict[str, tuple[str, Record]]:
@@ -34,8 +33,7 @@ def records_of(root: Path, manifest: Manifest) -> dict[str, tuple[str, Record]]:
 @pytest.mark.parametrize("name", known_layouts())
 def test_a_known_set_becomes_the_data_set_that_its_tables_describe(tmp_path: Path, imitation, name: str):
     known = imitation(name)
-    options = PreprocessConfig(str(known.root), str(tmp_path / "set"))
-    manifest = preprocess(options, IN_PROCESS, quiet=True).manifest
+    manifest = run(known.root, tmp_path / "set").manifest
     assert verify(tmp_path / "set", deep=True) == []
     records = records_of(tmp_path / "set", manifest)
     assert set(records) == set(known.images)
@@ -61,7 +59,7 @@ def test_a_dry_run_says_what_the_job_does_and_writes_nothing(tmp_path: Path, imi
     assert said.startswith("recognised as CheXpert (--layout chexpert; --layout none forbids it)\n")
     assert "uncertain labels (-1) are unknown" in said and "labels not mentioned count as absent" in said
     assert not (tmp_path / "set").exists()
-    manifest = preprocess(PreprocessConfig(str(known.root), str(tmp_path / "set")), IN_PROCESS, quiet=True).manifest
+    manifest = run(known.root, tmp_path / "set").manifest
     for name, split in manifest.splits.items():
         (row,) = (line.split() for line in said.splitlines() if line.startswith(f"{name} "))
         assert row[1:] == list(map(str, (split.images, split.patients, *split.labels.values())))
@@ -70,10 +68,10 @@ def test_a_dry_run_says_what_the_job_does_and_writes_nothing(tmp_path: Path, imi
 def test_the_scale_of_a_data_set_is_decided_once_and_written_down(tmp_path: Path, imitation):
     """PadChest's images use 12 or 14 of 16 bits: the brightest is nearly white, and 12 bits are a quarter of that."""
     known = imitation("padchest")
-    manifest = preprocess(PreprocessConfig(str(known.root), str(tmp_path / "set")), IN_PROCESS, quiet=True).manifest
+    manifest = run(known.root, tmp_path / "set").manifest
     assert (manifest.scale, manifest.bit_depth) == (14, 16)
     for path, (_, record) in records_of(tmp_path / "set", manifest).items():
         number = int(path.split("_")[0][-6:])
         assert codec.decode(record).max() == pytest.approx(65535 / (4 if number % 2 else 1), rel=0.2)
     with pytest.raises(InputError, match=r"uses 1[24] of them"):
-        preprocess(PreprocessConfig(str(known.root), str(tmp_path / "full"), scale="full"), IN_PROCESS, quiet=True)
+        run(known.root, tmp_path / "full", scale="full")
